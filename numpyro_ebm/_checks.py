@@ -1,0 +1,46 @@
+"""Static errors, raised before any work starts."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._types import Array
+
+
+def check_positive(name: str, value: Any) -> None:
+    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) > 0):
+        raise ValueError(f"`{name}` must be positive, got {value}.")
+
+
+def check_probability(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
+
+
+def as_data(data: Any) -> Array:
+    """`data` as floats, one point a row; raises for whatever nobody can learn from."""
+    if isinstance(data, jax.core.Tracer):
+        return data
+    array = data if isinstance(data, jax.Array) else np.asarray(data)
+    kind = array.dtype.kind
+    if kind in "OSUVMmc":
+        remedy = {
+            "c": "Pass real and imaginary parts as separate coordinates.",
+            "O": "Rows of different lengths, or None among them, make an object array.",
+        }.get(kind, "Pass numbers.")
+        raise TypeError(f"`data` must be real numbers, got dtype {array.dtype}. {remedy}")
+    if array.ndim == 0 or array.shape[0] == 0:
+        raise ValueError(
+            f"`data` must hold at least one point along its first axis, got shape {array.shape}."
+        )
+    array = jnp.asarray(array, jnp.result_type(float))
+    bad = ~np.isfinite(np.asarray(array))
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"`data` must be finite, got {int(bad.sum())} NaN or infinite values, the first at "
+            f"index {where}. Remove or impute them first."
+        )
+    return array

@@ -1,0 +1,50 @@
+"""What trains: inexact arrays that no `Frozen` wraps."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+
+class Frozen(eqx.Module):
+    """A subtree that no estimator changes; its arrays stay arguments of compiled code."""
+
+    tree: Any
+
+
+def freeze(tree: PyTree) -> Frozen:
+    """Mark `tree`, an energy or any part of one, as not trainable.
+
+    Freeze part of a network with `eqx.tree_at`:
+
+    ```python
+    energy = eqx.tree_at(lambda e: e.layers[0], energy, replace_fn=ebm.freeze)
+    ```
+    """
+    return tree if isinstance(tree, Frozen) else Frozen(tree)
+
+
+def unfreeze(tree: PyTree) -> PyTree:
+    """Return `tree` with every [`freeze`][numpyro_ebm.freeze] undone."""
+
+    def strip(node: Any) -> Any:
+        return unfreeze(node.tree) if _is_frozen(node) else node
+
+    return jax.tree.map(strip, tree, is_leaf=_is_frozen)
+
+
+def partition_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Split `tree` into what trains and the rest; `eqx.combine` puts it back together."""
+    return eqx.partition(tree, _is_trainable, is_leaf=_is_frozen)
+
+
+def _is_frozen(node: Any) -> bool:
+    return isinstance(node, Frozen)
+
+
+def _is_trainable(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray) and np.issubdtype(
+        leaf.dtype, np.inexact
+    )

@@ -1,0 +1,21 @@
+"""The aliases that all signatures use."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+Scalar: TypeAlias = Float[Array, ""]
+Shape: TypeAlias = tuple[int, ...]
+
+#: One point of the space an energy lives on: an array, or a pytree of arrays such as the
+#: unconstrained sites of a NumPyro model.
+Point: TypeAlias = Any
+
+#: A callable that maps one point to a scalar; low energy means likely.
+Energy: TypeAlias = Callable[[Point], Scalar]
+
+#: A typed key (`jax.random.key`) or a legacy one (`jax.random.PRNGKey`).
+Key: TypeAlias = PRNGKeyArray | Array
+
+__all__ = ["Array", "Energy", "Float", "Key", "Point", "PyTree", "Scalar", "Shape"]

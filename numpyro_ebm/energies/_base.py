@@ -1,0 +1,222 @@
+"""`AbstractEnergy`, its algebra, and `as_energy`, the door for everything else."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from .._trainable import Frozen, freeze, unfreeze
+from .._types import Array, Key, Point, Scalar, Shape
+
+
+class AbstractEnergy(eqx.Module):
+    r"""$E(x)$, where $p(x) \propto e^{-E(x)}$ on one point $x$; batches are `jax.vmap`'s.
+
+    A subclass says what `__call__(x)` is and what shape one point has (`event_shape`, or
+    `None` if it takes any). An energy that knows its normaliser has a `log_z`, and one that
+    can be drawn from exactly a `sample(rng_key, sample_shape=())`.
+
+    Energies add up to a product of experts, `a + b`; `w * a` weights an expert, `a / T` sets a
+    temperature, `a - w * b` negates. Weights and temperatures are arrays that do not train.
+    """
+
+    #: NumPy scalars would otherwise swallow `np.float64(2) * energy` into an object array.
+    __array_ufunc__ = None
+
+    event_shape: eqx.AbstractVar[Shape | None]
+
+    @abc.abstractmethod
+    def __call__(self, x: Point) -> Scalar:
+        """The energy of one point."""
+
+    def __add__(self, other: Any) -> "Sum":
+        return Sum(_terms(self) + _terms(as_energy(other)))
+
+    def __radd__(self, other: Any) -> "AbstractEnergy":
+        # `sum([a, b])` starts from the integer 0.
+        return self if isinstance(other, int) and other == 0 else as_energy(other) + self
+
+    def __sub__(self, other: Any) -> "Sum":
+        return self + -as_energy(other)
+
+    def __rsub__(self, other: Any) -> "Sum":
+        return as_energy(other) - self
+
+    def __mul__(self, weight: Any) -> "Scaled":
+        return Scaled(self, freeze(_factor("weight", weight)))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, temperature: Any) -> "Scaled":
+        return Scaled(self, freeze(1 / _factor("temperature", temperature)))
+
+    def __neg__(self) -> "Scaled":
+        return -1.0 * self
+
+
+class FunctionEnergy(AbstractEnergy):
+    """Any callable from one point to a scalar, such as `eqx.nn.MLP(d, "scalar", ...)`."""
+
+    fn: Any
+    event_shape: Shape | None = eqx.field(static=True, default=None)
+
+    def __call__(self, x: Point) -> Scalar:
+        return unfreeze(self.fn)(x)
+
+
+class DistributionEnergy(AbstractEnergy):
+    r"""$-\log q(x)$ of a NumPyro distribution: normalised, $\log Z = 0$, drawn from exactly."""
+
+    distribution: dist.Distribution
+
+    @property
+    def event_shape(self) -> Shape:
+        return self.distribution.event_shape
+
+    @property
+    def log_z(self) -> Scalar:
+        return jnp.zeros(())
+
+    def __call__(self, x: Array) -> Scalar:
+        return -self.distribution.log_prob(x)
+
+    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        return self.distribution.sample(rng_key, sample_shape)
+
+
+class Sum(AbstractEnergy):
+    r"""$\sum_i E_i(x)$, the product of experts $\prod_i e^{-E_i(x)}$."""
+
+    terms: tuple[AbstractEnergy, ...]
+
+    def __check_init__(self) -> None:
+        shapes = {term.event_shape for term in self.terms} - {None}
+        if len(shapes) > 1:
+            raise ValueError(
+                "Energies that are added must live on the same points, got event shapes "
+                f"{' and '.join(map(str, shapes))}."
+            )
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return next((t.event_shape for t in self.terms if t.event_shape is not None), None)
+
+    def __call__(self, x: Point) -> Scalar:
+        return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
+
+
+class Scaled(AbstractEnergy):
+    r"""$w\,E(x)$: a weighted expert, or one at temperature $1/w$. The weight does not train."""
+
+    energy: AbstractEnergy
+    weight: Frozen | Array
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return self.energy.event_shape
+
+    def __call__(self, x: Point) -> Scalar:
+        return unfreeze(self.weight) * self.energy(x)
+
+
+def as_energy(
+    obj: AbstractEnergy | dist.Distribution | Callable[[Any], Any],
+    event_shape: Shape | None = None,
+) -> AbstractEnergy:
+    """Turn whatever is one into an energy.
+
+    An energy is itself, a NumPyro distribution becomes its negative log-density, and any
+    other callable becomes a [`FunctionEnergy`][numpyro_ebm.FunctionEnergy].
+
+    **Arguments**
+
+    - `obj`: an energy, a distribution with an empty batch shape, or a callable on one point.
+    - `event_shape`: the shape of one point, if `obj` doesn't know it.
+
+    **Raises** `TypeError` for anything else, and `ValueError` for a distribution with a
+    batch shape or an `event_shape` that contradicts `obj`.
+    """
+    energy = _convert(obj, event_shape)
+    known = energy.event_shape
+    if event_shape is not None and known is not None and tuple(event_shape) != known:
+        raise ValueError(
+            f"`event_shape` is {tuple(event_shape)}, but the energy lives on points of "
+            f"shape {known}. Leave `event_shape` out, or pass {known}."
+        )
+    return energy
+
+
+def _convert(obj: Any, event_shape: Shape | None) -> AbstractEnergy:
+    if isinstance(obj, AbstractEnergy):
+        return obj
+    if isinstance(obj, dist.Distribution):
+        if obj.batch_shape:
+            raise ValueError(
+                f"A distribution with batch shape {obj.batch_shape} is not one energy. Make "
+                f"its batch one event with `.to_event({len(obj.batch_shape)})`."
+            )
+        return DistributionEnergy(obj)
+    if isinstance(obj, Frozen):
+        inner = as_energy(obj.tree, event_shape)
+        return FunctionEnergy(freeze(inner), inner.event_shape)
+    if callable(obj):
+        return FunctionEnergy(obj, None if event_shape is None else tuple(event_shape))
+    raise TypeError(
+        f"`energy` must be an energy, a NumPyro distribution or a callable from one point "
+        f"to a scalar, got {type(obj).__name__}."
+    )
+
+
+def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
+    """Raise unless `energy` maps one point of shape `event_shape` to a scalar.
+
+    Only shapes are evaluated: nothing is compiled and nothing runs.
+    """
+    point = jax.ShapeDtypeStruct(event_shape, jnp.result_type(float))
+    known = energy.event_shape
+    if known is not None and known != event_shape:
+        raise ValueError(_shape_message(event_shape, known))
+    try:
+        value = jax.eval_shape(energy, point)
+    except Exception as error:
+        raise ValueError(
+            f"The energy cannot be evaluated on one point of shape {event_shape}: {error} "
+            "An energy takes a single point, without a batch axis; `event_shape` is the shape "
+            "of that point."
+        ) from error
+    shape = getattr(value, "shape", None)
+    if shape != ():
+        raise ValueError(
+            f"The energy of one point must be a scalar, got shape {shape} for a point of shape "
+            f'{event_shape}. An `eqx.nn.MLP` needs `out_size="scalar"`; a function of a batch '
+            "must become a function of one point."
+        )
+
+
+def _shape_message(got: Shape, known: Shape) -> str:
+    message = f"The energy lives on points of shape {known}, got points of shape {got}."
+    if len(got) > len(known) and got[len(got) - len(known) :] == known:
+        message += " That looks like a batch; an energy takes one point, `jax.vmap` the rest."
+    return message
+
+
+def _terms(energy: AbstractEnergy) -> tuple[AbstractEnergy, ...]:
+    return energy.terms if isinstance(energy, Sum) else (energy,)
+
+
+def _factor(name: str, value: Any) -> Array:
+    if callable(value):
+        raise TypeError(
+            f"The {name} of an energy must be a number, got {type(value).__name__}; energies "
+            "are combined by `+` and `-`."
+        )
+    factor = jnp.asarray(value, jnp.result_type(float))
+    if factor.ndim:
+        raise ValueError(
+            f"The {name} of an energy must be a scalar, got shape {factor.shape}."
+        )
+    return factor

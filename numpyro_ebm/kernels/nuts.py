@@ -1,0 +1,105 @@
+"""The no-U-turn sampler."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+from numpyro.infer.initialization import init_to_uniform
+
+from .._checks import check_positive, check_probability
+from .._types import Array, Energy, Key, Point, Scalar
+from ._adaptation import Adaptation
+from ._blackjax import blackjax
+from ._kernel import AbstractKernel
+from ._move import AbstractMove, log_density
+from ._state import HamiltonianState, KernelState
+
+
+class NUTSMove(AbstractMove):
+    """A Hamiltonian trajectory that doubles until it turns, and a point drawn from it."""
+
+    step_size: Scalar
+    inverse_mass_matrix: Array | None = None
+    max_tree_depth: int = eqx.field(static=True, default=10)
+
+    def init(self, position: Point, energy: Energy) -> NamedTuple:
+        return blackjax().mcmc.nuts.init(position, log_density(energy))
+
+    def step(
+        self, rng_key: Key, state: Any, energy: Energy
+    ) -> tuple[NamedTuple, NamedTuple]:
+        return blackjax().mcmc.nuts.build_kernel()(
+            rng_key,
+            state,
+            log_density(energy),
+            self.step_size,
+            self.metric(state.position),
+            self.max_tree_depth,
+        )
+
+
+class NUTS(AbstractKernel):
+    """The no-U-turn sampler [Hoffman and Gelman 2014], in BlackJAX's multinomial form.
+
+    Asymptotically exact; shown by `tests/kernels/test_exactness.py`. Chains that run
+    vectorized all wait for the longest trajectory among them.
+
+    ```python
+    mcmc = MCMC(ebm.NUTS(model), num_warmup=500, num_samples=1000, num_chains=4)
+    ```
+
+    **Arguments**
+
+    - `model`: a NumPyro model; or
+    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+      `init_params` in `MCMC.run` unless it knows its event shape.
+    - `step_size`: the leapfrog step; where adaptation starts.
+    - `inverse_mass_matrix`: diagonal or whole, over the flattened position; where adaptation
+      starts.
+    - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
+    - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
+    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `target_accept_prob`: the mean acceptance probability along trajectories.
+    - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients a transition.
+    - `init_strategy`: where chains of a model start.
+    """
+
+    _state_type = HamiltonianState
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | None = None,
+        potential_fn: Energy | None = None,
+        *,
+        step_size: float = 1.0,
+        inverse_mass_matrix: Array | None = None,
+        adapt_step_size: bool = True,
+        adapt_mass_matrix: bool = True,
+        dense_mass: bool = False,
+        target_accept_prob: float = 0.8,
+        max_tree_depth: int = 10,
+        init_strategy: Callable[..., Any] = init_to_uniform,
+    ) -> None:
+        check_positive("step_size", step_size)
+        check_probability("target_accept_prob", target_accept_prob)
+        check_positive("max_tree_depth", max_tree_depth)
+        move = NUTSMove(step_size, inverse_mass_matrix, max_tree_depth)
+        adaptation = Adaptation(
+            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+        )
+        super().__init__(model, potential_fn, move, adaptation, init_strategy)
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        return (*super().default_fields, "energy", "num_steps")
+
+    def get_diagnostics_str(self, state: KernelState) -> str:
+        return f"{state.n_grad} steps of {super().get_diagnostics_str(state)}"
+
+    @property
+    def _max_tree_depth(self) -> int:
+        # ArviZ reads it to count the trajectories that were cut short.
+        return self.move.max_tree_depth
+
+    def _report(self, info: Any) -> dict[str, Array]:
+        return {"energy": info.energy}

@@ -1,0 +1,13 @@
+import jax
+import numpyro
+import pytest
+
+# For `chain_method="parallel"`; must come before anything starts JAX's backend.
+numpyro.set_host_device_count(2)
+
+
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)

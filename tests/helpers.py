@@ -1,0 +1,78 @@
+"""What the tests share: the table of energies, and the statistical assertion."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+import numpyro_ebm as ebm
+
+COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
+MEAN = np.array([1.0, -2.0])
+
+
+def network(out_size="scalar"):
+    return eqx.nn.MLP(2, out_size, 8, 2, jax.nn.silu, key=jax.random.key(7))
+
+
+def mixture():
+    return ebm.GaussianMixture(
+        weights=[0.4, 0.6],
+        locs=[[-1.0, 0.0], [1.0, 0.5]],
+        covariance_matrices=[[[1.0, 0.5], [0.5, 1.0]], [[0.5, -0.2], [-0.2, 0.8]]],
+    )
+
+
+#: One of each kind, all on points of shape (2,): a new energy adds a line.
+ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
+    "Gaussian": lambda: ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE),
+    "GaussianMixture": mixture,
+    "FunctionEnergy": lambda: ebm.as_energy(network(), (2,)),
+    "DistributionEnergy": lambda: ebm.as_energy(dist.StudentT(5.0).expand([2]).to_event(1)),
+    "Tilted": lambda: ebm.Tilted(network(), dist.Normal(0, 1).expand([2]).to_event(1)),
+    "Sum": lambda: mixture() + ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE),
+    "Scaled": lambda: 0.5 * mixture(),
+    "Frozen": lambda: ebm.as_energy(ebm.freeze(mixture())),
+}
+
+
+def assert_moments(draws, mean, variance, *, num_blocks=None, ess_variance=28_800):
+    """Mean and variance of `draws`, `(chain, draw, d)`, within four standard errors of truth.
+
+    Blocks of draws, by default one a chain, are taken as independent, so standard errors need
+    no autocorrelation estimate. Too few effective draws fail: 400 for the mean, and 28,800 for
+    the variance, at which a bias of 5 % lies 6 standard errors off.
+    """
+    draws = np.asarray(draws, float)
+    num_blocks = len(draws) if num_blocks is None else num_blocks
+    blocks = draws.reshape(num_blocks, -1, draws.shape[-1])
+    mean, variance = np.asarray(mean), np.asarray(variance)
+    _assert_z("mean", blocks, mean, 400)
+    _assert_z("variance", (blocks - mean) ** 2, variance, ess_variance)
+
+
+def _assert_z(name, values, truth, ess_min):
+    block_means = values.mean(1)
+    error = block_means.std(0, ddof=1) / np.sqrt(len(block_means))
+    ess = values.var((0, 1)) / error**2
+    z = (block_means.mean(0) - truth) / error
+    assert ess.min() >= ess_min, f"{name}: ESS {ess.min():.0f} < {ess_min}"
+    assert np.abs(z).max() < 4, f"{name}: z = {z}, estimate {block_means.mean(0)} of {truth}"
+
+
+def count_traces(function):
+    """`function` and a list that grows whenever JAX traces it."""
+    traces = []
+
+    def counted(*args):
+        traces.append(None)
+        return function(*args)
+
+    return counted, traces
+
+
+def trees_equal(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: jnp.array_equal(x, y), a, b))

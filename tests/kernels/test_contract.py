@@ -1,0 +1,236 @@
+"""What NumPyro's `MCMC` asks of a kernel, for each kernel."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from helpers import COVARIANCE, MEAN, network
+from numpyro.infer import MCMC
+
+import numpyro_ebm as ebm
+
+KERNELS = {"MALA": ebm.MALA, "NUTS": ebm.NUTS}
+each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
+METHODS = ["sequential", "parallel", "vectorized"]
+ENERGY = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
+
+
+def model(y=None):
+    x = numpyro.sample("x", ebm.EnergyDistribution(ENERGY))
+    scale = numpyro.sample("scale", dist.LogNormal(0, 1))
+    numpyro.deterministic("norm", jnp.linalg.norm(x))
+    numpyro.sample("y", dist.Normal(x, scale).to_event(1), obs=y)
+
+
+Y = jnp.array([0.5, -1.0])
+
+
+def mcmc(kernel, num_warmup=20, num_samples=30, **kwargs):
+    return MCMC(kernel, num_warmup=num_warmup, num_samples=num_samples, **{**DEFAULTS, **kwargs})
+
+
+DEFAULTS = {"num_chains": 2, "chain_method": "vectorized", "progress_bar": False}
+
+
+@each_kernel
+def test_chain_methods_draw_the_same_chains(Kernel, x64):
+    draws = {}
+    for method in METHODS:
+        run = mcmc(Kernel(model), chain_method=method)
+        run.run(jax.random.key(0), Y)
+        draws[method] = run.get_samples(group_by_chain=True)
+    assert draws["parallel"]["x"].shape == (2, 30, 2)
+    assert set(draws["parallel"]) == {"x", "scale", "norm"}
+    for method in METHODS:
+        for name, value in draws[method].items():
+            np.testing.assert_allclose(value, draws["sequential"][name], rtol=1e-8)
+
+
+@each_kernel
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_resumes_where_it_stopped(Kernel, method, x64):
+    kernel = Kernel(potential_fn=ENERGY)
+    whole, parts = (mcmc(kernel, 20, n, chain_method=method) for n in (60, 30))
+    whole.run(jax.random.key(0))
+    parts.run(jax.random.key(0))
+    first = parts.get_samples(group_by_chain=True)
+    parts.post_warmup_state = parts.last_state
+    parts.run(parts.last_state.rng_key)
+    both = np.concatenate([first, parts.get_samples(group_by_chain=True)], axis=1)
+    np.testing.assert_allclose(both, whole.get_samples(group_by_chain=True), rtol=1e-8)
+
+
+@each_kernel
+@pytest.mark.parametrize("method", METHODS)
+def test_new_data_after_warmup(Kernel, method):
+    run = mcmc(Kernel(model), 200, 300, chain_method=method)
+    run.warmup(jax.random.key(0), Y)
+    step_size = run.post_warmup_state.adapt_state.step_size
+    for data in (Y, Y + 1.0):
+        run.run(jax.random.key(1), data)
+        np.testing.assert_array_equal(run.last_state.adapt_state.step_size, step_size)
+        assert run.get_extra_fields()["accept_prob"].mean() > 0.4
+
+
+@each_kernel
+@pytest.mark.parametrize("batched", [False, True])
+def test_refresh_recomputes_what_the_state_caches(Kernel, batched):
+    run = mcmc(Kernel(model), num_chains=2 if batched else 1)
+    run.run(jax.random.key(0), Y)
+    kernel, state = run.sampler, run.last_state
+    fresh = kernel.refresh(state, (Y + 100.0,), {})
+    assert (fresh.potential_energy > state.potential_energy + 10).all()
+    again = kernel.refresh(fresh, (Y,), {})
+    np.testing.assert_allclose(again.potential_energy, state.potential_energy, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, fresh.z, state.z)
+
+
+@each_kernel
+def test_pickling(Kernel):
+    run = mcmc(Kernel(model))
+    run.run(jax.random.key(0), Y)
+    run.post_warmup_state = run.last_state
+    copy = pickle.loads(pickle.dumps(run))
+    for one in (run, copy):
+        one.run(jax.random.key(1), Y)
+    jax.tree.map(np.testing.assert_array_equal, run.get_samples(), copy.get_samples())
+
+
+@each_kernel
+def test_extra_fields_thinning_and_summary(Kernel, capsys):
+    run = mcmc(Kernel(model), 200, 300, thinning=3)
+    run.run(jax.random.key(0), Y, extra_fields=("z.x", "mean_accept_prob", "i"))
+    fields = run.get_extra_fields(group_by_chain=True)
+    assert fields["z.x"].shape == (2, 100, 2)
+    assert fields["i"][0, -1] == 500
+    np.testing.assert_allclose(
+        fields["potential_energy"][0, -1], run.last_state.potential_energy[0], rtol=1e-5
+    )
+    assert fields["n_grad"].min() >= 1
+    run.print_summary()
+    assert "scale" in capsys.readouterr().out
+
+
+@each_kernel
+def test_progress_bar(Kernel, monkeypatch, capsys):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    run = mcmc(Kernel(model), num_chains=1, progress_bar=True)
+    run.run(jax.random.key(0), Y)
+    assert "acc. prob=" in capsys.readouterr().err
+
+
+@each_kernel
+@pytest.mark.parametrize("key", [jax.random.key, jax.random.PRNGKey])
+def test_typed_and_legacy_keys(Kernel, key):
+    run = mcmc(Kernel(potential_fn=ENERGY))
+    run.run(key(3))
+    assert np.isfinite(run.get_samples()).all()
+
+
+@each_kernel
+def test_init_params_and_pytree_positions(Kernel):
+    run = mcmc(Kernel(potential_fn=lambda z: 0.5 * z["a"] ** 2 + 0.5 * (z["b"] ** 2).sum()))
+    start = {"a": np.full(2, 5.0), "b": np.ones((2, 3))}
+    run.run(jax.random.key(0), init_params=start)
+    assert run.get_samples()["b"].shape == (60, 3)
+    frozen = Kernel(model, step_size=1e-8, adapt_step_size=False)
+    run = mcmc(frozen, 0, 1, num_chains=1)
+    run.run(jax.random.key(0), Y, init_params={"x": jnp.array([7.0, 7.0]), "scale": 0.5})
+    np.testing.assert_allclose(run.get_samples()["x"][0], [7.0, 7.0], atol=1e-2)
+
+
+@each_kernel
+def test_a_model_without_latents_and_a_model_argument_under_jit(Kernel):
+    def observed(y):
+        numpyro.sample("y", dist.Normal(0, 1), obs=y)
+        numpyro.deterministic("twice", 2 * y)
+
+    run = mcmc(Kernel(observed))
+    run.run(jax.random.key(0), 1.5)
+    assert (run.get_samples()["twice"] == 3).all()
+
+    run = mcmc(Kernel(model), jit_model_args=True)
+    for y in (Y, Y + 1):
+        run.run(jax.random.key(0), y)
+
+
+@each_kernel
+@pytest.mark.parametrize("dense_mass", [False, True])
+def test_metric_adaptation(Kernel, dense_mass):
+    covariance = np.array([[9.0, 0.6], [0.6, 0.05]])
+    kernel = Kernel(
+        potential_fn=ebm.Gaussian(MEAN, covariance),
+        adapt_mass_matrix=True,
+        dense_mass=dense_mass,
+    )
+    run = mcmc(kernel, 1000, 10, num_chains=8)
+    run.run(jax.random.key(0))
+    learnt = np.asarray(run.last_state.adapt_state.inverse_mass_matrix).mean(0)
+    truth = covariance if dense_mass else np.diag(covariance)
+    assert learnt.shape == truth.shape
+    np.testing.assert_allclose(learnt, truth, rtol=0.5, atol=0.02)
+
+
+@each_kernel
+def test_the_step_size_adapts_to_its_target_from_anywhere(Kernel):
+    for step_size in (1e-4, 1e2):
+        run = mcmc(Kernel(potential_fn=ENERGY, step_size=step_size), 500, 500, num_chains=32)
+        run.run(jax.random.key(0))
+        accept_prob = float(run.get_extra_fields()["accept_prob"].mean())
+        target = run.sampler.adaptation.target_accept_prob
+        assert target - 0.1 < accept_prob < target + 0.15, (step_size, accept_prob)
+
+
+@each_kernel
+def test_a_nan_energy_rejects_and_does_not_poison_the_step_size(Kernel):
+    # The square root is NaN outside of the half plane.
+    kernel = Kernel(potential_fn=lambda x: jnp.sum(0.5 * x**2) - 0.5 * jnp.log(x[0]))
+    run = mcmc(kernel, 300, 500, num_chains=8)
+    run.run(jax.random.key(0), init_params=jnp.ones((8, 2)))
+    assert np.isfinite(run.get_extra_fields()["adapt_state.step_size"]).all()
+    draws = run.get_samples()
+    assert np.isfinite(draws).all()
+    assert (draws[:, 0] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda: ebm.MALA(model, ENERGY), ValueError, "Only one of `model` or `potential_fn`"),
+        (lambda: mcmc(ebm.MALA()).run(jax.random.key(0)), ValueError, "`MALA` has no target"),
+        (
+            lambda: mcmc(ebm.NUTS(potential_fn=network())).run(jax.random.key(0)),
+            ValueError,
+            "Valid value of `init_params` must be provided with `potential_fn`",
+        ),
+        (
+            lambda: mcmc(ebm.NUTS(potential_fn=ENERGY)).run(
+                jax.random.key(0), init_params=jnp.zeros((2, 5, 2))
+            ),
+            ValueError,
+            "That looks like a batch",
+        ),
+        (lambda: ebm.NUTS(potential_fn="energy"), TypeError, "must be an energy"),
+        (lambda: ebm.MALA(step_size=0.0), ValueError, "`step_size` must be positive"),
+        (
+            lambda: ebm.NUTS(target_accept_prob=1.0),
+            ValueError,
+            "`target_accept_prob` must lie between 0 and 1",
+        ),
+        (lambda: ebm.NUTS(max_tree_depth=0), ValueError, "`max_tree_depth` must be positive"),
+    ],
+)
+def test_bad_input(run, error, message):
+    with pytest.raises(error, match=message):
+        run()
+
+
+def test_diagnostics_fields_by_kind():
+    assert "energy" not in ebm.MALA().default_fields
+    assert not hasattr(ebm.KernelState, "num_steps")
+    assert {"energy", "num_steps"} <= set(ebm.NUTS().default_fields)
