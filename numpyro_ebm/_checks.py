@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._types import Array
 
 
 def check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) > 0):
+    if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
         raise ValueError(f"`{name}` must be positive, got {value}.")
 
 
@@ -21,7 +22,7 @@ def check_probability(name: str, value: float) -> None:
 
 def as_data(data: Any) -> Array:
     """`data` as floats, one point a row; raises for whatever nobody can learn from."""
-    if isinstance(data, jax.core.Tracer):
+    if isinstance(data, Tracer):
         return data
     array = data if isinstance(data, jax.Array) else np.asarray(data)
     kind = array.dtype.kind
@@ -33,7 +34,8 @@ def as_data(data: Any) -> Array:
         raise TypeError(f"`data` must be real numbers, got dtype {array.dtype}. {remedy}")
     if array.ndim == 0 or array.shape[0] == 0:
         raise ValueError(
-            f"`data` must hold at least one point along its first axis, got shape {array.shape}."
+            f"`data` must hold at least one point along its first axis, got shape "
+            f"{array.shape}."
         )
     array = jnp.asarray(array, jnp.result_type(float))
     bad = ~np.isfinite(np.asarray(array))

@@ -45,6 +45,4 @@ def _is_frozen(node: Any) -> bool:
 
 
 def _is_trainable(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray) and np.issubdtype(
-        leaf.dtype, np.inexact
-    )
+    return isinstance(leaf, jax.Array | np.ndarray) and np.issubdtype(leaf.dtype, np.inexact)

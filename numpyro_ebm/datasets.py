@@ -38,5 +38,6 @@ def digits(*, num_test: int = 400) -> Split:
         raise ImportError(
             '`digits` needs scikit-learn: pip install "numpyro-ebm[examples]".'
         ) from error
-    images = np.random.default_rng(0).permutation(load_digits().data / 16)
+    images, _ = load_digits(return_X_y=True)
+    images = np.random.default_rng(0).permutation(np.asarray(images) / 16)
     return Split(train=images[num_test:], test=images[:num_test])

@@ -1,7 +1,7 @@
 """`EnergyDistribution`: an energy as a NumPyro site."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from numpyro.distributions import Distribution, biject_to, constraints
 from numpyro.distributions.util import validate_sample
-from numpyro.infer.mcmc import MCMCKernel
 
 from ._types import Array, Key, Point, Scalar, Shape
 from .energies import AbstractEnergy, as_energy, check_energy
-from .kernels import MALA, run_short_chain
+from .kernels import MALA, AbstractKernel, run_short_chain
 
 
 class EnergyDistribution(Distribution):
@@ -47,7 +46,7 @@ class EnergyDistribution(Distribution):
     `event_shape`, or is not a scalar there.
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar[dict] = {}
     pytree_data_fields = ("_arrays", "_support")
     pytree_aux_fields = ("_static", "sampler", "num_steps")
 
@@ -57,7 +56,7 @@ class EnergyDistribution(Distribution):
         event_shape: Shape | None = None,
         *,
         support: constraints.Constraint = constraints.real,
-        sampler: MCMCKernel | None = MALA(),
+        sampler: AbstractKernel | None = MALA(),
         num_steps: int = 1000,
         validate_args: bool | None = None,
     ) -> None:
@@ -80,8 +79,8 @@ class EnergyDistribution(Distribution):
         pairs = zip(self._arrays, static, strict=True)
         return treedef.unflatten([s if a is None else a for a, s in pairs])
 
-    @constraints.dependent_property(is_discrete=False)
-    def support(self) -> constraints.Constraint:
+    @constraints.dependent_property(is_discrete=False)  # pyright: ignore
+    def support(self) -> Any:
         return self._support
 
     @property
@@ -104,12 +103,13 @@ class EnergyDistribution(Distribution):
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         energy = self.energy
-        if hasattr(energy, "sample") and _is_real(self._support):
-            return energy.sample(key, sample_shape)
+        exact = getattr(energy, "sample", None)
+        if exact is not None and _is_real(self._support):
+            return exact(key, sample_shape)
         if self.sampler is None:
             raise NotImplementedError(
-                "`EnergyDistribution(..., sampler=None)` cannot be sampled; pass a kernel, such "
-                "as `sampler=ebm.NUTS()`."
+                "`EnergyDistribution(..., sampler=None)` cannot be sampled; pass a kernel, "
+                "such as `sampler=ebm.NUTS()`."
             )
         size = math.prod(sample_shape)
         transform = biject_to(self._support)
@@ -144,7 +144,7 @@ def _is_data(leaf: Any) -> bool:
     return eqx.is_array_like(leaf) and not isinstance(leaf, bool | int | float | complex)
 
 
-def _is_real(support: constraints.Constraint) -> bool:
+def _is_real(support: Any) -> bool:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return isinstance(support, type(constraints.real))

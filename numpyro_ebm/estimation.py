@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -23,6 +23,9 @@ from .objectives import AbstractObjective
 _MAX_FUSED = 1000
 #: Seconds that one compiled call should take: the bar moves, and an interrupt gets through.
 _SECONDS_A_CALL = 0.25
+
+#: Data, weights and batch size.
+_Batches: TypeAlias = tuple[Array, Array | None, int | None]
 
 
 class EstimatorState(eqx.Module):
@@ -56,8 +59,8 @@ class EstimatorRunResult(NamedTuple):
     """
 
     energy: Any
-    losses: Float[Array, " num_steps"]
-    metrics: dict[str, Array]
+    losses: Float[np.ndarray, " num_steps"]
+    metrics: dict[str, np.ndarray]
     state: EstimatorState
 
 
@@ -181,15 +184,16 @@ class Estimator:
         if num_steps < 1:
             raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
         state = self.init(rng_key, energy, data) if init_state is None else init_state
-        history: list[tuple[Array, dict[str, Array]]] = []
-        batches = (data, weights, batch_size)
+        history: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        batches: _Batches = (data, weights, batch_size)
         with tqdm(total=num_steps, disable=not progress_bar) as bar:
             try:
-                for state, losses, metrics in self._calls(state, num_steps, batches):
+                for call in self._calls(state, num_steps, batches):
+                    state, losses, metrics = call
                     history.append((losses, metrics))
                     bar.set_postfix_str(f"loss {losses[-1]:.4g}", refresh=False)
                     bar.update(len(losses))
-            except _NonFiniteStep as stop:
+            except _NonFiniteStepError as stop:
                 result = self._result(stop.state, [*history, stop.history])
                 raise NonFiniteError(self._diagnose(stop.state, batches), result) from None
             except KeyboardInterrupt:
@@ -200,7 +204,7 @@ class Estimator:
                 )
         return self._result(state, history)
 
-    def _calls(self, state: EstimatorState, num_steps: int, batches: tuple) -> Iterator:
+    def _calls(self, state: EstimatorState, num_steps: int, batches: _Batches) -> Iterator:
         """Compiled calls of many steps each, of a length that suits the progress bar."""
         left, length = num_steps, 1
         while left:
@@ -212,7 +216,7 @@ class Estimator:
             count = int(count)
             history = (np.asarray(losses)[:count], _heads(metrics, count))
             if count < length:
-                raise _NonFiniteStep(state, history)
+                raise _NonFiniteStepError(state, history)
             yield state, *history
             left -= count
             if time.perf_counter() - start < _SECONDS_A_CALL:
@@ -229,7 +233,7 @@ class Estimator:
             state=state,
         )
 
-    def _diagnose(self, state: EstimatorState, batches: tuple) -> str:
+    def _diagnose(self, state: EstimatorState, batches: _Batches) -> str:
         """Say where the step that `state` could not make went wrong."""
         data, weights, batch_size = batches
         order = _order(state, len(data), batch_size)
@@ -250,7 +254,7 @@ class Estimator:
         )
 
 
-class _NonFiniteStep(Exception):
+class _NonFiniteStepError(Exception):
     """The step after `state` isn't finite; `history` is what the call did before it."""
 
     def __init__(self, state: EstimatorState, history: tuple) -> None:
@@ -375,7 +379,7 @@ def _order(state: EstimatorState, size: int, batch_size: int | None) -> Array | 
 def _next_order(
     state: EstimatorState, order: Array | None, batch_size: int | None
 ) -> Array | None:
-    if batch_size is None:
+    if order is None or batch_size is None:
         return None
     is_new_epoch = state.step % (len(order) // batch_size) == 0
     return jax.lax.cond(
@@ -390,7 +394,7 @@ def _batch(
     order: Array | None,
     batch_size: int | None,
 ) -> tuple[Array, Array | None]:
-    if batch_size is None:
+    if order is None or batch_size is None:
         return data, weights
     start = state.step % (len(data) // batch_size) * batch_size
     rows = jax.lax.dynamic_slice_in_dim(order, start, batch_size)

@@ -47,7 +47,9 @@ def plot_energy(
     grid = jnp.stack(jnp.meshgrid(x, y), axis=-1)
     height = np.asarray(jax.jit(jax.vmap(jax.vmap(energy)))(grid))
     height = height - np.nanmin(height)
-    ax = _pyplot().subplots(layout="constrained")[1] if ax is None else ax
+    if ax is None:
+        ax = _pyplot().subplots(layout="constrained")[1]
+    assert ax is not None
     levels = [0, *0.5 * 2.0 ** np.arange(8)]
     filled = ax.contourf(x, y, height, levels, cmap="Blues_r", extend="max")
     ax.figure.colorbar(filled, ax=ax, label="energy above its minimum (nats)")

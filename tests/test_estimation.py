@@ -33,9 +33,7 @@ def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(batch_size):
     first = run(13, by=by, batch_size=batch_size)
     second = run(34, by=by, batch_size=batch_size, init_state=first.state)
     assert trees_equal(arrays(whole.state.trainable), arrays(second.state.trainable))
-    np.testing.assert_array_equal(
-        whole.losses, np.concatenate([first.losses, second.losses])
-    )
+    np.testing.assert_array_equal(whole.losses, np.concatenate([first.losses, second.losses]))
 
 
 @pytest.mark.parametrize("batch_size", [None, 32])

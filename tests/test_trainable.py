@@ -26,7 +26,9 @@ REFERENCE = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
 
 
 def with_frozen_layer():
-    return eqx.tree_at(lambda e: e.fn.layers[0], ebm.as_energy(network()), replace_fn=ebm.freeze)
+    return eqx.tree_at(
+        lambda e: e.fn.layers[0], ebm.as_energy(network()), replace_fn=ebm.freeze
+    )
 
 
 @pytest.mark.parametrize(

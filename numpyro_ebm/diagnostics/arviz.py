@@ -75,7 +75,11 @@ def _by_name(draws: Any) -> dict[str, np.ndarray]:
 
 def _sample_stats(mcmc: MCMC) -> dict[str, np.ndarray]:
     fields = mcmc.get_extra_fields(group_by_chain=True)
-    stats = {_STATS.get(k, k): np.asarray(v) for k, v in fields.items() if _is_array(v)}
+    stats = {
+        _STATS.get(name, str(name)): np.asarray(value)
+        for name, value in fields.items()
+        if _is_array(value)
+    }
     if "lp" in stats:
         stats["lp"] = -stats["lp"]
     if "n_steps" in stats:

@@ -1,5 +1,8 @@
 """`AbstractEnergy`, its algebra, and `as_energy`, the door for everything else."""
 
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 import abc
 from collections.abc import Callable
 from typing import Any
@@ -82,10 +85,10 @@ class DistributionEnergy(AbstractEnergy):
         return jnp.zeros(())
 
     def __call__(self, x: Array) -> Scalar:
-        return -self.distribution.log_prob(x)
+        return -jnp.asarray(self.distribution.log_prob(x))
 
     def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        return self.distribution.sample(rng_key, sample_shape)
+        return jnp.asarray(self.distribution.sample(rng_key, sample_shape))
 
 
 class Sum(AbstractEnergy):
@@ -216,7 +219,5 @@ def _factor(name: str, value: Any) -> Array:
         )
     factor = jnp.asarray(value, jnp.result_type(float))
     if factor.ndim:
-        raise ValueError(
-            f"The {name} of an energy must be a scalar, got shape {factor.shape}."
-        )
+        raise ValueError(f"The {name} of an energy must be a scalar, got shape {factor.shape}.")
     return factor

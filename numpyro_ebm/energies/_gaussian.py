@@ -11,7 +11,7 @@ from ._base import AbstractEnergy
 
 
 class Gaussian(AbstractEnergy):
-    r"""$\tfrac12 (x-\mu)^\top \Lambda (x-\mu)$, $\log Z = \tfrac d2\log 2\pi - \tfrac12\log|\Lambda|$.
+    r"""$\tfrac12 (x-\mu)^\top\Lambda(x-\mu)$, where $\log Z = \tfrac12\log|2\pi\Lambda^{-1}|$.
 
     Takes one of `covariance_matrix`, `precision_matrix` and `scale_tril`, as NumPyro's
     `MultivariateNormal` does. Its parameters, the mean and the precision matrix, train.
@@ -152,9 +152,7 @@ def _precision(scale_tril: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 def _colour(noise: Float[Array, "*n d"], precision: Float[Array, "*n d d"]) -> Array:
     # x = L^-T z has covariance (L L^T)^-1, where L L^T is the precision.
-    root = jnp.broadcast_to(
-        jnp.linalg.cholesky(precision), noise.shape + noise.shape[-1:]
-    )
+    root = jnp.broadcast_to(jnp.linalg.cholesky(precision), noise.shape + noise.shape[-1:])
     return solve_triangular(root, noise[..., None], trans=1, lower=True)[..., 0]
 
 

@@ -1,4 +1,4 @@
-"""Warm-up: Stan's schedule, dual averaging and Welford's covariance, made of BlackJAX's parts."""
+"""Warm-up: Stan's schedule, dual averaging and Welford's covariance, by BlackJAX."""
 
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class Adaptation(eqx.Module):
     target_accept_prob: float
 
     def init(
-        self, step_size: Array, metric: Array, position: Point, num_warmup: int
+        self, step_size: Any, metric: Array, position: Point, num_warmup: int
     ) -> AdaptState:
         dim = ravel_pytree(position)[0].size
         if self.adapt_mass_matrix and self.dense_mass and metric.ndim == 1:
@@ -85,9 +85,7 @@ class Adaptation(eqx.Module):
         learnt = self._step_size_algorithm().update(
             state.step_size_state, jnp.nan_to_num(accept_prob)
         )
-        return state._replace(
-            step_size=jnp.exp(learnt.log_step_size), step_size_state=learnt
-        )
+        return state._replace(step_size=jnp.exp(learnt.log_step_size), step_size_state=learnt)
 
     def _end_window(self, state: AdaptState) -> AdaptState:
         metric_state = self._metric_algorithm().final(state.metric_state)

@@ -156,7 +156,7 @@ class AbstractKernel(MCMCKernel):
             setattr(self, name, None)
 
     def _energy(self, model_args: tuple, model_kwargs: dict | None) -> Energy:
-        if self._model is None:
+        if self._potential_fn is not None:
             return self._potential_fn
         if self._potential_fn_gen is None:
             raise RuntimeError("The kernel has no potential yet; call `init` first.")
@@ -262,9 +262,7 @@ def run_short_chain(
 _CLOSURES = ("_potential_fn_gen", "_postprocess_fn_gen", "_is_traced")
 
 
-def _each_chain(
-    fn: Callable[[KernelState], KernelState], state: KernelState
-) -> KernelState:
+def _each_chain(fn: Callable[[KernelState], KernelState], state: KernelState) -> KernelState:
     return fn(state) if is_prng_key(state.rng_key) else jax.vmap(fn)(state)
 
 

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,18 +21,16 @@ class AbstractMove(eqx.Module):
     `init` again.
     """
 
-    step_size: eqx.AbstractVar[Scalar]
+    step_size: eqx.AbstractVar[float | Scalar]
     #: The diagonal or the whole of the inverse mass matrix; `None` is the identity.
     inverse_mass_matrix: eqx.AbstractVar[Array | None]
 
     @abc.abstractmethod
-    def init(self, position: Point, energy: Energy) -> NamedTuple:
+    def init(self, position: Point, energy: Energy) -> Any:
         """The state of a chain that stands at `position`."""
 
     @abc.abstractmethod
-    def step(
-        self, rng_key: Key, state: Any, energy: Energy
-    ) -> tuple[NamedTuple, NamedTuple]:
+    def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
         """One transition: the next state, and BlackJAX's information about the way there."""
 
     def metric(self, position: Point) -> Array:

@@ -1,7 +1,7 @@
 """The Metropolis-adjusted Langevin algorithm."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from numpyro.infer.initialization import init_to_uniform
@@ -17,15 +17,13 @@ from ._move import AbstractMove, log_density
 class MALAMove(AbstractMove):
     r"""$x' = x + \eta M^{-1} s(x) + \sqrt{2\eta}\,M^{-1/2}\epsilon$, accepted by Metropolis."""
 
-    step_size: Scalar
+    step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
 
-    def init(self, position: Point, energy: Energy) -> NamedTuple:
+    def init(self, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.hmc.init(position, log_density(energy))
 
-    def step(
-        self, rng_key: Key, state: Any, energy: Energy
-    ) -> tuple[NamedTuple, NamedTuple]:
+    def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
         # One leapfrog step of size sqrt(2 eta) is the same proposal, and takes a metric.
         return blackjax().mcmc.hmc.build_kernel()(
             rng_key,
@@ -38,7 +36,7 @@ class MALAMove(AbstractMove):
 
 
 class MALA(AbstractKernel):
-    r"""Metropolis-adjusted Langevin: $x' = x + \eta\,s(x) + \sqrt{2\eta}\,\epsilon$, then accept.
+    r"""Metropolis-adjusted Langevin: $x' = x + \eta\,s(x) + \sqrt{2\eta}\,\epsilon$.
 
     Asymptotically exact. One gradient a transition. Shown by `tests/kernels/test_mala.py`
     against a closed-form acceptance probability and by `tests/kernels/test_exactness.py`.

@@ -1,7 +1,7 @@
 """The no-U-turn sampler."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 from numpyro.infer.initialization import init_to_uniform
@@ -18,16 +18,14 @@ from ._state import HamiltonianState, KernelState
 class NUTSMove(AbstractMove):
     """A Hamiltonian trajectory that doubles until it turns, and a point drawn from it."""
 
-    step_size: Scalar
+    step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
     max_tree_depth: int = eqx.field(static=True, default=10)
 
-    def init(self, position: Point, energy: Energy) -> NamedTuple:
+    def init(self, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.nuts.init(position, log_density(energy))
 
-    def step(
-        self, rng_key: Key, state: Any, energy: Energy
-    ) -> tuple[NamedTuple, NamedTuple]:
+    def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
         return blackjax().mcmc.nuts.build_kernel()(
             rng_key,
             state,
@@ -64,6 +62,7 @@ class NUTS(AbstractKernel):
     - `init_strategy`: where chains of a model start.
     """
 
+    move: NUTSMove
     _state_type = HamiltonianState
 
     def __init__(

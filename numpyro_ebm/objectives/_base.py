@@ -20,9 +20,7 @@ class AbstractObjective(eqx.Module):
     """
 
     @abc.abstractmethod
-    def init(
-        self, rng_key: Key, energy: AbstractEnergy, data: Array
-    ) -> tuple[PyTree, PyTree]:
+    def init(self, rng_key: Key, energy: AbstractEnergy, data: Array) -> tuple[PyTree, PyTree]:
         """`(trainable, state)` before the first step."""
 
     @abc.abstractmethod
@@ -45,9 +43,7 @@ class AbstractPointwiseObjective(AbstractObjective):
     """A loss that is a mean over points. A subclass says what it is `at` one."""
 
     @abc.abstractmethod
-    def at(
-        self, rng_key: Key, energy: AbstractEnergy, x: Float[Array, "*event"]
-    ) -> Scalar:
+    def at(self, rng_key: Key, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
         """The loss at one point."""
 
     def init(

@@ -10,7 +10,7 @@ from ._base import AbstractPointwiseObjective
 
 
 class DenoisingScoreMatching(AbstractPointwiseObjective):
-    r"""$\tfrac12\,\mathbb E\,\lVert\sigma\,s(x+\sigma\epsilon)+\epsilon\rVert^2$ [Vincent 2011].
+    r"""$\tfrac12\mathbb E\lVert\sigma\,s(x+\sigma\epsilon)+\epsilon\rVert^2$ [Vincent 2011].
 
     Biased, at a known rate: it learns the density of the data *plus noise* of standard
     deviation $\sigma$. A Gaussian with covariance $\Sigma$ comes out with precision

@@ -12,7 +12,7 @@ from ._base import AbstractPointwiseObjective
 
 
 class SlicedScoreMatching(AbstractPointwiseObjective):
-    r"""$\mathbb E\big[v^\top\partial_v s(x)+\tfrac12\lVert s(x)\rVert^2\big]$ [Song et al. 2019].
+    r"""$\mathbb E[v^\top\partial_v s(x)+\tfrac12\lVert s(x)\rVert^2]$ [Song et al. 2019].
 
     The variance-reduced form: Hutchinson's estimate of the trace of implicit score matching,
     whose minimiser it shares. Consistent on unbounded supports; a Gaussian comes out with the

@@ -8,8 +8,7 @@ import numpyro.distributions as dist
 import pytest
 import xarray as xr
 from helpers import COVARIANCE, MEAN
-from numpyro.infer import MCMC
-from numpyro.infer import NUTS as NumPyroNUTS
+from numpyro.infer import MCMC, NUTS as NumPyroNUTS
 
 import numpyro_ebm as ebm
 

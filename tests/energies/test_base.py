@@ -19,7 +19,9 @@ def test_one_point_to_a_scalar_under_every_transformation(make, x64):
     assert eager.shape == (3,)
     assert eager.dtype == jnp.float64
     assert energy.event_shape == (2,)
-    np.testing.assert_allclose(eqx.filter_jit(lambda xs: jax.vmap(energy)(xs))(points), eager, rtol=1e-10)
+    np.testing.assert_allclose(
+        eqx.filter_jit(lambda xs: jax.vmap(energy)(xs))(points), eager, rtol=1e-10
+    )
     x, step = points[0], 1e-5 * jnp.eye(2)
     numeric = [(energy(x + h) - energy(x - h)) / 2e-5 for h in step]
     np.testing.assert_allclose(jax.grad(energy)(x), numeric, rtol=1e-7, atol=1e-7)

@@ -30,7 +30,9 @@ Y = jnp.array([0.5, -1.0])
 
 
 def mcmc(kernel, num_warmup=20, num_samples=30, **kwargs):
-    return MCMC(kernel, num_warmup=num_warmup, num_samples=num_samples, **{**DEFAULTS, **kwargs})
+    return MCMC(
+        kernel, num_warmup=num_warmup, num_samples=num_samples, **{**DEFAULTS, **kwargs}
+    )
 
 
 DEFAULTS = {"num_chains": 2, "chain_method": "vectorized", "progress_bar": False}

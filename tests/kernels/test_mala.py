@@ -67,9 +67,7 @@ def test_a_preconditioned_proposal_is_a_langevin_step_in_that_metric(metric, x64
 @pytest.mark.parametrize("eta", [0.125, 0.5, 1.0])
 def test_mean_acceptance_on_a_standard_normal(eta):
     r"""$E[\alpha] = 1 - \frac2\pi\arctan(h^{3/2}/8)$, $h = 2\eta$ [Calvo et al. 2021]."""
-    kernel = ebm.MALA(
-        potential_fn=lambda x: 0.5 * x**2, step_size=eta, adapt_step_size=False
-    )
+    kernel = ebm.MALA(potential_fn=lambda x: 0.5 * x**2, step_size=eta, adapt_step_size=False)
     mcmc = MCMC(
         kernel,
         num_warmup=50,

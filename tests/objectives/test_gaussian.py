@@ -20,7 +20,9 @@ ANSWERS = {
     "SlicedScoreMatching": (ebm.SlicedScoreMatching(), COVARIANCE),
     "SlicedScoreMatching, 3 slices": (ebm.SlicedScoreMatching(3), COVARIANCE),
 }
-each_answer = pytest.mark.parametrize(("objective", "covariance"), ANSWERS.values(), ids=ANSWERS)
+each_answer = pytest.mark.parametrize(
+    ("objective", "covariance"), ANSWERS.values(), ids=ANSWERS
+)
 
 
 def points():

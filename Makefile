@@ -1,0 +1,58 @@
+# One set of commands for people, hooks and CI; `make help` lists them.
+# Every command makes its own virtual environment first; a second call finds it ready.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
+BIN := $(VENV)/bin
+# Dense linear algebra inside a sampler runs slower on OpenBLAS's own threads.
+export OPENBLAS_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow lint type format docs bench clean
+
+help: ## List these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Make the virtual environment
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("numpyro_ebm needs Python 3.11 to 3.13, got $(VERSION); try make PYTHON=python3.12" if not (3, 11) <= sys.version_info < (3, 14) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+demo: setup ## Learn a prior for handwritten digits and fill in what is hidden (2 minutes)
+	$(BIN)/python examples/01_digits_prior.py
+
+test: setup ## Run the tests
+	$(PYTEST)
+
+slow: setup ## Run the tests that take minutes
+	$(PYTEST) -m slow
+
+lint: setup ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup ## Check types
+	$(BIN)/basedpyright
+
+format: setup ## Put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs ## Build the documentation in site/
+	$(BIN)/mkdocs build --strict
+
+bench: setup ## Compare speed with hand-written JAX loops
+	$(BIN)/python benchmarks/overhead.py
+
+clean: ## Remove what these commands made
+	rm -rf .venv .venv-* site .pytest_cache .ruff_cache
