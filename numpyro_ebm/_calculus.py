@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._types import Array, Energy, Float
+from ._types import Array, Float
 from .energies import as_energy
 
 
@@ -18,13 +18,3 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     """
     gradient = jax.grad(as_energy(energy))(jnp.asarray(x, jnp.result_type(float)))
     return jax.tree.map(jnp.negative, gradient)
-
-
-def score_and_slope(
-    energy: Energy, x: Float[Array, "*event"], direction: Float[Array, "*event"]
-) -> tuple[Float[Array, "*event"], Float[Array, "*event"]]:
-    r"""$s(x)$ and its derivative $\partial_v s(x) = -\nabla^2 E(x)\,v$, in one pass.
-
-    Forward over reverse: the cost of about two gradients, and no Hessian.
-    """
-    return jax.jvp(lambda point: score(energy, point), (x,), (direction,))

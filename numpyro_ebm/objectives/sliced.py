@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._calculus import score_and_slope
+from .._calculus import score
 from .._checks import check_positive
 from .._types import Array, Energy, Float, Key, Scalar
 from ._base import AbstractPointwiseObjective
@@ -31,10 +31,9 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
         check_positive("num_slices", self.num_slices)
 
     def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
-        def along(direction: Float[Array, "*event"]) -> Scalar:
-            score, slope = score_and_slope(energy, x, direction)
-            return jnp.sum(direction * slope) + 0.5 * jnp.sum(score**2)
-
         # Rademacher, not Gaussian: lower variance (Hutchinson 1990), none if E is separable.
         directions = jr.rademacher(rng_key, (self.num_slices, *x.shape), x.dtype)
-        return jnp.mean(jax.vmap(along)(directions))
+        value, slope_along = jax.linearize(lambda y: score(energy, y), x)
+        # Unrolled: a mapped axis of length one costs a third of the step on CPU.
+        curvature = sum(jnp.sum(v * slope_along(v)) for v in directions) / self.num_slices
+        return curvature + 0.5 * jnp.sum(value**2)

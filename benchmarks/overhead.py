@@ -1,0 +1,171 @@
+"""What the library costs over hand-written JAX loops that do the same work.
+
+Both run in one process, interleaved; a row is the median of the ratios of neighbouring runs,
+below 1 where the library is faster. Compilation is not counted. Run with `make bench`.
+"""
+
+import os
+import time
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from numpyro.infer import MCMC
+
+import numpyro_ebm as ebm
+
+ROUNDS = 9
+KEY = jr.key(0)
+NETWORK = eqx.nn.MLP(2, "scalar", 128, 3, jax.nn.silu, key=KEY)
+DATA = ebm.datasets.two_moons(KEY, 8192)
+
+
+def compare(name, ours, theirs):
+    for run in (ours, theirs):
+        jax.block_until_ready(run())
+    seconds = []
+    for _ in range(ROUNDS):
+        pair = []
+        for run in (ours, theirs):
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            pair.append(time.perf_counter() - start)
+        seconds.append(pair)
+    ours, theirs = np.array(seconds).T
+    low, mid, high = np.quantile(ours / theirs, [0.25, 0.5, 0.75])
+    print(f"{name:<44}{mid:>6.2f}  [{low:.2f}, {high:.2f}]  {np.median(theirs):.3f} s")
+
+
+class Energy(eqx.Module):
+    network: eqx.nn.MLP
+
+    def __call__(self, x):
+        return self.network(x) + 0.5 * x @ x
+
+
+ENERGY = ebm.as_energy(Energy(NETWORK), (2,))
+PARAMS, STATIC = eqx.partition(Energy(NETWORK), eqx.is_array)
+
+
+def network_energy(params, x):
+    return eqx.combine(params, STATIC)(x)
+
+
+def mala(num_chains, num_steps, step_size=0.05):
+    """A move of the library, and the textbook's MALA, both in a jitted scan."""
+    start = jr.normal(KEY, (num_chains, 2))
+    move = ebm.MALA(step_size=step_size).move
+
+    @eqx.filter_jit
+    def ours(energy, start):
+        def step(state, key):
+            keys = jr.split(key, num_chains)
+            state, info = jax.vmap(lambda k, s: move.step(k, s, energy))(keys, state)
+            return state, info.acceptance_rate.mean()
+
+        state = jax.vmap(lambda x: move.init(x, energy))(start)
+        return jax.lax.scan(step, state, jr.split(KEY, num_steps))
+
+    @jax.jit
+    def theirs(params, start):
+        value_and_grad = jax.vmap(jax.value_and_grad(lambda x: network_energy(params, x)))
+
+        def step(carry, key):
+            x, energy, gradient = carry
+            noise_key, accept_key = jr.split(key)
+            noise = jr.normal(noise_key, x.shape)
+            y = x - step_size * gradient + jnp.sqrt(2 * step_size) * noise
+            energy_y, gradient_y = value_and_grad(y)
+            forth = jnp.sum((y - x + step_size * gradient) ** 2, -1)
+            back = jnp.sum((x - y + step_size * gradient_y) ** 2, -1)
+            log_ratio = energy - energy_y + (forth - back) / (4 * step_size)
+            accept = jnp.log(jr.uniform(accept_key, (num_chains,))) < log_ratio
+            carry = (
+                jnp.where(accept[:, None], y, x),
+                jnp.where(accept, energy_y, energy),
+                jnp.where(accept[:, None], gradient_y, gradient),
+            )
+            return carry, jnp.exp(jnp.minimum(0, log_ratio)).mean()
+
+        return jax.lax.scan(step, (start, *value_and_grad(start)), jr.split(KEY, num_steps))
+
+    return lambda: ours(ENERGY, start), lambda: theirs(PARAMS, start)
+
+
+def fitting(objective, loss_at, num_steps=1000, batch_size=256):
+    """`Estimator.run`, progress bar and all, and one jitted scan of the same steps."""
+    optim = optax.adam(1e-3)
+    estimator = ebm.Estimator(objective, optim)
+
+    @jax.jit
+    def theirs(params, data, key):
+        def step(carry, key):
+            params, opt_state = carry
+            row_key, loss_key = jr.split(key)
+            batch = data[jr.randint(row_key, (batch_size,), 0, len(data))]
+            keys = jr.split(loss_key, batch_size)
+
+            def loss_fn(params):
+                def energy(x):
+                    return network_energy(params, x)
+
+                return jax.vmap(lambda k, x: loss_at(k, energy, x))(keys, batch).mean()
+
+            loss, grads = jax.value_and_grad(loss_fn)(params)
+            updates, opt_state = optim.update(grads, opt_state)
+            return (optax.apply_updates(params, updates), opt_state), loss
+
+        return jax.lax.scan(step, (params, optim.init(params)), jr.split(key, num_steps))
+
+    def ours():
+        result = estimator.run(
+            KEY, num_steps, ENERGY, DATA, batch_size=batch_size, progress_bar=False
+        )
+        return result.losses
+
+    return ours, lambda: theirs(PARAMS, DATA, KEY)
+
+
+def denoising_at(key, energy, x):
+    noise = jr.normal(key, x.shape)
+    return 0.5 * jnp.sum((noise - 0.1 * jax.grad(energy)(x + 0.1 * noise)) ** 2)
+
+
+def sliced_at(key, energy, x):
+    v = jr.rademacher(key, x.shape, x.dtype)
+    gradient, slope = jax.jvp(jax.grad(energy), (x,), (v,))
+    return -jnp.sum(v * slope) + 0.5 * jnp.sum(gradient**2)
+
+
+def driver():
+    """NumPyro's `MCMC` around our kernel, and the same transitions in one jitted scan."""
+    kernel = ebm.MALA(potential_fn=ENERGY, adapt_step_size=False, step_size=0.05)
+    settings = {"num_chains": 1000, "chain_method": "vectorized", "progress_bar": False}
+    mcmc = MCMC(kernel, num_warmup=0, num_samples=500, **settings)
+
+    def ours():
+        mcmc.run(KEY)
+        return mcmc.get_samples()
+
+    return ours, mala(1000, 500)[1]
+
+
+if __name__ == "__main__":
+    print(f"{'':<44}{'ratio':>6}  quartiles     hand-written")
+    compare("MALA, 1 chain x 20000", *mala(1, 20_000))
+    compare("MALA, 100 chains x 2000", *mala(100, 2000))
+    compare("MALA, 1000 chains x 500", *mala(1000, 500))
+    compare("MALA under MCMC (compiles each run)", *driver())
+    compare(
+        "DenoisingScoreMatching, 1000 steps x 256",
+        *fitting(ebm.DenoisingScoreMatching(0.1), denoising_at),
+    )
+    compare(
+        "SlicedScoreMatching, 1000 steps x 256",
+        *fitting(ebm.SlicedScoreMatching(), sliced_at),
+    )

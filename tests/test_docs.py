@@ -1,0 +1,32 @@
+"""The code in the README and the documentation runs, in order, as it stands."""
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/index.md", "docs/extending.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+# NumPyro's own advice for progress bars on a terminal that pytest is not.
+def test_code_blocks(page, monkeypatch, tmp_path):
+    mpl.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", ["README.md", *map(str, Path("docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for link in re.findall(r"\]\(([^)#]+?)\)", text):
+        if "://" not in link and not link.startswith("numpyro_ebm"):
+            assert (ROOT / page).parent.joinpath(link).exists(), link

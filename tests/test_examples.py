@@ -1,0 +1,37 @@
+"""Each example runs as a user runs it, and says what it promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *args, cwd):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_digits_prior(tmp_path):
+    printed = run("01_digits_prior.py", tmp_path / "digits.png", cwd=tmp_path)
+    rows = {}
+    for name in ("learned energy", "full Gaussian"):
+        rmse, coverage = re.search(rf"{name} +([\d.]+) +([\d.]+)%", printed).groups()
+        rows[name] = (float(rmse), float(coverage))
+    assert rows["learned energy"][0] < 0.9 * rows["full Gaussian"][0]
+    assert 80 <= rows["learned energy"][1] <= 97
+    r_hat, ess = re.search(r"r_hat <= ([\d.]+), ess_bulk >= (\d+)", printed).groups()
+    assert float(r_hat) < 1.05
+    assert int(ess) > 100
+    assert {"ess_bulk", "ess_tail", "r_hat"} <= set(printed.split())
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
