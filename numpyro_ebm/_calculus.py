@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ._types import Array, Float
-from .energies import as_energy
+from .energies import as_energy, check_energy
 
 
 def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
@@ -15,6 +15,9 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     ```python
     scores = jax.vmap(lambda x: ebm.score(energy, x))(batch)
     ```
+
+    **Raises** `ValueError` if `x` isn't one point of this energy, or the energy no scalar.
     """
-    gradient = jax.grad(as_energy(energy))(jnp.asarray(x, jnp.result_type(float)))
-    return jax.tree.map(jnp.negative, gradient)
+    energy, x = as_energy(energy), jnp.asarray(x, jnp.result_type(float))
+    check_energy(energy, x.shape)
+    return -jax.grad(energy)(x)

@@ -86,7 +86,22 @@ class AbstractKernel(MCMCKernel):
         model_args: tuple = (),
         model_kwargs: dict | None = None,
     ) -> KernelState:
-        """Start one chain, or one a key if `rng_key` is a batch of keys."""
+        """Start one chain, or one a key if `rng_key` is a batch of keys.
+
+        **Raises** `ValueError` where a chain could never leave its start.
+        """
+        state = self._init(rng_key, num_warmup, init_params, model_args, model_kwargs)
+        _check_start(state)
+        return state
+
+    def _init(
+        self,
+        rng_key: Key,
+        num_warmup: int,
+        init_params: Point | None,
+        model_args: tuple = (),
+        model_kwargs: dict | None = None,
+    ) -> KernelState:
         split = jr.split if is_prng_key(rng_key) else jax.vmap(jr.split, out_axes=1)
         chain_key, start_key = split(rng_key)
         position = self._start(start_key, init_params, model_args, model_kwargs)
@@ -251,7 +266,7 @@ def run_short_chain(
 ) -> Point:
     """The ends of independent chains, one a key, that adapt for half of `num_steps`."""
     bound = kernel.with_potential(energy)
-    state = bound.init(rng_keys, num_steps // 2, init_params=start)
+    state = bound._init(rng_keys, num_steps // 2, start)
 
     def step(_: Array, state: KernelState) -> KernelState:
         return bound.sample(state, (), None)
@@ -279,6 +294,17 @@ def _running_mean(state: KernelState, accept_prob: Array) -> Array:
     num_warmup = len(state.adapt_state.schedule)
     n = jnp.where(state.i < num_warmup, state.i + 1, state.i + 1 - num_warmup)
     return state.mean_accept_prob + (accept_prob - state.mean_accept_prob) / n
+
+
+def _check_start(state: KernelState) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state.z)):
+        return
+    finite = [jnp.isfinite(x) for x in jax.tree.leaves((state.potential_energy, state.z_grad))]
+    if not all(x.all() for x in finite):
+        raise ValueError(
+            "The potential or its gradient is not finite where a chain starts, so it could "
+            "never move. Give a better start with `init_params`."
+        )
 
 
 def _check_position(energy: AbstractEnergy, position: Point, one_chain: bool) -> None:

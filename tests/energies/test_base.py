@@ -106,6 +106,8 @@ def test_distribution_energy_is_its_negative_log_density():
             "weight of an energy must be a number",
         ),
         (lambda: ENERGIES["Gaussian"]() / jnp.ones(2), ValueError, "must be a scalar"),
+        (lambda: ebm.score(ENERGIES["Gaussian"](), POINTS), ValueError, "looks like a batch"),
+        (lambda: ebm.score(network(3), POINTS[0]), ValueError, "must be a scalar, got"),
         (
             lambda: ENERGIES["Gaussian"]() + ebm.as_energy(network(), (3,)),
             ValueError,

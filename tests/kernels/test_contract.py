@@ -218,6 +218,13 @@ def test_a_nan_energy_rejects_and_does_not_poison_the_step_size(Kernel):
             "That looks like a batch",
         ),
         (lambda: ebm.NUTS(potential_fn="energy"), TypeError, "must be an energy"),
+        (
+            lambda: mcmc(ebm.MALA(potential_fn=lambda x: jnp.log(x).sum())).run(
+                jax.random.key(0), init_params=-jnp.ones((2, 2))
+            ),
+            ValueError,
+            "not finite where a chain starts",
+        ),
         (lambda: ebm.MALA(step_size=0.0), ValueError, "`step_size` must be positive"),
         (
             lambda: ebm.NUTS(target_accept_prob=1.0),
