@@ -223,13 +223,11 @@ class Estimator:
                 length *= 2
 
     def _result(self, state: EstimatorState, history: list) -> EstimatorRunResult:
-        losses, metrics = zip(*history, strict=True) if history else ((), ())
+        losses, metrics = zip(*(history or [(np.zeros(0), {})]), strict=True)
         return EstimatorRunResult(
             energy=self.get_energy(state),
-            losses=np.concatenate([np.zeros(0), *losses]),
-            metrics=jax.tree.map(lambda *parts: np.concatenate(parts), *metrics)
-            if metrics
-            else {},
+            losses=np.concatenate(losses),
+            metrics=jax.tree.map(lambda *parts: np.concatenate(parts), *metrics),
             state=state,
         )
 

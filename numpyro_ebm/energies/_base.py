@@ -184,7 +184,8 @@ def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
     if known is not None and known != event_shape:
         raise ValueError(_shape_message(event_shape, known))
     try:
-        value = jax.eval_shape(energy, point)
+        # A new function each time: JAX would look an energy up by comparing its arrays.
+        value = jax.eval_shape(lambda x: energy(x), point)
     except Exception as error:
         raise ValueError(
             f"The energy cannot be evaluated on one point of shape {event_shape}: {error} "

@@ -212,9 +212,12 @@ class AbstractKernel(MCMCKernel):
                 "Valid value of `init_params` must be provided with `potential_fn`: this "
                 "potential doesn't know the shape of one point."
             )
-        uniform = jr.uniform if one_chain else jax.vmap(jr.uniform, (0, None, None, None, None))
-        # NumPyro's `init_to_uniform`: wide enough to start the chains apart.
-        return uniform(rng_key, shape, jnp.result_type(float), -2.0, 2.0)
+
+        def uniform(rng_key: Key) -> Array:
+            # NumPyro's `init_to_uniform`: wide enough to start the chains apart.
+            return jr.uniform(rng_key, shape, jnp.result_type(float), minval=-2, maxval=2)
+
+        return uniform(rng_key) if one_chain else jax.vmap(uniform)(rng_key)
 
     def _init_state(
         self, rng_key: Key, position: Point, energy: Energy, num_warmup: int
