@@ -185,7 +185,7 @@ def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
         raise ValueError(_shape_message(event_shape, known))
     try:
         # A new function each time: JAX would look an energy up by comparing its arrays.
-        value = jax.eval_shape(lambda x: energy(x), point)
+        value = jax.eval_shape(lambda x: energy(x), point)  # noqa: PLW0108
     except Exception as error:
         raise ValueError(
             f"The energy cannot be evaluated on one point of shape {event_shape}: {error} "
