@@ -7,19 +7,45 @@ __version__ = "0.1.0"
 
 from . import datasets as datasets, plots as plots
 from ._calculus import score as score
+from ._integrable import Integrability as Integrability, check_integrable as check_integrable
 from ._trainable import freeze as freeze, unfreeze as unfreeze
 from .diagnostics import to_arviz as to_arviz
 from .distribution import EnergyDistribution as EnergyDistribution
 from .energies import (
     AbstractEnergy as AbstractEnergy,
+    Banana as Banana,
+    BernoulliRBM as BernoulliRBM,
+    Clamped as Clamped,
+    ConditionalEnergy as ConditionalEnergy,
+    ConvEnergy as ConvEnergy,
     DistributionEnergy as DistributionEnergy,
+    DoubleWell as DoubleWell,
     FunctionEnergy as FunctionEnergy,
+    Funnel as Funnel,
     Gaussian as Gaussian,
+    GaussianBernoulliRBM as GaussianBernoulliRBM,
     GaussianMixture as GaussianMixture,
+    Given as Given,
+    IsingModel as IsingModel,
+    LatentEnergy as LatentEnergy,
+    Logit as Logit,
+    Marginal as Marginal,
+    Mixture as Mixture,
+    MLPEnergy as MLPEnergy,
+    ModelEnergy as ModelEnergy,
+    Normalized as Normalized,
+    OnSite as OnSite,
+    Ring as Ring,
     Scaled as Scaled,
+    Standardize as Standardize,
+    StudentT as StudentT,
     Sum as Sum,
     Tilted as Tilted,
+    Transformed as Transformed,
     as_energy as as_energy,
+    clamp as clamp,
+    dequantize as dequantize,
+    from_distribution as from_distribution,
 )
 from .estimation import (
     Estimator as Estimator,
@@ -38,3 +64,4 @@ from .objectives import (
     SlicedScoreMatching as SlicedScoreMatching,
 )
 from .plots import plot_energy as plot_energy, plot_images as plot_images
+from .saving import load as load, save as save

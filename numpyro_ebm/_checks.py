@@ -10,6 +10,10 @@ from jax.core import Tracer
 from ._types import Array
 
 
+def as_floats(values: Any) -> Array:
+    return jnp.asarray(values, jnp.result_type(float))
+
+
 def check_positive(name: str, value: Any) -> None:
     if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
         raise ValueError(f"`{name}` must be positive, got {value}.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 Scalar: TypeAlias = Float[Array, ""]
 Shape: TypeAlias = tuple[int, ...]
@@ -18,4 +18,4 @@ Energy: TypeAlias = Callable[[Point], Scalar]
 #: A typed key (`jax.random.key`) or a legacy one (`jax.random.PRNGKey`).
 Key: TypeAlias = PRNGKeyArray | Array
 
-__all__ = ["Array", "Energy", "Float", "Key", "Point", "PyTree", "Scalar", "Shape"]
+__all__ = ["Array", "Energy", "Float", "Int", "Key", "Point", "PyTree", "Scalar", "Shape"]

@@ -1,17 +1,21 @@
 """`EnergyDistribution`: an energy as a NumPyro site."""
 
 import math
+import warnings
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax.core import Tracer
 from numpyro.distributions import Distribution, biject_to, constraints
 from numpyro.distributions.util import validate_sample
 
+from ._integrable import check_integrable
 from ._types import Array, Key, Point, Scalar, Shape
-from .energies import AbstractEnergy, as_energy, check_energy
+from .energies import AbstractEnergy, Transformed, as_energy, check_energy, is_real
 from .kernels import MALA, AbstractKernel, run_short_chain
 
 
@@ -31,7 +35,9 @@ class EnergyDistribution(Distribution):
     `sample` is exact where the energy has an exact sampler and no constraint cuts it off.
     Otherwise each draw is the end of its own chain of `num_steps` transitions of `sampler`,
     the first half of which adapt: approximate, as good as that chain has mixed. It starts from
-    a uniform point in $[-2, 2]^d$ of the unconstrained space, as NumPyro's chains do.
+    a uniform point in $[-2, 2]^d$ of the unconstrained space, as NumPyro's chains do. Outside
+    of `jax.jit`, chains that run away are reported with what
+    [`check_integrable`][numpyro_ebm.check_integrable] finds.
 
     **Arguments**
 
@@ -104,7 +110,7 @@ class EnergyDistribution(Distribution):
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         energy = self.energy
         exact = getattr(energy, "sample", None)
-        if exact is not None and _is_real(self._support):
+        if exact is not None and is_real(self._support):
             return exact(key, sample_shape)
         if self.sampler is None:
             raise NotImplementedError(
@@ -118,14 +124,11 @@ class EnergyDistribution(Distribution):
         start = jr.uniform(
             start_key, (size, *shape), jnp.result_type(float), minval=-2, maxval=2
         )
-
-        def potential(z: Array) -> Scalar:
-            x = transform(z)
-            return energy(x) - transform.log_abs_det_jacobian(z, x)
-
+        potential = Transformed(energy, transform)
         end = run_short_chain(
             jr.split(chain_key, size), self.sampler, potential, start, self.num_steps
         )
+        _warn_of_runaways(end, potential, shape)
         return jax.vmap(transform)(end).reshape(sample_shape + self.event_shape)
 
 
@@ -144,7 +147,15 @@ def _is_data(leaf: Any) -> bool:
     return eqx.is_array_like(leaf) and not isinstance(leaf, bool | int | float | complex)
 
 
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return isinstance(support, type(constraints.real))
+def _warn_of_runaways(end: Array, potential: AbstractEnergy, shape: Shape) -> None:
+    # From a start in [-2, 2]^d, this far out is worth the second that a look takes.
+    if isinstance(end, Tracer) or np.all(np.abs(end) < 30):
+        return
+    far = 100 * np.max(np.abs(end), initial=1e3, where=np.isfinite(end))
+    seen = check_integrable(potential, shape, radius=float(far))
+    if not (seen.ok and np.isfinite(end).all()):
+        warnings.warn(
+            f"The chains behind `sample` ran away; `ebm.check_integrable` calls it {seen}. "
+            "Tilt a proper density, `ebm.Tilted(energy, reference)`, or subtract less.",
+            stacklevel=3,
+        )

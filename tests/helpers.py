@@ -35,8 +35,42 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
     "Tilted": lambda: ebm.Tilted(network(), dist.Normal(0, 1).expand([2]).to_event(1)),
     "Sum": lambda: mixture() + ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE),
     "Scaled": lambda: 0.5 * mixture(),
+    "Normalized": lambda: ebm.Normalized(ebm.as_energy(network(), (2,)), 1.5, 0.1),
+    "Mixture": lambda: ebm.Mixture([mixture(), ebm.Normalized(network(), 1.5)], [1.0, 3.0]),
+    "Clamped": lambda: ebm.clamp(
+        ebm.Gaussian(np.zeros(3), np.eye(3) + 0.5), [False, True, False], [np.nan, 2.0, 0.0]
+    ),
+    "Transformed": lambda: ebm.Transformed(mixture(), ebm.Standardize([1.0, 2.0], [0.5, 3.0])),
+    "Given": lambda: ebm.ConditionalEnergy(lambda y, x: jnp.sum((y - x) ** 2), (2,)).given(
+        jnp.ones(2)
+    ),
+    "Marginal": lambda: ebm.LatentEnergy(
+        lambda x, z: 0.5 * jnp.sum((x - z) ** 2) + z, (2,)
+    ).marginal(np.arange(3.0)),
+    "MLPEnergy": lambda: ebm.MLPEnergy(2, 8, spectral_norm=True, key=jax.random.key(1)),
+    "DoubleWell": lambda: ebm.DoubleWell(dim=2),
+    "Ring": ebm.Ring,
+    "Banana": ebm.Banana,
+    "Funnel": lambda: ebm.Funnel(dim=2),
+    "StudentT": lambda: ebm.StudentT(5.0, MEAN, np.linalg.cholesky(COVARIANCE)),
+    "IsingModel": lambda: ebm.IsingModel((2,), 0.3, 0.2, periodic=False),
+    "BernoulliRBM": lambda: ebm.BernoulliRBM(np.ones((2, 3)), [0.1, 0.2], [0.3, -0.1, 0.0]),
+    "GaussianBernoulliRBM": lambda: ebm.GaussianBernoulliRBM(
+        np.array([[0.5, -1.0], [1.0, 0.3]]), [0.1, 0.2], [0.3, -0.1]
+    ),
     "Frozen": lambda: ebm.as_energy(ebm.freeze(mixture())),
 }
+
+
+def quadrature(energy, half_width, num_grid):
+    """`log Z`, mean and variance on a box around zero, by the trapezoidal rule."""
+    grid = jnp.linspace(-half_width, half_width, num_grid)
+    axes = [grid] * energy.event_shape[0]
+    points = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+    log_weights = -jax.vmap(energy)(points) + len(axes) * jnp.log(grid[1] - grid[0])
+    weights = jax.nn.softmax(log_weights)
+    mean = weights @ points
+    return jax.nn.logsumexp(log_weights), mean, weights @ (points - mean) ** 2
 
 
 def assert_moments(draws, mean, variance, *, num_blocks=None, ess_variance=28_800):

@@ -8,6 +8,38 @@ from ._base import (
     Sum as Sum,
     as_energy as as_energy,
     check_energy as check_energy,
+    from_distribution as from_distribution,
+    is_real as is_real,
 )
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
+from ._networks import ConvEnergy as ConvEnergy, MLPEnergy as MLPEnergy
+from ._normalized import Mixture as Mixture, Normalized as Normalized
+from ._numpyro import ModelEnergy as ModelEnergy, OnSite as OnSite
+from ._preprocessing import (
+    Logit as Logit,
+    Standardize as Standardize,
+    dequantize as dequantize,
+)
+from ._spins import (
+    AbstractRBM as AbstractRBM,
+    BernoulliRBM as BernoulliRBM,
+    GaussianBernoulliRBM as GaussianBernoulliRBM,
+    IsingModel as IsingModel,
+)
+from ._targets import (
+    Banana as Banana,
+    DoubleWell as DoubleWell,
+    Funnel as Funnel,
+    Ring as Ring,
+    StudentT as StudentT,
+)
 from ._tilted import Tilted as Tilted
+from ._views import (
+    Clamped as Clamped,
+    ConditionalEnergy as ConditionalEnergy,
+    Given as Given,
+    LatentEnergy as LatentEnergy,
+    Marginal as Marginal,
+    Transformed as Transformed,
+    clamp as clamp,
+)

@@ -4,13 +4,17 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
+from numpyro.distributions import constraints
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Point, Scalar, Shape
@@ -25,6 +29,7 @@ class AbstractEnergy(eqx.Module):
 
     Energies add up to a product of experts, `a + b`; `w * a` weights an expert, `a / T` sets a
     temperature, `a - w * b` negates. Weights and temperatures are arrays that do not train.
+    Printing an energy shows its formula, `eqx.tree_pprint(energy)` all that is in it.
     """
 
     #: NumPy scalars would otherwise swallow `np.float64(2) * energy` into an object array.
@@ -35,6 +40,18 @@ class AbstractEnergy(eqx.Module):
     @abc.abstractmethod
     def __call__(self, x: Point) -> Scalar:
         """The energy of one point."""
+
+    def __repr__(self) -> str:
+        try:
+            return self._formula()
+        except (AttributeError, TypeError):
+            # JAX and `eqx.filter` put placeholders where arrays were.
+            return type(self).__name__
+
+    def _formula(self) -> str:
+        fields = [(f.name, getattr(self, f.name, None)) for f in dataclasses.fields(self)]
+        numbers = [f"{name}={show_number(v)}" for name, v in fields if _is_number(v)]
+        return type(self).__name__ + (f"({', '.join(numbers)})" if numbers else "")
 
     def __add__(self, other: Any) -> "Sum":
         return Sum(_terms(self) + _terms(as_energy(other)))
@@ -55,10 +72,10 @@ class AbstractEnergy(eqx.Module):
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: Any) -> "Scaled":
-        return Scaled(self, freeze(1 / _factor("temperature", temperature)))
+        return self * (1 / _factor("temperature", temperature))
 
     def __neg__(self) -> "Scaled":
-        return -1.0 * self
+        return -1 * self
 
 
 class FunctionEnergy(AbstractEnergy):
@@ -70,9 +87,16 @@ class FunctionEnergy(AbstractEnergy):
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.fn)(x)
 
+    def _formula(self) -> str:
+        return name_of(unfreeze(self.fn))
+
 
 class DistributionEnergy(AbstractEnergy):
-    r"""$-\log q(x)$ of a NumPyro distribution: normalised, $\log Z = 0$, drawn from exactly."""
+    r"""$-\log q(x)$ of a NumPyro distribution: normalised, $\log Z = 0$, drawn from exactly.
+
+    It is infinite where a coordinate leaves its interval or half-line. A support of another
+    shape, such as the simplex, has to be kept by whoever moves `x`.
+    """
 
     distribution: dist.Distribution
 
@@ -85,7 +109,16 @@ class DistributionEnergy(AbstractEnergy):
         return jnp.zeros(())
 
     def __call__(self, x: Array) -> Scalar:
-        return -jnp.asarray(self.distribution.log_prob(x))
+        support: Any = self.distribution.support
+        if is_real(support) or _elementwise(support).event_dim:
+            return -jnp.asarray(self.distribution.log_prob(x))
+        inside = jnp.all(support(x))
+        # NumPyro's log_prob may be finite, or NaN, out there.
+        safe = jnp.where(inside, x, support.feasible_like(x))
+        return jnp.where(inside, -jnp.asarray(self.distribution.log_prob(safe)), jnp.inf)
+
+    def _formula(self) -> str:
+        return f"-log {name_of(self.distribution)}"
 
     def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
         return jnp.asarray(self.distribution.sample(rng_key, sample_shape))
@@ -103,6 +136,15 @@ class Sum(AbstractEnergy):
                 "Energies that are added must live on the same points, got event shapes "
                 f"{' and '.join(map(str, shapes))}."
             )
+        claims = [claim for term in self.terms for claim in getattr(term, "sites", ())]
+        names = [name for name, _ in claims]
+        twice = [name for name, is_free in claims if not is_free and names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"Site `{twice[0]}` is constrained, and more than one of the energies takes it "
+                "for a site of its own: its Jacobian would count twice, or be missing. An "
+                "expert on a site of a `ModelEnergy` is `OnSite(energy, name, model)`."
+            )
 
     @property
     def event_shape(self) -> Shape | None:
@@ -110,6 +152,9 @@ class Sum(AbstractEnergy):
 
     def __call__(self, x: Point) -> Scalar:
         return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
+
+    def _formula(self) -> str:
+        return show_sum(*map(repr, self.terms))
 
 
 class Scaled(AbstractEnergy):
@@ -122,8 +167,23 @@ class Scaled(AbstractEnergy):
     def event_shape(self) -> Shape | None:
         return self.energy.event_shape
 
+    @property
+    def sites(self) -> tuple[tuple[str, bool], ...]:
+        return getattr(self.energy, "sites", ())
+
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.weight) * self.energy(x)
+
+    def __mul__(self, weight: Any) -> "Scaled":
+        if not isinstance(self.weight, Frozen):
+            return Scaled(self, freeze(_factor("weight", weight)))
+        return Scaled(self.energy, freeze(self.weight.tree * _factor("weight", weight)))
+
+    __rmul__ = __mul__
+
+    def _formula(self) -> str:
+        weight, energy = show_number(unfreeze(self.weight)), show_term(repr(self.energy))
+        return {"1": "", "-1": "-"}.get(weight, f"{weight} * ") + energy
 
 
 def as_energy(
@@ -153,16 +213,25 @@ def as_energy(
     return energy
 
 
+def from_distribution(distribution: dist.Distribution) -> DistributionEnergy:
+    """The negative log-density of a NumPyro distribution, as an energy.
+
+    **Raises** `ValueError` if the distribution has a batch shape: `.to_event()` makes it one
+    event.
+    """
+    if distribution.batch_shape:
+        raise ValueError(
+            f"A distribution with batch shape {distribution.batch_shape} is not one energy. "
+            f"Make its batch one event with `.to_event({len(distribution.batch_shape)})`."
+        )
+    return DistributionEnergy(distribution)
+
+
 def _convert(obj: Any, event_shape: Shape | None) -> AbstractEnergy:
     if isinstance(obj, AbstractEnergy):
         return obj
     if isinstance(obj, dist.Distribution):
-        if obj.batch_shape:
-            raise ValueError(
-                f"A distribution with batch shape {obj.batch_shape} is not one energy. Make "
-                f"its batch one event with `.to_event({len(obj.batch_shape)})`."
-            )
-        return DistributionEnergy(obj)
+        return from_distribution(obj)
     if isinstance(obj, Frozen):
         inner = as_energy(obj.tree, event_shape)
         return FunctionEnergy(freeze(inner), inner.event_shape)
@@ -222,3 +291,39 @@ def _factor(name: str, value: Any) -> Array:
     if factor.ndim:
         raise ValueError(f"The {name} of an energy must be a scalar, got shape {factor.shape}.")
     return factor
+
+
+def is_real(support: Any) -> bool:
+    """Whether a constraint leaves every coordinate free."""
+    return isinstance(_elementwise(support), type(constraints.real))
+
+
+def _elementwise(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def name_of(obj: Any) -> str:
+    """What to call a function, a transform or a distribution in a formula."""
+    while hasattr(obj, "base_dist"):
+        obj = obj.base_dist
+    return getattr(obj, "__name__", type(obj).__name__)
+
+
+def show_number(value: Any) -> str:
+    return "?" if isinstance(value, Tracer) else f"{float(value):.4g}"
+
+
+def show_term(text: str) -> str:
+    return f"({text})" if " + " in text or " - " in text else text
+
+
+def show_sum(*terms: str) -> str:
+    return " + ".join(terms).replace("+ -", "- ")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, jax.Array | np.ndarray):
+        return value.ndim == 0 and np.issubdtype(value.dtype, np.number)
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ import jax.random as jr
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
+from .._checks import as_floats
 from .._types import Array, Float, Key, Scalar, Shape
 from ._base import AbstractEnergy
 
@@ -32,13 +33,13 @@ class Gaussian(AbstractEnergy):
             "precision_matrix": precision_matrix,
             "scale_tril": scale_tril,
         }
-        given = {name: _floats(m) for name, m in given.items() if m is not None}
+        given = {name: as_floats(m) for name, m in given.items() if m is not None}
         if len(given) != 1:
             raise ValueError(
                 "Give exactly one of `covariance_matrix`, `precision_matrix` and `scale_tril`, "
                 f"got {' and '.join(given) or 'none'}."
             )
-        self.loc = _floats(loc)
+        self.loc = as_floats(loc)
         ((name, matrix),) = given.items()
         if self.loc.ndim != 1 or matrix.shape != self.loc.shape * 2:
             raise ValueError(
@@ -54,6 +55,14 @@ class Gaussian(AbstractEnergy):
     @property
     def covariance_matrix(self) -> Float[Array, "d d"]:
         return jnp.linalg.inv(self.precision_matrix)
+
+    @property
+    def mean(self) -> Float[Array, " d"]:
+        return self.loc
+
+    @property
+    def variance(self) -> Float[Array, " d"]:
+        return jnp.diagonal(self.covariance_matrix)
 
     @property
     def log_z(self) -> Scalar:
@@ -88,7 +97,7 @@ class GaussianMixture(AbstractEnergy):
         locs: Float[Array, "k d"],
         covariance_matrices: Float[Array, "*k d d"],
     ) -> None:
-        weights, self.locs = _floats(weights), _floats(locs)
+        weights, self.locs = as_floats(weights), as_floats(locs)
         if weights.ndim != 1:
             raise ValueError(f"`weights` must be a vector, got shape {weights.shape}.")
         if self.locs.ndim != 2 or len(self.locs) != len(weights):
@@ -97,7 +106,7 @@ class GaussianMixture(AbstractEnergy):
                 f"{self.locs.shape}."
             )
         size, dim = self.locs.shape
-        covariances = _floats(covariance_matrices)
+        covariances = as_floats(covariance_matrices)
         if covariances.shape[-2:] != (dim, dim):
             raise ValueError(
                 f"`covariance_matrices` must have shape ({size}, {dim}, {dim}) or "
@@ -116,6 +125,16 @@ class GaussianMixture(AbstractEnergy):
         return jax.nn.softmax(self.log_weights)
 
     @property
+    def mean(self) -> Float[Array, " d"]:
+        return self.weights @ self.locs
+
+    @property
+    def variance(self) -> Float[Array, " d"]:
+        covariances = jnp.linalg.inv(self.precision_matrices)
+        inner = jnp.diagonal(covariances, axis1=1, axis2=2)
+        return self.weights @ (inner + (self.locs - self.mean) ** 2)
+
+    @property
     def log_z(self) -> Scalar:
         return jnp.zeros(())
 
@@ -130,10 +149,6 @@ class GaussianMixture(AbstractEnergy):
         which = jr.categorical(component_key, self.log_weights, shape=sample_shape)
         noise = jr.normal(noise_key, sample_shape + self.event_shape, self.locs.dtype)
         return self.locs[which] + _colour(noise, self.precision_matrices[which])
-
-
-def _floats(values: Array) -> Array:
-    return jnp.asarray(values, jnp.result_type(float))
 
 
 def _quadratic(x: Float[Array, " d"], precision: Float[Array, "d d"]) -> Scalar:

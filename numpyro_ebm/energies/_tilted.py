@@ -4,7 +4,7 @@ from typing import Any
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Point, Scalar, Shape
-from ._base import AbstractEnergy, as_energy
+from ._base import AbstractEnergy, DistributionEnergy, as_energy, show_sum
 
 
 class Tilted(AbstractEnergy):
@@ -23,19 +23,8 @@ class Tilted(AbstractEnergy):
     reference: Frozen | AbstractEnergy
 
     def __init__(self, energy: Any, reference: Any) -> None:
-        base = as_energy(unfreeze(reference))
         self.energy = as_energy(energy)
-        self.reference = freeze(base)
-        if not hasattr(base, "log_z"):
-            raise ValueError(
-                "`reference` must be normalised: a NumPyro distribution, or an energy with a "
-                f"`log_z`; got {type(base).__name__}."
-            )
-        if self.energy.event_shape not in (None, base.event_shape):
-            raise ValueError(
-                f"`reference` lives on points of shape {base.event_shape}, but `energy` on "
-                f"points of shape {self.energy.event_shape}."
-            )
+        self.reference = freeze(check_reference(reference, self.energy.event_shape))
 
     @property
     def event_shape(self) -> Shape | None:
@@ -44,3 +33,27 @@ class Tilted(AbstractEnergy):
     def __call__(self, x: Point) -> Scalar:
         reference = unfreeze(self.reference)
         return self.energy(x) + reference(x) + reference.log_z
+
+    def _formula(self) -> str:
+        return show_sum(repr(self.energy), show_log(unfreeze(self.reference)))
+
+
+def check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy:
+    """`reference` as an energy; raises unless it is normalised and on points of that shape."""
+    base = as_energy(unfreeze(reference))
+    if not hasattr(base, "log_z"):
+        raise ValueError(
+            "`reference` must be normalised: a NumPyro distribution, or an energy with a "
+            f"`log_z`; got {type(base).__name__}."
+        )
+    if event_shape not in (None, base.event_shape):
+        raise ValueError(
+            f"`reference` lives on points of shape {base.event_shape}, but `energy` on points "
+            f"of shape {event_shape}."
+        )
+    return base
+
+
+def show_log(reference: AbstractEnergy) -> str:
+    known = isinstance(reference, DistributionEnergy)
+    return repr(reference) if known else f"-log {reference!r}"

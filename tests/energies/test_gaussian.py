@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from helpers import COVARIANCE, MEAN, assert_moments, mixture
+from helpers import COVARIANCE, MEAN, assert_moments, mixture, quadrature
 
 import numpyro_ebm as ebm
 
@@ -36,12 +36,12 @@ def test_mixture_is_numpyros(x64):
     np.testing.assert_allclose(energy.weights, [0.4, 0.6], rtol=1e-12)
 
 
-def test_normalisers_by_quadrature(x64):
-    grid = jnp.linspace(-12, 12, 801)
-    points = jnp.stack(jnp.meshgrid(grid, grid), -1).reshape(-1, 2)
+def test_normalisers_and_moments_by_quadrature(x64):
     for energy in (mixture(), ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)):
-        log_z = jax.nn.logsumexp(-jax.vmap(energy)(points)) + 2 * jnp.log(grid[1] - grid[0])
+        log_z, mean, variance = quadrature(energy, 12, 801)
         np.testing.assert_allclose(log_z, energy.log_z, atol=1e-10)
+        np.testing.assert_allclose(mean, energy.mean, atol=1e-10)
+        np.testing.assert_allclose(variance, energy.variance, atol=1e-10)
 
 
 def test_exact_samples():

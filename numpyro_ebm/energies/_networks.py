@@ -1,0 +1,239 @@
+"""Networks with the defaults that practice found, on top of a proper density."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+from jax import lax
+
+from .._trainable import Frozen, freeze, unfreeze
+from .._types import Array, Float, Key, Scalar, Shape
+from ._base import AbstractEnergy, show_sum
+from ._tilted import check_reference, show_log
+
+
+class MLPEnergy(AbstractEnergy):
+    r"""$f_\theta(x) - \log q(x)$, where $f_\theta$ is a multilayer perceptron on the flat $x$.
+
+    The reference $q$ makes it a proper density wherever $f_\theta$ grows slower than $-\log q$
+    falls, and is the natural start of annealing; it doesn't train. The default suits data of
+    unit scale: see [`Standardize`][numpyro_ebm.Standardize].
+
+    **Arguments**
+
+    - `event_shape`: the shape of one point.
+    - `width_size`, `depth`: of the hidden layers.
+    - `activation`: smooth, because score matching differentiates twice. A `relu` has no
+      curvature to learn from.
+    - `spectral_norm`: divide each weight matrix by (a bound, within a few per cent, of) its
+      largest singular value, so that $f_\theta$ is Lipschitz. It slows the divergence of
+      contrastive divergence on images, and costs expressivity.
+    - `reference`: a NumPyro distribution or an energy with a `log_z`; a number for
+      independent normals of that scale; `None` for the bare network.
+    - `key`: for the weights.
+    """
+
+    network: eqx.nn.MLP
+    reference: Frozen | AbstractEnergy | None
+    event_shape: Shape = eqx.field(static=True)
+    spectral_norm: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        event_shape: Shape | int,
+        width_size: int = 128,
+        depth: int = 2,
+        *,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        spectral_norm: bool = False,
+        reference: Any = 2.0,
+        key: Key,
+    ) -> None:
+        self.event_shape = _as_shape(event_shape)
+        size = math.prod(self.event_shape)
+        self.network = eqx.nn.MLP(size, "scalar", width_size, depth, activation, key=key)
+        self.reference = _as_reference(reference, self.event_shape)
+        self.spectral_norm = spectral_norm
+
+    def __call__(self, x: Float[Array, "*event"]) -> Scalar:
+        network = unfreeze(self.network)
+        if self.spectral_norm:
+            network = eqx.tree_at(
+                lambda n: [layer.weight for layer in n.layers],
+                network,
+                replace_fn=lambda weight: weight / _norm_bound(weight),
+            )
+        return network(jnp.ravel(x)) + _reference_energy(self.reference, x)
+
+    def _formula(self) -> str:
+        return _show_network(self)
+
+
+class ConvEnergy(AbstractEnergy):
+    r"""$f_\theta(x) - \log q(x)$, where $f_\theta$ is a convolutional network on an image.
+
+    Convolutions, each followed by `activation`, then one linear layer: no pooling, no batch
+    norm. On a CPU a convolution is a sum of matrix products, because XLA runs `lax.conv`
+    several times slower inside `lax.scan` than outside
+    ([jax#12868](https://github.com/jax-ml/jax/issues/12868)); elsewhere it is `lax.conv`.
+
+    **Arguments**
+
+    - `event_shape`: `(height, width, channels)`, or `(height, width)` for one channel.
+    - `channels`: how many each convolution puts out.
+    - `kernel_size`: odd; edges are padded with zeros.
+    - `strides`: one a convolution; by default 1, then 2s.
+    - `activation`, `spectral_norm`, `reference`, `key`: see
+      [`MLPEnergy`][numpyro_ebm.MLPEnergy]. The spectral norm of a kernel is that of its
+      matrix of shape `(channels out, all else)` [Miyato et al. 2018].
+    """
+
+    kernels: tuple[Float[Array, "k k c_in c_out"], ...]
+    biases: tuple[Float[Array, " c_out"], ...]
+    head: eqx.nn.Linear
+    reference: Frozen | AbstractEnergy | None
+    event_shape: Shape = eqx.field(static=True)
+    strides: tuple[int, ...] = eqx.field(static=True)
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+    spectral_norm: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        channels: Sequence[int] = (16, 32, 32),
+        kernel_size: int = 3,
+        strides: Sequence[int] | None = None,
+        *,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        spectral_norm: bool = False,
+        reference: Any = 2.0,
+        key: Key,
+    ) -> None:
+        self.event_shape = _as_shape(event_shape)
+        if len(self.event_shape) not in (2, 3):
+            raise ValueError(
+                "`event_shape` must be (height, width, channels) or (height, width), got "
+                f"{self.event_shape}."
+            )
+        if kernel_size % 2 == 0:
+            raise ValueError(f"`kernel_size` must be odd, got {kernel_size}.")
+        self.strides = (1, *[2] * (len(channels) - 1)) if strides is None else tuple(strides)
+        if len(self.strides) != len(channels):
+            raise ValueError(
+                f"`strides` must hold one number for each of the {len(channels)} convolutions, "
+                f"got {len(self.strides)}."
+            )
+        height, width, *depth = self.event_shape
+        *conv_keys, head_key = jr.split(key, len(channels) + 1)
+        inputs = [depth[0] if depth else 1, *channels[:-1]]
+        layers = [
+            _conv_weights(conv_key, kernel_size, c_in, c_out)
+            for conv_key, c_in, c_out in zip(conv_keys, inputs, channels, strict=True)
+        ]
+        self.kernels, self.biases = zip(*layers, strict=True)
+        for stride in self.strides:
+            height, width = -(-height // stride), -(-width // stride)
+        self.head = eqx.nn.Linear(height * width * channels[-1], "scalar", key=head_key)
+        self.reference = _as_reference(reference, self.event_shape)
+        self.activation = activation
+        self.spectral_norm = spectral_norm
+
+    def __call__(self, x: Float[Array, "*event"]) -> Scalar:
+        kernels, biases, head = unfreeze((self.kernels, self.biases, self.head))
+        if self.spectral_norm:
+            kernels = [k / _norm_bound(k.reshape(-1, k.shape[-1])) for k in kernels]
+            head = eqx.tree_at(
+                lambda h: h.weight, head, replace_fn=lambda w: w / _norm_bound(w)
+            )
+        features = x.reshape(*self.event_shape[:2], -1)
+        for kernel, bias, stride in zip(kernels, biases, self.strides, strict=True):
+            features = self.activation(convolve(features, kernel, stride) + bias)
+        return head(features.ravel()) + _reference_energy(self.reference, x)
+
+    def _formula(self) -> str:
+        return _show_network(self)
+
+
+def convolve(
+    image: Float[Array, "h w c_in"], kernel: Float[Array, "k k c_in c_out"], stride: int
+) -> Float[Array, "h_out w_out c_out"]:
+    """A convolution padded with zeros, in the form that is fast on the platform it runs on."""
+    return lax.platform_dependent(
+        image,
+        kernel,
+        cpu=lambda x, k: _convolve_by_products(x, k, stride),
+        default=lambda x, k: _convolve_by_lax(x, k, stride),
+    )
+
+
+def _convolve_by_products(image: Array, kernel: Array, stride: int) -> Array:
+    size, margin = len(kernel), len(kernel) // 2
+    height, width = (stride * ((n - 1) // stride) + 1 for n in image.shape[:2])
+    padded = jnp.pad(image, ((margin, margin), (margin, margin), (0, 0)))
+    products = [
+        padded[i : i + height : stride, j : j + width : stride] @ kernel[i, j]
+        for i, j in np.ndindex(size, size)
+    ]
+    return sum(products[1:], products[0])
+
+
+def _convolve_by_lax(image: Array, kernel: Array, stride: int) -> Array:
+    margin = len(kernel) // 2
+    padding = ((margin, margin), (margin, margin))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        image[None], kernel, (stride, stride), padding, dimension_numbers=numbers
+    )[0]
+
+
+def _conv_weights(key: Key, size: int, c_in: int, c_out: int) -> tuple[Array, Array]:
+    # Uniform by the fan-in, as in `eqx.nn.Conv2d`.
+    kernel_key, bias_key = jr.split(key)
+    limit = (size * size * c_in) ** -0.5
+    kernel = jr.uniform(kernel_key, (size, size, c_in, c_out), minval=-limit, maxval=limit)
+    return kernel, jr.uniform(bias_key, (c_out,), minval=-limit, maxval=limit)
+
+
+def _norm_bound(matrix: Float[Array, "m n"]) -> Scalar:
+    r"""$\lVert(A^\top A)^{32}\rVert_F^{1/64} \ge \lVert A\rVert_2$, by the Gram iteration.
+
+    Above the norm by less than $n^{1/128}$, without a state to carry or a singular vector to
+    differentiate [[Delattre et al. 2023](https://arxiv.org/abs/2305.16173)].
+    """
+    gram = matrix @ matrix.T if len(matrix) < matrix.shape[1] else matrix.T @ matrix
+    log_norm = jnp.zeros(())
+    for power in range(6):
+        scale = jnp.linalg.norm(gram)
+        log_norm += jnp.log(scale) / 2 ** (power + 1)
+        gram = (gram / scale) @ (gram / scale)
+    return jnp.exp(log_norm)
+
+
+def _as_shape(event_shape: Shape | int) -> Shape:
+    return (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+
+
+def _as_reference(reference: Any, event_shape: Shape) -> Frozen | None:
+    if reference is None:
+        return None
+    if isinstance(reference, int | float):
+        reference = dist.Normal(0.0, reference).expand(event_shape).to_event(len(event_shape))
+    return freeze(check_reference(reference, event_shape))
+
+
+def _reference_energy(reference: Any, x: Array) -> Any:
+    reference = unfreeze(reference)
+    return 0.0 if reference is None else reference(x) + reference.log_z
+
+
+def _show_network(energy: Any) -> str:
+    name, reference = type(energy).__name__, unfreeze(energy.reference)
+    if reference is None:
+        return name
+    return show_sum(name, show_log(reference))

@@ -1,0 +1,342 @@
+"""Discrete energies, and energies with binary hidden units: normalised by enumeration."""
+
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
+
+from .._checks import as_floats
+from .._types import Array, Float, Key, Scalar, Shape
+from ._base import AbstractEnergy
+from ._views import LatentEnergy
+
+#: 2^20 states of 20 units are 80 MB.
+_MAX_ENUMERATED = 20
+
+
+class IsingModel(AbstractEnergy):
+    r"""$-K\sum_{\langle ij\rangle} s_i s_j - h\sum_i s_i$, with $s_i = \pm 1$ on a lattice.
+
+    `log_z` is Kaufman's exact solution on a two-dimensional torus without a field
+    [[Kaufman 1949](https://doi.org/10.1103/PhysRev.76.1232)], that of the transfer matrix on a
+    ring, and otherwise an enumeration of up to 20 spins; larger lattices don't know theirs.
+    Moments and exact draws are by enumeration.
+
+    **Arguments**
+
+    - `shape`: of the lattice, one- or two-dimensional, and of one point.
+    - `coupling`: $K$, the inverse temperature times the interaction.
+    - `field`: $h$, or `None` for none.
+    - `periodic`: whether opposite edges are neighbours.
+    """
+
+    shape: Shape = eqx.field(static=True)
+    coupling: Scalar = eqx.field(converter=as_floats)
+    field: Scalar | None = eqx.field(
+        converter=lambda h: None if h is None else as_floats(h), default=None
+    )
+    periodic: bool = eqx.field(static=True, default=True, kw_only=True)
+
+    def __check_init__(self) -> None:
+        if len(self.shape) not in (1, 2) or min(self.shape) < 1:
+            raise ValueError(
+                f"`shape` must be that of a one- or two-dimensional lattice, got {self.shape}."
+            )
+
+    @property
+    def event_shape(self) -> Shape:
+        return self.shape
+
+    @property
+    def log_z(self) -> Scalar:
+        if self.periodic and len(self.shape) == 1:
+            field = 0.0 if self.field is None else self.field
+            return _ring_log_z(self.shape[0], self.coupling, field)
+        if self.periodic and self.field is None:
+            return _torus_log_z(self.shape, self.coupling)
+        _check_enumerable("log_z", self.num_spins)
+        return logsumexp(-jax.vmap(self)(self.states()))
+
+    @property
+    def num_spins(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def mean(self) -> Float[Array, "*shape"]:
+        _check_enumerable("mean", self.num_spins)
+        states = self.states()
+        return jnp.tensordot(jax.nn.softmax(-jax.vmap(self)(states)), states, axes=1)
+
+    @property
+    def variance(self) -> Float[Array, "*shape"]:
+        return 1 - self.mean**2
+
+    @property
+    def sample(self) -> Callable[..., Array]:
+        _check_enumerable("sample", self.num_spins)
+
+        def sample(rng_key: Key, sample_shape: Shape = ()) -> Array:
+            states = self.states()
+            return states[jr.categorical(rng_key, -jax.vmap(self)(states), shape=sample_shape)]
+
+        return sample
+
+    def states(self) -> Float[Array, "n *shape"]:
+        """All configurations, $2^n$ of them."""
+        return (2 * _bits(self.num_spins) - 1).reshape(-1, *self.shape)
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Scalar:
+        energy = jnp.zeros(())
+        for axis in range(len(self.shape)):
+            bonds = x * jnp.roll(x, -1, axis)
+            if not self.periodic:
+                bonds = jax.lax.slice_in_dim(bonds, 0, self.shape[axis] - 1, axis=axis)
+            energy -= self.coupling * jnp.sum(bonds)
+        return energy if self.field is None else energy - self.field * jnp.sum(x)
+
+
+class AbstractRBM(AbstractEnergy):
+    r"""A restricted Boltzmann machine: its energy is the free energy of the visible units.
+
+    **Arguments**
+
+    - `weights`: $W$, of shape `(visible, hidden)`.
+    - `visible_bias`, `hidden_bias`: $b$ and $c$.
+    """
+
+    weights: Float[Array, "v h"] = eqx.field(converter=as_floats)
+    visible_bias: Float[Array, " v"] = eqx.field(converter=as_floats)
+    hidden_bias: Float[Array, " h"] = eqx.field(converter=as_floats)
+
+    def __check_init__(self) -> None:
+        shape = (*self.visible_bias.shape, *self.hidden_bias.shape)
+        if len(shape) != 2 or self.weights.shape != shape:
+            raise ValueError(
+                "`weights` must have shape (visible, hidden), `visible_bias` (visible,) and "
+                f"`hidden_bias` (hidden,), got {self.weights.shape}, "
+                f"{self.visible_bias.shape} and {self.hidden_bias.shape}."
+            )
+
+    @classmethod
+    def create(cls, num_visible: int, num_hidden: int, *, key: Key) -> Self:
+        """A machine to be trained, its weights of standard deviation 0.01 [Hinton 2012]."""
+        weights = 0.01 * jr.normal(key, (num_visible, num_hidden))
+        return cls(weights, jnp.zeros(num_visible), jnp.zeros(num_hidden))
+
+    @property
+    def event_shape(self) -> Shape:
+        return self.visible_bias.shape
+
+    @property
+    def joint(self) -> LatentEnergy:
+        """The energy of both layers, a point `{"x": v, "z": h}`."""
+        return LatentEnergy(self.joint_energy, self.event_shape)
+
+    @abc.abstractmethod
+    def joint_energy(self, visible: Float[Array, " v"], hidden: Float[Array, " h"]) -> Scalar:
+        """The energy of one configuration of both layers."""
+
+    @abc.abstractmethod
+    def visible_given_hidden(self, hidden: Float[Array, "*n h"]) -> dist.Distribution:
+        r"""$p(v \mid h)$, independent units."""
+
+    def hidden_given_visible(self, visible: Float[Array, "*n v"]) -> dist.Distribution:
+        r"""$p(h \mid v)$: independent units, of mean $\sigma(c + W^\top v)$."""
+        return _bernoulli(self.hidden_bias + visible @ self.weights)
+
+
+class BernoulliRBM(AbstractRBM):
+    r"""$-b^\top v - \sum_j \operatorname{softplus}(c_j + W_j^\top v)$, the free energy of $v$.
+
+    A restricted Boltzmann machine: visible units $v$ and hidden units $h$ in $\{0, 1\}$ with
+    the joint energy $-b^\top v - c^\top h - v^\top W h$, which is `rbm.joint`. If either layer
+    has at most 20 units, `log_z`, the moments and `sample` are exact, by enumeration of it.
+
+    **Arguments**
+
+    - `weights`: $W$, of shape `(visible, hidden)`.
+    - `visible_bias`, `hidden_bias`: $b$ and $c$.
+    """
+
+    @property
+    def log_z(self) -> Scalar:
+        return logsumexp(self._enumerate("log_z")[0])
+
+    @property
+    def mean(self) -> Float[Array, " v"]:
+        log_weights, visible = self._enumerate("mean")
+        return jax.nn.softmax(log_weights) @ visible
+
+    @property
+    def variance(self) -> Float[Array, " v"]:
+        return self.mean * (1 - self.mean)
+
+    @property
+    def sample(self) -> Callable[..., Array]:
+        _check_enumerable("sample", min(self.weights.shape))
+
+        def sample(rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n v"]:
+            log_weights, visible = self._enumerate("sample")
+            state_key, visible_key = jr.split(rng_key)
+            mean = visible[jr.categorical(state_key, log_weights, shape=sample_shape)]
+            return as_floats(jr.bernoulli(visible_key, mean))
+
+        return sample
+
+    def joint_energy(self, visible: Float[Array, " v"], hidden: Float[Array, " h"]) -> Scalar:
+        """The energy of one configuration of both layers."""
+        biases = visible @ self.visible_bias + hidden @ self.hidden_bias
+        return -biases - visible @ self.weights @ hidden
+
+    def visible_given_hidden(self, hidden: Float[Array, "*n h"]) -> dist.Distribution:
+        r"""$p(v \mid h)$: independent units, of mean $\sigma(b + W h)$."""
+        return _bernoulli(self.visible_bias + hidden @ self.weights.T)
+
+    def __call__(self, x: Float[Array, " v"]) -> Scalar:
+        return -x @ self.visible_bias - jnp.sum(
+            jax.nn.softplus(self.hidden_bias + x @ self.weights)
+        )
+
+    def _enumerate(self, name: str) -> tuple[Float[Array, " n"], Float[Array, "n v"]]:
+        """Log-weights of the states of the smaller layer, and E[v] in each."""
+        num_visible, num_hidden = self.weights.shape
+        _check_enumerable(name, min(num_visible, num_hidden))
+        if num_visible < num_hidden:
+            visible = _bits(num_visible)
+            return -jax.vmap(self)(visible), visible
+        hidden = _bits(num_hidden)
+        logits = self.visible_bias + hidden @ self.weights.T
+        log_weights = hidden @ self.hidden_bias + jnp.sum(jax.nn.softplus(logits), axis=1)
+        return log_weights, jax.nn.sigmoid(logits)
+
+
+class GaussianBernoulliRBM(AbstractRBM):
+    r"""$\tfrac12\lVert v - b\rVert^2 - \sum_j \operatorname{softplus}(c_j + W_j^\top v)$.
+
+    The free energy of real visible units $v$ with binary hidden units, of the joint energy
+    $\tfrac12\lVert v - b\rVert^2 - c^\top h - v^\top W h$: a mixture of $2^H$ Gaussians in the
+    guise of a network. With up to 20 hidden units, `log_z`, the moments and `sample` are exact.
+
+    **Arguments**
+
+    - `weights`: $W$, of shape `(visible, hidden)`.
+    - `visible_bias`, `hidden_bias`: $b$ and $c$.
+    """
+
+    @property
+    def log_z(self) -> Scalar:
+        log_weights, _ = self._enumerate("log_z")
+        return logsumexp(log_weights) + 0.5 * len(self.visible_bias) * jnp.log(2 * jnp.pi)
+
+    @property
+    def mean(self) -> Float[Array, " v"]:
+        log_weights, locs = self._enumerate("mean")
+        return jax.nn.softmax(log_weights) @ locs
+
+    @property
+    def variance(self) -> Float[Array, " v"]:
+        log_weights, locs = self._enumerate("variance")
+        return 1 + jax.nn.softmax(log_weights) @ (locs - self.mean) ** 2
+
+    @property
+    def sample(self) -> Callable[..., Array]:
+        _check_enumerable("sample", len(self.hidden_bias))
+
+        def sample(rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n v"]:
+            log_weights, locs = self._enumerate("sample")
+            state_key, noise_key = jr.split(rng_key)
+            mean = locs[jr.categorical(state_key, log_weights, shape=sample_shape)]
+            return mean + jr.normal(noise_key, mean.shape)
+
+        return sample
+
+    def joint_energy(self, visible: Float[Array, " v"], hidden: Float[Array, " h"]) -> Scalar:
+        """The energy of one configuration of both layers."""
+        square = 0.5 * jnp.sum((visible - self.visible_bias) ** 2)
+        return square - hidden @ self.hidden_bias - visible @ self.weights @ hidden
+
+    def visible_given_hidden(self, hidden: Float[Array, "*n h"]) -> dist.Distribution:
+        r"""$p(v \mid h)$: independent units, normal with mean $b + W h$ and variance one."""
+        return dist.Normal(self.visible_bias + hidden @ self.weights.T, 1).to_event(1)
+
+    def __call__(self, x: Float[Array, " v"]) -> Scalar:
+        return 0.5 * jnp.sum((x - self.visible_bias) ** 2) - jnp.sum(
+            jax.nn.softplus(self.hidden_bias + x @ self.weights)
+        )
+
+    def _enumerate(self, name: str) -> tuple[Float[Array, " n"], Float[Array, "n v"]]:
+        """Log-weights of the hidden states, and the mean of `v` in each."""
+        _check_enumerable(name, len(self.hidden_bias))
+        hidden = _bits(len(self.hidden_bias))
+        locs = self.visible_bias + hidden @ self.weights.T
+        lift = 0.5 * (jnp.sum(locs**2, axis=1) - jnp.sum(self.visible_bias**2))
+        return hidden @ self.hidden_bias + lift, locs
+
+
+def _ring_log_z(num_spins: int, coupling: Scalar, field: Any) -> Scalar:
+    # The eigenvalues of the transfer matrix, both divided by e^|K + h|.
+    shift = jnp.abs(coupling) + jnp.abs(field)
+    middle = 0.5 * (jnp.exp(coupling + field - shift) + jnp.exp(coupling - field - shift))
+    gap = 0.5 * (jnp.exp(coupling + field - shift) - jnp.exp(coupling - field - shift))
+    root = jnp.sqrt(gap**2 + jnp.exp(-2 * (coupling + shift)))
+    ratio = (middle - root) / (middle + root)
+    return num_spins * (shift + jnp.log(middle + root)) + jnp.log1p(ratio**num_spins)
+
+
+def _torus_log_z(shape: Shape, coupling: Scalar) -> Scalar:
+    """Kaufman's solution, written as the four Pfaffians of Kasteleyn (1963)."""
+    t = jnp.tanh(coupling)
+    sectors = [_pfaffian(shape, t, shift) for shift in ((1, 1), (1, 0), (0, 1), (0, 0))]
+    logs, roots = map(jnp.stack, zip(*sectors, strict=True))
+    total = logsumexp(logs, b=roots * jnp.array([1.0, 1.0, 1.0, -1.0]))
+    magnitude = jnp.abs(coupling)
+    log_cosh = magnitude + jnp.log1p(jnp.exp(-2 * magnitude)) - jnp.log(2.0)
+    return math.prod(shape) * (jnp.log(2.0) + 2 * log_cosh) - jnp.log(2.0) + total
+
+
+def _pfaffian(shape: Shape, t: Scalar, shift: tuple[int, int]) -> tuple[Scalar, Scalar]:
+    """One of them, as the logarithm of its positive part and a factor that changes sign.
+
+    A wave of angles (p, q) has the square (1 + t^2)^2 - 2t(1 - t^2)(cos p + cos q), the root of
+    which is 1 - 2t - t^2 at (0, 0), 1 + 2t - t^2 at (pi, pi), and positive at all others.
+    """
+    rows, columns = (
+        np.cos(np.pi * (2 * np.arange(n) + s) / n) for n, s in zip(shape, shift, strict=True)
+    )
+    both = rows[:, None] + columns
+    at_zero, at_pi = np.isclose(both, 2), np.isclose(both, -2)
+    waves = (1 + t**2) ** 2 - 2 * t * (1 - t**2) * both[~(at_zero | at_pi)]
+    root = (1 - 2 * t - t**2 if at_zero.any() else 1.0) * (
+        1 + 2 * t - t**2 if at_pi.any() else 1.0
+    )
+    return 0.5 * jnp.sum(jnp.log(waves)), jnp.asarray(root, t.dtype)
+
+
+def _bits(size: int) -> Float[Array, "n {size}"]:
+    """All words of `size` bits."""
+    words = np.arange(2**size)[:, None] >> np.arange(size) & 1
+    return as_floats(words)
+
+
+def _bernoulli(logits: Array) -> dist.Distribution:
+    return dist.Bernoulli(logits=logits).to_event(1)
+
+
+def _check_enumerable(name: str, num_units: int) -> None:
+    # An AttributeError, so that `hasattr(energy, "log_z")` says what is known.
+    if num_units > _MAX_ENUMERATED:
+        raise AttributeError(
+            f"`{name}` is known by enumeration, of at most {_MAX_ENUMERATED} binary units; got "
+            f"{num_units}."
+        )

@@ -1,0 +1,290 @@
+"""Energies on disk: arrays and a description, nothing that is executed."""
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import PyTree
+from numpyro.distributions import constraints, transforms
+
+from . import energies
+from ._trainable import Frozen
+from ._types import Array
+
+_FORMAT = 1
+_DESCRIPTION = "energy.json"
+
+
+def save(path: str | os.PathLike, energy: PyTree) -> None:
+    """Write an energy and its hyper-parameters to one file, which appears whole or not at all.
+
+    ```python
+    ebm.save("moons.ebm", energy)
+    energy = ebm.load("moons.ebm")
+    ```
+
+    **Arguments**
+
+    - `path`: the file; one that exists is replaced.
+    - `energy`: an energy, or any pytree of arrays.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(draft, "w") as file:
+            file.writestr(_DESCRIPTION, json.dumps(_describe(energy)))
+            for i, (_, array) in enumerate(_arrays(energy)):
+                file.writestr(f"{i}", np.asarray(array).tobytes())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike, *, like: PyTree = None) -> Any:
+    """Read what [`save`][numpyro_ebm.save] wrote.
+
+    Without `like`, energies of this library and what they are made of (Equinox layers,
+    NumPyro distributions and transforms, JAX activations) are rebuilt. Nothing is unpickled,
+    and no name in the file is imported: classes are looked up in a fixed table.
+
+    **Arguments**
+
+    - `path`: the file.
+    - `like`: an energy of the same structure, whose arrays are replaced: needed where classes
+      or functions of your own take part.
+
+    **Raises** `ValueError` if the file is none of `save`'s, holds a class of your own and no
+    `like` is given, or disagrees with `like` or with the class that the library has now.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            description = json.loads(file.read(_DESCRIPTION))
+            if description["format"] != _FORMAT:
+                raise ValueError(
+                    f"`{path}` has format {description['format']}, this version reads "
+                    f"{_FORMAT}: it was written by another version of numpyro_ebm."
+                )
+            arrays = [
+                _read(file.read(f"{i}"), dtype, shape)
+                for i, (_, dtype, shape) in enumerate(description["arrays"])
+            ]
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"`{path}` is not a file that `ebm.save` wrote, or is damaged."
+        ) from error
+    if like is None:
+        return _decode(description["energy"], arrays)
+    return _fill(like, description, arrays)
+
+
+def _read(data: bytes, dtype: str, shape: list[int]) -> Array:
+    array = np.frombuffer(data, jnp.dtype(dtype)).reshape(shape)
+    restored = jnp.asarray(array)
+    if restored.dtype != array.dtype:
+        raise ValueError(
+            f"The file holds {array.dtype} arrays, which JAX would cut to {restored.dtype}: "
+            'set `jax.config.update("jax_enable_x64", True)` before you load it.'
+        )
+    return restored
+
+
+def _fill(like: PyTree, description: dict, arrays: list[Array]) -> PyTree:
+    if description["class"] != type(like).__name__:
+        raise ValueError(
+            f"The file holds a `{description['class']}`, `like` is a `{type(like).__name__}`."
+        )
+    here = _describe(like)
+    for saved, own in zip(description["arrays"], here["arrays"], strict=False):
+        if saved != own:
+            raise ValueError(
+                f"The file disagrees with `like`: it holds {' '.join(map(str, saved))} where "
+                f"`like` has {' '.join(map(str, own))}."
+            )
+    if len(description["arrays"]) != len(here["arrays"]):
+        raise ValueError(
+            f"The file disagrees with `like`: it holds {len(description['arrays'])} arrays, "
+            f"`like` has {len(here['arrays'])}."
+        )
+    difference = _difference(description["energy"], here["energy"])
+    if difference is not None:
+        raise ValueError(f"The file disagrees with `like`: {difference}.")
+    replacements = iter(arrays)
+    return jax.tree.map(lambda x: next(replacements) if eqx.is_array(x) else x, like)
+
+
+def _describe(energy: PyTree) -> dict:
+    arrays = _arrays(energy)
+    index = {id(array): i for i, (_, array) in enumerate(arrays)}
+    return {
+        "format": _FORMAT,
+        "class": type(energy).__name__,
+        "arrays": [[name, str(array.dtype), list(array.shape)] for name, array in arrays],
+        "energy": _encode(energy, index),
+    }
+
+
+def _arrays(tree: PyTree) -> list[tuple[str, Array]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path), x) for path, x in leaves if eqx.is_array(x)]
+
+
+def _encode(obj: Any, index: dict[int, int]) -> Any:
+    """What `obj` is, in JSON; arrays by their place in the file."""
+    if obj is None or type(obj) in (bool, int, float, str):
+        return obj
+    if id(obj) in index:
+        return {"array": index[id(obj)]}
+    if type(obj) in _CONTAINERS.values():
+        items = obj.items() if isinstance(obj, dict) else obj
+        return {type(obj).__name__: [_encode(item, index) for item in items]}
+    return _encode_by_name(obj, index)
+
+
+def _encode_by_name(obj: Any, index: dict[int, int]) -> dict:
+    name = next((name for name, known in _functions().items() if known is obj), None)
+    if name is not None:
+        return {"function": name}
+    for kind, known in _classes().items():
+        if known.get(type(obj).__name__) is type(obj):
+            fields = {name: _encode(value, index) for name, value in _fields(obj).items()}
+            return {kind: type(obj).__name__, "fields": fields}
+    return {"foreign": f"{type(obj).__module__}.{type(obj).__qualname__}"}
+
+
+def _decode(code: Any, arrays: list[Array]) -> Any:
+    if not isinstance(code, dict):
+        return code
+    if "array" in code:
+        return arrays[code["array"]]
+    for name, kind in _CONTAINERS.items():
+        if name in code:
+            return kind(_decode(item, arrays) for item in code[name])
+    return _decode_by_name(code, arrays)
+
+
+def _decode_by_name(code: dict, arrays: list[Array]) -> Any:
+    if "foreign" in code:
+        raise ValueError(
+            f"The energy has a part of type `{code['foreign']}`, which is not of this library: "
+            "build an energy of the same structure and pass it, "
+            "`ebm.load(path, like=that_energy)`."
+        )
+    if "function" in code:
+        return _look_up(_functions(), code["function"])
+    kind = next(kind for kind in code if kind != "fields")
+    cls = _look_up(_look_up(_classes(), kind), code[kind])
+    fields = {name: _decode(value, arrays) for name, value in code["fields"].items()}
+    return _BUILD[kind](cls, fields)
+
+
+def _look_up(table: dict[str, Any], name: str) -> Any:
+    if name not in table:
+        raise ValueError(f"The file needs `{name}`, which this version of the library has not.")
+    return table[name]
+
+
+def _difference(saved: Any, own: Any, path: str = "energy") -> str | None:
+    """Where two descriptions differ first."""
+    if type(saved) is type(own) is dict and saved.keys() == own.keys():
+        pairs = ((saved[k], own[k], path if k in _SILENT else f"{path}.{k}") for k in saved)
+    elif type(saved) is type(own) is list and len(saved) == len(own):
+        pairs = (
+            (a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(saved, own, strict=True))
+        )
+    else:
+        return None if saved == own else f"`{path}` is {saved} in the file, and {own} here"
+    found = (_difference(*pair) for pair in pairs)
+    return next((difference for difference in found if difference is not None), None)
+
+
+_CONTAINERS = {kind.__name__: kind for kind in (tuple, list, dict, OrderedDict)}
+_SILENT = {"fields", *_CONTAINERS}
+
+
+def _fields(obj: Any) -> dict[str, Any]:
+    if isinstance(obj, eqx.Module):
+        return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
+    values, aux = obj.tree_flatten()
+    if isinstance(obj, dist.Distribution):
+        # By name: NumPyro's order of the fields depends on the run of Python.
+        data, static = _distribution_fields(type(obj))
+        return {**dict(zip(data, values, strict=True)), **dict(zip(static, aux, strict=True))}
+    names, static = aux
+    return {"names": list(names), "values": list(values), "static": static}
+
+
+def _build_module(cls: type, fields: dict[str, Any]) -> Any:
+    expected = {field.name for field in dataclasses.fields(cls)}
+    if expected != set(fields):
+        raise ValueError(
+            f"The file and the class `{cls.__name__}` disagree: its fields are "
+            f"{sorted(expected)} in this version, and {sorted(fields)} in the file."
+        )
+    module = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(module, name, value)
+    return module
+
+
+def _build_distribution(cls: Any, fields: dict[str, Any]) -> Any:
+    data, static = _distribution_fields(cls)
+    if {*data, *static} != set(fields):
+        raise ValueError(
+            f"The file was written with another version of NumPyro: the fields of "
+            f"`{cls.__name__}` are {sorted({*data, *static})} here, and {sorted(fields)} there."
+        )
+    return cls.tree_unflatten(tuple(map(fields.get, static)), tuple(map(fields.get, data)))
+
+
+def _build_transform(cls: Any, fields: dict[str, Any]) -> Any:
+    return cls.tree_unflatten((tuple(fields["names"]), fields["static"]), fields["values"])
+
+
+def _distribution_fields(cls: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return cls.gather_pytree_data_fields(), cls.gather_pytree_aux_fields()
+
+
+_BUILD = {
+    "module": _build_module,
+    "distribution": _build_distribution,
+    "transform": _build_transform,
+}
+
+
+@functools.cache
+def _classes() -> dict[str, dict[str, type]]:
+    """Everything a file may name; a name that isn't here is looked up nowhere else."""
+    modules = _subclasses(eqx.Module, energies, eqx.nn) | {"Frozen": Frozen}
+    moves = (transforms.Transform, constraints.Constraint)
+    return {
+        "module": modules,
+        "distribution": _subclasses(dist.Distribution, dist),
+        "transform": _subclasses(moves, energies, transforms, constraints),
+    }
+
+
+def _subclasses(base: type | tuple[type, ...], *rooms: Any) -> dict[str, type]:
+    members = (member for room in rooms for member in vars(room).values())
+    return {m.__name__: m for m in members if isinstance(m, type) and issubclass(m, base)}
+
+
+@functools.cache
+def _functions() -> dict[str, Any]:
+    names = (
+        "silu swish gelu softplus elu selu celu relu relu6 leaky_relu sigmoid hard_tanh tanh"
+    )
+    known = {name: getattr(jax.nn, name) for name in names.split()} | {"jnp.tanh": jnp.tanh}
+    # The last activation of an `eqx.nn.MLP`, which Equinox doesn't export.
+    final = inspect.signature(eqx.nn.MLP.__init__).parameters["final_activation"].default
+    return known | {"identity": final}

@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from helpers import COVARIANCE, MEAN, assert_moments, mixture, network, quadrature
+
+import numpyro_ebm as ebm
+
+WIDE = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), (1,))
+NARROW = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 6) ** 2) / 0.01, (1,))
+LOG_ZS = 0.5 * np.log(2 * np.pi), 0.5 * np.log(2 * np.pi * 0.01)
+
+
+def components(truth):
+    pairs = zip(truth.locs, truth.precision_matrices, strict=True)
+    return [ebm.Gaussian(loc, precision_matrix=precision) for loc, precision in pairs]
+
+
+def normal():
+    return ebm.Normalized(WIDE, LOG_ZS[0])
+
+
+def share_below_five(energy):
+    grid = jnp.linspace(-8, 8, 16_001)[:, None]
+    weights = jax.nn.softmax(-jax.vmap(energy)(grid))
+    return weights @ (grid[:, 0] < 5)
+
+
+def test_a_mixture_has_true_proportions(x64):
+    experts = [ebm.Normalized(e, z) for e, z in zip((WIDE, NARROW), LOG_ZS, strict=True)]
+    for weights in ([0.5, 0.5], [3.0, 1.0]):
+        energy = ebm.Mixture(experts, weights)
+        log_z, _, _ = quadrature(energy, 8, 16_001)
+        share = weights[0] / sum(weights)
+        np.testing.assert_allclose(share_below_five(energy), share, rtol=1e-6)
+        np.testing.assert_allclose(energy.log_z, log_z, atol=1e-9)
+
+
+def test_the_naive_mixture_would_be_seen(x64):
+    naive = ebm.Mixture([ebm.Normalized(WIDE, 0.0), ebm.Normalized(NARROW, 0.0)], [0.5, 0.5])
+    np.testing.assert_allclose(share_below_five(naive), 10 / 11, rtol=1e-6)
+
+
+def test_an_expert_without_its_constant_is_refused():
+    with pytest.raises(ValueError, match=r"`energies\[1\]`, MLP, does not know its `log_z`"):
+        ebm.Mixture([mixture(), network()], [1.0, 1.0])
+
+
+def test_a_mixture_of_gaussians_is_a_gaussian_mixture(x64):
+    truth = mixture()
+    experts = components(truth)
+    energy = ebm.Mixture(experts, truth.weights)
+    for x in truth.sample(jax.random.key(0), (5,)):
+        np.testing.assert_allclose(energy(x), truth(x), rtol=1e-12)
+        np.testing.assert_allclose(ebm.score(energy, x), ebm.score(truth, x), rtol=1e-9)
+
+
+def test_exact_draws_where_every_expert_has_them():
+    truth = mixture()
+    experts = components(truth)
+    draws = ebm.Mixture(experts, truth.weights).sample(jax.random.key(0), (400, 100))
+    assert_moments(draws, truth.mean, truth.variance)
+    site = ebm.EnergyDistribution(ebm.Mixture(experts, [1, 1]), sampler=None)
+    assert site.sample(jax.random.key(0), (3,)).shape == (3, 2)
+    assert not hasattr(
+        ebm.Mixture([experts[0], ebm.Normalized(network(), 0.0)], [1, 1]), "sample"
+    )
+
+
+def test_distributions_mix():
+    energy = ebm.Mixture([dist.Normal(0, 1).expand([2]).to_event(1), mixture()], [1, 1])
+    assert energy.event_shape == (2,)
+    np.testing.assert_allclose(energy.weights, [0.5, 0.5])
+
+
+def test_normalized_knows_its_constant_and_nothing_else_changes():
+    gaussian = ebm.Gaussian(MEAN, COVARIANCE)
+    energy = ebm.Normalized(gaussian, 1.25, 0.1)
+    x = jnp.ones(2)
+    assert energy(x) == gaussian(x)
+    assert (float(energy.log_z), round(float(energy.std_error), 6)) == (1.25, 0.1)
+    site = ebm.EnergyDistribution(energy)
+    np.testing.assert_allclose(site.log_prob(x), -gaussian(x) - 1.25, rtol=1e-6)
+    draws = energy.sample(jax.random.key(0), (3,))
+    assert jnp.array_equal(draws, gaussian.sample(jax.random.key(0), (3,)))
+    assert not hasattr(ebm.Normalized(network(), 0.0), "sample")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ebm.Normalized(network(), np.nan), "`log_z` must be finite, got nan"),
+        (lambda: ebm.Normalized(network(), 0.0, -1.0), "`std_error` must not be negative"),
+        (lambda: ebm.Mixture([mixture()], [1.0, 2.0]), "one number for each of the 1 energies"),
+        (lambda: ebm.Mixture([], []), "for each of the 0 energies"),
+        (
+            lambda: ebm.Mixture([mixture(), mixture()], [1.0, -2.0]),
+            "`weights` must be positive",
+        ),
+        (lambda: ebm.Mixture([mixture(), normal()], [1.0, 1.0]), "live on the same points"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

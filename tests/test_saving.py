@@ -1,0 +1,161 @@
+import json
+import zipfile
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from helpers import ENERGIES, network
+from numpyro.distributions import biject_to, constraints
+
+import numpyro_ebm as ebm
+
+KEY = jax.random.key(0)
+NORMAL = dist.Normal(0, 1).expand([2]).to_event(1)
+#: Functions of one's own come with `like`.
+FOREIGN = "Given", "Marginal"
+OWN = {
+    **{name: make for name, make in ENERGIES.items() if name not in FOREIGN},
+    "ConvEnergy": lambda: ebm.ConvEnergy((5, 5), (2,), activation=jnp.tanh, key=KEY),
+    "Tilted network": lambda: ebm.Tilted(network(), NORMAL),
+    "pixels": lambda: ebm.Transformed(ebm.MLPEnergy(3, reference=None, key=KEY), ebm.Logit(17)),
+    "positive": lambda: ebm.Transformed(ENERGIES["Ring"](), biject_to(constraints.positive)),
+    "distribution": lambda: ebm.from_distribution(dist.TruncatedNormal(0.0, 1.0, low=-1.0)),
+    "covariance": lambda: ebm.from_distribution(
+        dist.MultivariateNormal(np.zeros(2), np.eye(2))
+    ),
+    "tree": lambda: {"a": ENERGIES["Ring"](), "b": [jnp.arange(3), (None, 2.5)]},
+}
+
+
+@pytest.mark.parametrize("make", OWN.values(), ids=OWN)
+def test_there_and_back(make, tmp_path):
+    energy = make()
+    ebm.save(tmp_path / "energy.ebm", energy)
+    path = tmp_path / "energy.ebm"
+    blank = jax.tree.map(lambda x: 0 * x if eqx.is_array(x) else x, energy)
+    for again in (ebm.load(path), ebm.load(path, like=blank)):
+        assert jax.tree.structure(again) == jax.tree.structure(energy)
+        assert eqx.tree_equal(again, energy)
+        assert repr(again) == repr(energy)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_functions_of_ones_own_come_with_like(name, tmp_path):
+    energy, path = ENERGIES[name](), tmp_path / "energy.ebm"
+    ebm.save(path, energy)
+    with pytest.raises(ValueError, match=r"part of type `builtins.function`.*like=that_energy"):
+        ebm.load(path)
+    again = ebm.load(path, like=jax.tree.map(lambda x: 0 * x if eqx.is_array(x) else x, energy))
+    x = jnp.array([0.3, -1.2])
+    assert again(x) == energy(x)
+
+
+class Mine(ebm.AbstractEnergy):
+    weight: jax.Array
+    power: int = eqx.field(static=True)
+    event_shape: tuple = eqx.field(static=True, default=(2,))
+
+    def __call__(self, x):
+        return self.weight * jnp.sum(jnp.abs(x) ** self.power)
+
+
+def test_classes_of_ones_own_come_with_like(tmp_path):
+    path = tmp_path / "energy.ebm"
+    ebm.save(path, Mine(jnp.array(2.0), 4) + NORMAL)
+    with pytest.raises(ValueError, match=r"test_saving.Mine`, which is not of this library"):
+        ebm.load(path)
+    again = ebm.load(path, like=Mine(jnp.array(0.0), 4) + NORMAL)
+    assert again.terms[0].weight == 2
+
+
+def test_precision_survives(tmp_path, x64):
+    path = tmp_path / "energy.ebm"
+    ebm.save(path, ebm.Gaussian([1 / 3], [[1.0]]))
+    assert ebm.load(path).loc.dtype == jnp.float64
+    assert ebm.load(path).loc == 1 / 3
+    jax.config.update("jax_enable_x64", False)
+    with pytest.raises(ValueError, match="jax_enable_x64"):
+        ebm.load(path)
+
+
+def test_low_precision_survives(tmp_path):
+    ebm.save(tmp_path / "x", jnp.arange(3, dtype=jnp.bfloat16))
+    assert ebm.load(tmp_path / "x").dtype == jnp.bfloat16
+
+
+def other(**changes):
+    return ebm.MLPEnergy(
+        **{"event_shape": 2, "width_size": 8, "depth": 2, "key": KEY, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        (lambda: ENERGIES["Ring"](), "holds a `MLPEnergy`, `like` is a `Ring`"),
+        (
+            lambda: other(width_size=9),
+            r"holds .network.layers\[0\].weight float32 \[8, 2\]",
+        ),
+        (lambda: other(depth=3), r"disagrees with `like`"),
+        (
+            lambda: other(activation=jnp.tanh),
+            r"activation.function` is silu in the file, and tanh here",
+        ),
+        (lambda: other(spectral_norm=True), r"`energy.spectral_norm` is False in the file"),
+    ],
+)
+def test_a_like_that_differs_is_an_error(like, message, tmp_path):
+    ebm.save(tmp_path / "energy.ebm", other())
+    with pytest.raises(ValueError, match=message):
+        ebm.load(tmp_path / "energy.ebm", like=like())
+
+
+def rewrite(path, change):
+    """The same file with another description."""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    description = json.loads(parts["energy.json"])
+    change(description)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in {**parts, "energy.json": json.dumps(description)}.items():
+            file.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=99), "has format 99, this version reads 1"),
+        (lambda d: d["energy"].update(module="Popen"), "needs `Popen`, which this version"),
+        (lambda d: d["energy"].update(module="os.system"), r"needs `os\.system`"),
+        (lambda d: d["energy"]["fields"].pop("width"), r"the class `Ring` disagree"),
+        (lambda d: d.pop("arrays"), "not a file that `ebm.save` wrote"),
+    ],
+)
+def test_a_file_cannot_name_what_the_library_has_not(change, message, tmp_path):
+    path = tmp_path / "energy.ebm"
+    ebm.save(path, ebm.Ring())
+    rewrite(path, change)
+    with pytest.raises(ValueError, match=message):
+        ebm.load(path)
+
+
+def test_a_file_of_something_else(tmp_path):
+    (tmp_path / "x").write_text("pickled?")
+    with pytest.raises(ValueError, match=r"not a file that `ebm\.save` wrote"):
+        ebm.load(tmp_path / "x")
+    with pytest.raises(FileNotFoundError):
+        ebm.load(tmp_path / "y")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "energy.ebm"
+    ebm.save(path, ebm.Ring())
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ebm.save(path, ebm.Banana())
+    assert isinstance(ebm.load(path), ebm.Ring)
+    assert [p.name for p in tmp_path.iterdir()] == ["energy.ebm"]
