@@ -23,6 +23,7 @@ def plot_energy(
     bounds: tuple[tuple[float, float], tuple[float, float]] | None = None,
     ax: "Axes | None" = None,
     num_grid: int = 150,
+    colorbar: bool = True,
 ) -> "Axes":
     """Draw the contours of an energy in the plane, and samples on top.
 
@@ -37,6 +38,7 @@ def plot_energy(
       $[-3, 3]^2$.
     - `ax`: where to draw; by default a new figure.
     - `num_grid`: grid points a side.
+    - `colorbar`: whether to draw one.
     """
     energy = as_energy(energy, (2,))
     check_energy(energy, (2,))
@@ -52,7 +54,8 @@ def plot_energy(
     assert ax is not None
     levels = [0, *0.5 * 2.0 ** np.arange(8)]
     filled = ax.contourf(x, y, height, levels, cmap="Blues_r", extend="max")
-    ax.figure.colorbar(filled, ax=ax, label="energy above its minimum (nats)")
+    if colorbar:
+        ax.figure.colorbar(filled, ax=ax, label="energy above its minimum (nats)")
     if points is not None:
         ax.scatter(*points.T, s=3, c="tab:orange", alpha=0.5, linewidths=0)
     ax.set(aspect="equal", xlim=(x_min, x_max), ylim=(y_min, y_max))

@@ -35,3 +35,15 @@ def test_digits_prior(tmp_path):
     assert int(ess) > 100
     assert {"ess_bulk", "ess_tail", "r_hat"} <= set(printed.split())
     assert (tmp_path / "digits.png").stat().st_size > 10_000
+
+
+def test_glasses_and_hats(tmp_path):
+    printed = run("02_glasses_and_hats.py", tmp_path / "people.png", cwd=tmp_path)
+    rows = re.findall(r"^(.+?) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
+    assert len(rows) == 5
+    for name, variation, divergence in rows:
+        assert float(variation) < 0.06, name
+        assert float(divergence) < 0.015, name
+    assert "glasses - 0.5 * hats: NOT integrable" in printed
+    assert "against a background: integrable in every direction seen" in printed
+    assert (tmp_path / "people.png").stat().st_size > 10_000
