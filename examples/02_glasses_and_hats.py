@@ -7,9 +7,9 @@
 # %% [markdown]
 # # Glasses and hats: AND, OR and NOT of learned energies
 #
-# Two experts, each learned from its own data: people with glasses, and people with hats. "People"
-# are points of the plane here, so that every composition can be compared with the exact density.
-# Nobody ever saw both attributes labelled together; the algebra of energies combines them.
+# Two experts, each learned from its own data: people with glasses, and people with hats.
+# "People" are points of the plane here, so that every composition can be held against the exact
+# density. Nobody ever labelled both attributes; the algebra of energies combines them.
 #
 # Run it with `python examples/02_glasses_and_hats.py`; it takes a minute.
 
@@ -32,8 +32,8 @@ NUM_STEPS = 3000
 # %% [markdown]
 # ## Two exact densities, and what is learned of them
 #
-# Each expert is a network on a Gaussian reference, inside of the transform that standardises its
-# data. Sliced score matching fits it, without MCMC, to 10,000 points.
+# Each expert is a network on a Gaussian reference, inside of the transform that standardises
+# its data. Sliced score matching fits it, without MCMC, to 10,000 points.
 
 # %%
 exact_glasses = ebm.Ring(radius=2.0, width=0.4)
@@ -46,7 +46,8 @@ exact_hats = ebm.GaussianMixture(
 
 def learn(rng_key, data):
     network_key, run_key = jr.split(rng_key)
-    start = ebm.Transformed(ebm.MLPEnergy(2, key=network_key), ebm.Standardize.fit(data))
+    network = ebm.MLPEnergy((2,), width_size=64, key=network_key)
+    start = ebm.Transformed(network, ebm.Standardize.fit(data))
     optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, NUM_STEPS))
     estimator = ebm.Estimator(ebm.SlicedScoreMatching(), optimiser)
     return estimator.run(run_key, NUM_STEPS, start, data, batch_size=256).energy
@@ -60,8 +61,8 @@ print(f"glasses: {glasses}")
 # %% [markdown]
 # ## Proportions need log Z
 #
-# A sum or a difference of energies needs no constant. A mixture does: without it, an expert would
-# get a share proportional to its own volume. In the plane, a grid gives it.
+# A sum or a difference of energies needs no constant. A mixture does: without it, an expert
+# would get a share proportional to its own volume. In the plane, a grid gives it.
 
 # %%
 BOUNDS = (-4.0, 4.0), (-4.0, 4.0)
@@ -84,9 +85,9 @@ def normalise(energy):
 # - glasses AND hats: $E_g + E_h$, the product of the experts.
 # - glasses OR hats: `Mixture`, with true proportions.
 # - glasses, NOT hats: the plain difference $E_g - w E_h$ is dangerous. `check_integrable` finds
-#   that far out, where neither network has seen data, the learned one falls without end. So hats
-#   are set against a background $b$: $E_g + E_b - E_{h\text{ or }b}$ multiplies the density of
-#   glasses by $p_b / (w p_h + (1 - w) p_b)$, which is bounded, whatever the networks do.
+#   that far out, where neither network has seen data, the learned one falls without end. So
+#   hats are set against a background $b$: $E_g + E_b - E_{h\text{ or }b}$ multiplies the
+#   density of glasses by $p_b / (w p_h + (1 - w) p_b)$: bounded, whatever the networks do.
 
 # %%
 print(f"glasses - 0.5 * hats: {ebm.check_integrable(glasses - 0.5 * hats)}")

@@ -306,7 +306,7 @@ def _elementwise(support: Any) -> Any:
 
 def name_of(obj: Any) -> str:
     """What to call a function, a transform or a distribution in a formula."""
-    while hasattr(obj, "base_dist"):
+    while isinstance(obj, dist.Independent | dist.ExpandedDistribution):
         obj = obj.base_dist
     return getattr(obj, "__name__", type(obj).__name__)
 

@@ -137,6 +137,7 @@ FORMULAS = {
         a, ebm.Standardize(0.0, 1.0)
     ),
     f"MLPEnergy - log Normal + {A}": lambda a, b: ebm.MLPEnergy(2, key=jax.random.key(0)) + a,
+    f"{A} - log LogNormal": lambda a, b: a + dist.LogNormal(0, 1).expand([2]).to_event(1),
     "DoubleWell(a=1, b=2, dim=3)": lambda a, b: ebm.DoubleWell(dim=3),
     "<lambda>": lambda a, b: ebm.as_energy(lambda x: x),
 }

@@ -15,7 +15,7 @@ import numpyro_ebm as ebm
 
 KERNELS = {"MALA": ebm.MALA, "NUTS": ebm.NUTS}
 each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
-METHODS = ["sequential", "parallel", "vectorized"]
+METHODS = [pytest.param("sequential", marks=pytest.mark.slow), "parallel", "vectorized"]
 ENERGY = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
 
 

@@ -69,7 +69,9 @@ def test_conjugate_model(Kernel, num_samples):
 
 
 @each_kernel
-@pytest.mark.parametrize("method", ["sequential", "parallel"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("sequential", marks=pytest.mark.slow), "parallel"]
+)
 def test_few_long_chains(Kernel, num_samples, method):
     data = (jnp.asarray(Y), FLIPS)
     draws = run(Kernel(conjugate), 200 * num_samples, *data, num_chains=2, method=method)
