@@ -99,14 +99,14 @@ def test_constrained_supports_are_sampled_with_their_jacobian(support, truth):
     site = ebm.EnergyDistribution(
         lambda x: -truth.log_prob(x).sum(), (2,), support=support, num_steps=300
     )
-    draws = site.sample(jax.random.key(0), (200, 160))
+    draws = site.sample(jax.random.key(0), (200, 200))
     assert_moments(draws, np.full(2, truth.mean), np.full(2, truth.variance))
 
     mcmc = MCMC(
         ebm.NUTS(lambda: numpyro.sample("x", site)),
         num_warmup=200,
         num_samples=200,
-        num_chains=300,
+        num_chains=400,
         chain_method="vectorized",
         progress_bar=False,
     )

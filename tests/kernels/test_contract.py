@@ -15,7 +15,10 @@ import numpyro_ebm as ebm
 
 KERNELS = {"MALA": ebm.MALA, "NUTS": ebm.NUTS}
 each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
-METHODS = [pytest.param("sequential", marks=pytest.mark.slow), "parallel", "vectorized"]
+METHODS = ["sequential", "parallel", "vectorized"]
+each_method = pytest.mark.parametrize(
+    "method", [pytest.param("sequential", marks=pytest.mark.slow), "parallel", "vectorized"]
+)
 ENERGY = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
 
 
@@ -53,7 +56,7 @@ def test_chain_methods_draw_the_same_chains(Kernel, x64):
 
 
 @each_kernel
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_a_run_resumes_where_it_stopped(Kernel, method, x64):
     kernel = Kernel(potential_fn=ENERGY)
     whole, parts = (mcmc(kernel, 20, n, chain_method=method) for n in (60, 30))
@@ -67,7 +70,7 @@ def test_a_run_resumes_where_it_stopped(Kernel, method, x64):
 
 
 @each_kernel
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_new_data_after_warmup(Kernel, method):
     run = mcmc(Kernel(model), 200, 300, chain_method=method)
     run.warmup(jax.random.key(0), Y)
