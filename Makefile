@@ -37,7 +37,7 @@ test: setup ## Run the tests
 	$(FAST_COMPILE) $(PYTEST)
 
 slow: setup ## Run the tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -n 0 -m slow  # one at a time: some take times
 
 lint: setup ## Check style
 	$(BIN)/ruff check .
