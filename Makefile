@@ -36,8 +36,8 @@ demo: setup ## Learn a prior for handwritten digits and fill in what is hidden (
 test: setup ## Run the tests
 	$(FAST_COMPILE) $(PYTEST)
 
-slow: setup ## Run the tests that take minutes
-	$(PYTEST) -n 0 -m slow  # one at a time: some take times
+slow: setup ## Run the tests that take minutes, one at a time
+	$(PYTEST) -n 0 -m slow
 
 lint: setup ## Check style
 	$(BIN)/ruff check .
