@@ -90,7 +90,9 @@ def test_chain_samples_elsewhere():
 
 SUPPORTS = {
     "positive": (constraints.positive, dist.Gamma(3.0, 2.0)),
-    "unit_interval": (constraints.unit_interval, dist.Beta(2.0, 3.0)),
+    "unit_interval": pytest.param(
+        constraints.unit_interval, dist.Beta(2.0, 3.0), marks=pytest.mark.slow
+    ),
 }
 
 

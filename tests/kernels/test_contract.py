@@ -16,9 +16,8 @@ import numpyro_ebm as ebm
 KERNELS = {"MALA": ebm.MALA, "NUTS": ebm.NUTS}
 each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
 METHODS = ["sequential", "parallel", "vectorized"]
-each_method = pytest.mark.parametrize(
-    "method", [pytest.param("sequential", marks=pytest.mark.slow), "parallel", "vectorized"]
-)
+SLOW_METHODS = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS[:2]]
+each_method = pytest.mark.parametrize("method", [*SLOW_METHODS, "vectorized"])
 ENERGY = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
 
 
