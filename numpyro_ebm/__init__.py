@@ -7,7 +7,12 @@ __version__ = "0.1.0"
 
 from . import datasets as datasets, plots as plots
 from ._calculus import score as score
+from ._factor import factor as factor
 from ._integrable import Integrability as Integrability, check_integrable as check_integrable
+from ._normalization import (
+    UnnormalizedError as UnnormalizedError,
+    check_normalization as check_normalization,
+)
 from ._trainable import freeze as freeze, unfreeze as unfreeze
 from .diagnostics import to_arviz as to_arviz
 from .distribution import EnergyDistribution as EnergyDistribution
@@ -64,4 +69,5 @@ from .objectives import (
     SlicedScoreMatching as SlicedScoreMatching,
 )
 from .plots import plot_energy as plot_energy, plot_images as plot_images
+from .sampling import Draws as Draws
 from .saving import load as load, save as save

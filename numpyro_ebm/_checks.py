@@ -1,5 +1,6 @@
 """Static errors, raised before any work starts."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -22,6 +23,17 @@ def check_positive(name: str, value: Any) -> None:
 def check_probability(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
+
+
+def user_level() -> int:
+    """The `stacklevel` of a warning that is to point at the code which called the library."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+_LIBRARIES = {"numpyro_ebm", "numpyro", "jax"}
 
 
 def as_data(data: Any) -> Array:

@@ -9,7 +9,10 @@ from ._base import (
     as_energy as as_energy,
     check_energy as check_energy,
     from_distribution as from_distribution,
+    is_discrete as is_discrete,
+    is_normalized as is_normalized,
     is_real as is_real,
+    same_support as same_support,
 )
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._networks import ConvEnergy as ConvEnergy, MLPEnergy as MLPEnergy

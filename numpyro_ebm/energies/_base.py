@@ -5,8 +5,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -24,8 +24,9 @@ class AbstractEnergy(eqx.Module):
     r"""$E(x)$, where $p(x) \propto e^{-E(x)}$ on one point $x$; batches are `jax.vmap`'s.
 
     A subclass says what `__call__(x)` is and what shape one point has (`event_shape`, or
-    `None` if it takes any). An energy that knows its normaliser has a `log_z`, and one that
-    can be drawn from exactly a `sample(rng_key, sample_shape=())`.
+    `None` if it takes any). An energy that knows its normaliser has a `log_z`, one that can be
+    drawn from exactly a `sample(rng_key, sample_shape=())`, and one whose points are
+    constrained says so by its `support`, to which both belong.
 
     Energies add up to a product of experts, `a + b`; `w * a` weights an expert, `a / T` sets a
     temperature, `a - w * b` negates. Weights and temperatures are arrays that do not train.
@@ -36,6 +37,14 @@ class AbstractEnergy(eqx.Module):
     __array_ufunc__ = None
 
     event_shape: eqx.AbstractVar[Shape | None]
+
+    #: Whether its points are spins or other integers, which no gradient moves.
+    is_discrete: ClassVar[bool] = False
+
+    @property
+    def support(self) -> constraints.Constraint | None:
+        """A NumPyro constraint on one point, or `None` where experts disagree about it."""
+        return constraints.real
 
     @abc.abstractmethod
     def __call__(self, x: Point) -> Scalar:
@@ -105,7 +114,13 @@ class DistributionEnergy(AbstractEnergy):
         return self.distribution.event_shape
 
     @property
+    def support(self) -> constraints.Constraint | None:
+        return self.distribution.support
+
+    @property
     def log_z(self) -> Scalar:
+        if not is_normalized(self.distribution):
+            raise AttributeError(f"{name_of(self.distribution)} is not normalised.")
         return jnp.zeros(())
 
     def __call__(self, x: Array) -> Scalar:
@@ -150,6 +165,12 @@ class Sum(AbstractEnergy):
     def event_shape(self) -> Shape | None:
         return next((t.event_shape for t in self.terms if t.event_shape is not None), None)
 
+    @property
+    def support(self) -> constraints.Constraint | None:
+        # Where one expert is confined, all are.
+        bounded = [term.support for term in self.terms if not is_real(term.support)]
+        return common_support(bounded) if bounded else constraints.real
+
     def __call__(self, x: Point) -> Scalar:
         return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
 
@@ -166,6 +187,10 @@ class Scaled(AbstractEnergy):
     @property
     def event_shape(self) -> Shape | None:
         return self.energy.event_shape
+
+    @property
+    def support(self) -> constraints.Constraint | None:
+        return self.energy.support
 
     @property
     def sites(self) -> tuple[tuple[str, bool], ...]:
@@ -246,7 +271,8 @@ def _convert(obj: Any, event_shape: Shape | None) -> AbstractEnergy:
 def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
     """Raise unless `energy` maps one point of shape `event_shape` to a scalar.
 
-    Only shapes are evaluated: nothing is compiled and nothing runs.
+    Only shapes are evaluated: nothing is compiled and nothing runs. The energy's own arrays may
+    be shapes, too.
     """
     point = jax.ShapeDtypeStruct(event_shape, jnp.result_type(float))
     known = energy.event_shape
@@ -254,7 +280,8 @@ def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
         raise ValueError(_shape_message(event_shape, known))
     try:
         # A new function each time: JAX would look an energy up by comparing its arrays.
-        value = jax.eval_shape(lambda x: energy(x), point)  # noqa: PLW0108
+        shapes, rest = eqx.partition(energy, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        value = jax.eval_shape(lambda s, x: eqx.combine(s, rest)(x), shapes, point)
     except Exception as error:
         raise ValueError(
             f"The energy cannot be evaluated on one point of shape {event_shape}: {error} "
@@ -296,6 +323,40 @@ def _factor(name: str, value: Any) -> Array:
 def is_real(support: Any) -> bool:
     """Whether a constraint leaves every coordinate free."""
     return isinstance(_elementwise(support), type(constraints.real))
+
+
+def common_support(supports: Sequence[Any]) -> constraints.Constraint | None:
+    """The one support that all have, or `None`."""
+    return supports[0] if all(same_support(s, supports[0]) for s in supports) else None
+
+
+def same_support(a: Any, b: Any) -> bool:
+    """Whether two constraints are known to be the same; different traced bounds aren't."""
+    if a is b or (is_real(a) and is_real(b)):
+        return True
+    try:
+        return a is not None and bool(a.eq(b))
+    except jax.errors.TracerBoolConversionError:
+        return False
+
+
+def is_normalized(distribution: dist.Distribution) -> bool:
+    """Whether `log_prob` is a log-density, constant included."""
+
+    def is_improper(node: Any) -> bool:
+        improper = isinstance(node, dist.ImproperUniform | dist.Unit)
+        return improper or getattr(node, "is_normalized", True) is False
+
+    return not any(map(is_improper, jax.tree.leaves(distribution, is_leaf=is_improper)))
+
+
+def is_discrete(energy: AbstractEnergy) -> bool:
+    """Whether an energy, an expert in it, or a distribution in it is about integers."""
+
+    def says_so(node: Any) -> bool:
+        return getattr(node, "is_discrete", False) is True
+
+    return any(map(says_so, jax.tree.leaves(energy, is_leaf=says_so)))
 
 
 def _elementwise(support: Any) -> Any:

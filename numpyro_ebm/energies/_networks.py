@@ -11,6 +11,8 @@ import jax.random as jr
 import numpy as np
 import numpyro.distributions as dist
 from jax import lax
+from numpyro.distributions import constraints
+from numpyro.distributions.constraints import Constraint
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Float, Key, Scalar, Shape
@@ -60,6 +62,10 @@ class MLPEnergy(AbstractEnergy):
         self.network = eqx.nn.MLP(size, "scalar", width_size, depth, activation, key=key)
         self.reference = _as_reference(reference, self.event_shape)
         self.spectral_norm = spectral_norm
+
+    @property
+    def support(self) -> Constraint | None:
+        return _reference_support(self.reference)
 
     def __call__(self, x: Float[Array, "*event"]) -> Scalar:
         network = unfreeze(self.network)
@@ -144,6 +150,10 @@ class ConvEnergy(AbstractEnergy):
         self.activation = activation
         self.spectral_norm = spectral_norm
 
+    @property
+    def support(self) -> Constraint | None:
+        return _reference_support(self.reference)
+
     def __call__(self, x: Float[Array, "*event"]) -> Scalar:
         kernels, biases, head = unfreeze((self.kernels, self.biases, self.head))
         if self.spectral_norm:
@@ -164,6 +174,8 @@ def convolve(
     image: Float[Array, "h w c_in"], kernel: Float[Array, "k k c_in c_out"], stride: int
 ) -> Float[Array, "h_out w_out c_out"]:
     """A convolution padded with zeros, in the form that is fast on the platform it runs on."""
+    dtype = jnp.result_type(image, kernel)
+    image, kernel = image.astype(dtype), kernel.astype(dtype)
     return lax.platform_dependent(
         image,
         kernel,
@@ -230,6 +242,11 @@ def _as_reference(reference: Any, event_shape: Shape) -> Frozen | None:
 def _reference_energy(reference: Any, x: Array) -> Any:
     reference = unfreeze(reference)
     return 0.0 if reference is None else reference(x) + reference.log_z
+
+
+def _reference_support(reference: Any) -> Constraint | None:
+    reference = unfreeze(reference)
+    return constraints.real if reference is None else reference.support
 
 
 def _show_network(energy: Any) -> str:

@@ -9,10 +9,12 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
+from numpyro.distributions import constraints
+from numpyro.distributions.constraints import Constraint
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Float, Key, Point, Scalar, Shape
-from ._base import AbstractEnergy, as_energy, show_number, show_term
+from ._base import AbstractEnergy, as_energy, common_support, is_real, show_number, show_term
 
 
 class Normalized(AbstractEnergy):
@@ -45,6 +47,10 @@ class Normalized(AbstractEnergy):
     @property
     def event_shape(self) -> Shape | None:
         return self.energy.event_shape
+
+    @property
+    def support(self) -> Constraint | None:
+        return self.energy.support
 
     @property
     def log_z(self) -> Scalar:
@@ -113,6 +119,12 @@ class Mixture(AbstractEnergy):
     def event_shape(self) -> Shape | None:
         shapes = (energy.event_shape for energy in self.energies)
         return next((shape for shape in shapes if shape is not None), None)
+
+    @property
+    def support(self) -> Constraint | None:
+        # Where one expert is free, the mixture is.
+        supports = [energy.support for energy in self.energies]
+        return constraints.real if any(map(is_real, supports)) else common_support(supports)
 
     @property
     def weights(self) -> Float[Array, " k"]:

@@ -6,7 +6,7 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -40,6 +40,8 @@ class IsingModel(AbstractEnergy):
     - `field`: $h$, or `None` for none.
     - `periodic`: whether opposite edges are neighbours.
     """
+
+    is_discrete: ClassVar[bool] = True
 
     shape: Shape = eqx.field(static=True)
     coupling: Scalar = eqx.field(converter=as_floats)
@@ -168,6 +170,8 @@ class BernoulliRBM(AbstractRBM):
     - `weights`: $W$, of shape `(visible, hidden)`.
     - `visible_bias`, `hidden_bias`: $b$ and $c$.
     """
+
+    is_discrete: ClassVar[bool] = True
 
     @property
     def log_z(self) -> Scalar:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from numpyro.distributions.constraints import Constraint
+
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Point, Scalar, Shape
 from ._base import AbstractEnergy, DistributionEnergy, as_energy, show_sum
@@ -29,6 +31,10 @@ class Tilted(AbstractEnergy):
     @property
     def event_shape(self) -> Shape | None:
         return unfreeze(self.reference).event_shape
+
+    @property
+    def support(self) -> Constraint | None:
+        return unfreeze(self.reference).support
 
     def __call__(self, x: Point) -> Scalar:
         reference = unfreeze(self.reference)

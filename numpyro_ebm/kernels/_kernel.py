@@ -15,6 +15,7 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.infer.util import initialize_model
 from numpyro.util import is_prng_key
 
+from .._normalization import check_normalization
 from .._types import Array, Energy, Key, Point, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy
 from ._adaptation import Adaptation
@@ -88,7 +89,9 @@ class AbstractKernel(MCMCKernel):
     ) -> KernelState:
         """Start one chain, or one a key if `rng_key` is a batch of keys.
 
-        **Raises** `ValueError` where a chain could never leave its start.
+        **Raises** `ValueError` where a chain could never leave its start, and
+        [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if the model infers parameters of
+        an energy without its normaliser.
         """
         state = self._init(rng_key, num_warmup, init_params, model_args, model_kwargs)
         _check_start(state)
@@ -196,6 +199,7 @@ class AbstractKernel(MCMCKernel):
             self._potential_fn_gen = info.potential_fn
             self._postprocess_fn_gen = info.postprocess_fn
             self._is_traced = isinstance(rng_key, Tracer)
+            check_normalization(self._model, *model_args, **(model_kwargs or {}))
             return as_position(info.param_info.z if init_params is None else init_params)
         if self._potential_fn is None:
             raise ValueError(
@@ -266,15 +270,15 @@ class AbstractKernel(MCMCKernel):
 
 def run_short_chain(
     rng_keys: Key, kernel: AbstractKernel, energy: Energy, start: Point, num_steps: int
-) -> Point:
-    """The ends of independent chains, one a key, that adapt for half of `num_steps`."""
+) -> KernelState:
+    """Where independent chains, one a key, end that adapt for half of `num_steps`."""
     bound = kernel.with_potential(energy)
     state = bound._init(rng_keys, num_steps // 2, start)
 
     def step(_: Array, state: KernelState) -> KernelState:
         return bound.sample(state, (), None)
 
-    return jax.lax.fori_loop(0, num_steps, step, state).z
+    return jax.lax.fori_loop(0, num_steps, step, state)
 
 
 _CLOSURES = ("_potential_fn_gen", "_postprocess_fn_gen", "_is_traced")
