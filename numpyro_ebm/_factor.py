@@ -83,7 +83,8 @@ def factor(name: str, energy: Any, *values: Array, constant_z: bool = False) -> 
 
 
 def _check_scalar(energy: Callable[..., Any], points: list[Array]) -> None:
-    value = jax.eval_shape(lambda *x: energy(*x), *points)
+    # A new function each time: JAX would look an energy up by comparing its arrays.
+    value = jax.eval_shape(lambda *x: energy(*x), *points)  # noqa: PLW0108
     if jnp.shape(value) != ():
         raise ValueError(
             f"The energy of one point must be a scalar, got shape {value.shape} for points of "

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from scipy.stats import binom
 
 import numpyro_ebm as ebm
 
@@ -110,3 +111,30 @@ def count_traces(function):
 
 def trees_equal(a, b):
     return jax.tree.all(jax.tree.map(lambda x, y: jnp.array_equal(x, y), a, b))
+
+
+def assert_uniform(ranks, num_draws, *, num_simulations=2000):
+    """Ranks, one a replicate, among `num_draws` draws: inside the 95 % band of a uniform ECDF.
+
+    The band holds for all ranks at once, by simulation (Säilynoja, Bürkner and Vehtari 2022).
+    """
+    ranks = np.asarray(ranks)
+    rng = np.random.default_rng(0)
+    grid = np.arange(num_draws)  # The ECDF at num_draws is one.
+    chance = (grid + 1) / (num_draws + 1)
+
+    def counts(ranks):
+        return (ranks[:, None] <= grid).sum(0)
+
+    simulated = rng.integers(0, num_draws + 1, (num_simulations, len(ranks)))
+    simulated = np.stack([counts(one) for one in simulated])
+
+    # For each simulation, how far out in the binomial's tails its ECDF gets anywhere.
+    def tail(counts):
+        below = binom.cdf(counts, len(ranks), chance)
+        return np.minimum(below, binom.sf(counts - 1, len(ranks), chance)).min(-1)
+
+    level, ours = np.quantile(tail(simulated), 0.05), tail(counts(ranks))
+    assert ours >= level, (
+        f"an ECDF this far out has probability {ours:.1e}, the band {level:.1e}"
+    )

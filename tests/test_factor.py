@@ -161,7 +161,8 @@ def test_latent_spins_by_numpyros_gibbs():
     ising = ebm.IsingModel((2, 2), 0.5, 0.3, periodic=False)
 
     def model():
-        up = numpyro.sample("up", dist.Bernoulli(0.5).expand([2, 2]).to_event(2))
+        with numpyro.plate("row", 2, dim=-2), numpyro.plate("column", 2):
+            up = numpyro.sample("up", dist.Bernoulli(0.5))
         numpyro.sample("x", dist.Normal(0, 1))
         ebm.factor("f", ising, 2.0 * up - 1)
 

@@ -1,0 +1,140 @@
+"""Posteriors under an energy as prior, against closed forms."""
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from helpers import assert_moments, assert_uniform
+from jax.scipy.special import logsumexp
+from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoMultivariateNormal
+
+import numpyro_ebm as ebm
+
+NOISE, Y = 0.5, 0.5
+WEIGHTS = np.array([0.4, 0.6])
+LOCS = np.array([[-2.0, 0.0], [2.0, 1.0]])
+COVARIANCES = np.array([[[1.0, 0.5], [0.5, 1.0]], [[0.5, -0.2], [-0.2, 0.8]]])
+MIXTURE = ebm.GaussianMixture(WEIGHTS, LOCS, COVARIANCES)
+
+
+def model(y, energy=lambda x: MIXTURE(x) + 3.7):
+    """The prior is known up to a constant only, and the first coordinate is seen with noise."""
+    x = numpyro.sample("x", ebm.EnergyDistribution(energy, (2,)))
+    numpyro.sample("y", dist.Normal(x[0], NOISE), obs=y)
+
+
+def posterior(y):
+    """Weights, means and covariances of the components, each conditioned on `y`."""
+    variance = COVARIANCES[:, 0, 0] + NOISE**2
+    log_weights = np.log(WEIGHTS) + np.asarray(
+        dist.Normal(LOCS[:, 0], variance**0.5).log_prob(y)
+    )
+    gains = COVARIANCES[:, :, 0] / variance[:, None]
+    locs = LOCS + gains * (y - LOCS[:, 0])[:, None]
+    covariances = COVARIANCES - gains[:, :, None] * COVARIANCES[:, None, 0]
+    return np.exp(log_weights - logsumexp(log_weights)), locs, covariances
+
+
+def moments(y):
+    weights, locs, covariances = posterior(y)
+    mean = weights @ locs
+    inner = np.diagonal(covariances, axis1=1, axis2=2)
+    return mean, weights @ (inner + (locs - mean) ** 2)
+
+
+def run(kernel, num_samples, *args, num_chains=400):
+    mcmc = MCMC(
+        kernel,
+        num_warmup=300,
+        num_samples=num_samples,
+        num_chains=num_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    mcmc.run(jax.random.key(0), *args)
+    return mcmc.get_samples(group_by_chain=True)["x"]
+
+
+def test_the_closed_form_is_the_published_one():
+    weights, _, _ = posterior(Y)
+    mean, variance = moments(Y)
+    np.testing.assert_allclose(weights, [0.15964, 0.84036], atol=1e-5)
+    np.testing.assert_allclose(mean, [0.840356, 1.336142], atol=1e-6)
+    np.testing.assert_allclose(variance, [0.306146, 0.776646], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("Kernel", "num_samples"),
+    [
+        pytest.param(NUTS, 400, marks=pytest.mark.slow, id="NumPyro's NUTS"),
+        pytest.param(ebm.NUTS, 400, id="NUTS"),
+        pytest.param(ebm.MALA, 1500, id="MALA"),
+    ],
+)
+def test_a_mixture_as_prior(Kernel, num_samples):
+    assert_moments(run(Kernel(model), num_samples, Y), *moments(Y))
+
+
+def test_a_prior_of_another_temperature_would_be_seen():
+    draws = run(ebm.MALA(model), 1500, Y, 1.05 * MIXTURE)
+    with pytest.raises(AssertionError, match="mean: z = "):
+        assert_moments(draws, *moments(Y))
+
+
+def test_variational_inference_with_a_full_rank_guide():
+    """Where the posterior is Gaussian, a Gaussian guide can be exact."""
+    gaussian = ebm.Gaussian(LOCS[0], COVARIANCES[0])
+    energy = ebm.as_energy(lambda x: gaussian(x) + 3.7, (2,))
+    guide = AutoMultivariateNormal(model)
+    optimiser = optax.adam(optax.cosine_decay_schedule(0.03, 4000))
+    svi = SVI(model, guide, optimiser, Trace_ELBO(num_particles=32))
+    result = svi.run(jax.random.key(0), 4000, Y, energy, progress_bar=False)
+    draws = guide.sample_posterior(jax.random.key(1), result.params, sample_shape=(400, 100))[
+        "x"
+    ]
+    _, locs, covariances = posterior(Y)
+    assert_moments(draws, locs[0], np.diag(covariances[0]))
+
+
+REPLICATES = 2000
+
+
+def many_posteriors(energy, num_draws, rng_key):
+    """Ranks of what was drawn from the prior among draws from its posterior, many times over."""
+    prior_key, noise_key, chain_key = jax.random.split(rng_key, 3)
+    x = MIXTURE.sample(prior_key, (REPLICATES,))
+    ys = x[:, 0] + NOISE * jax.random.normal(noise_key, (REPLICATES,))
+
+    @jax.jit
+    @jax.vmap
+    def draw(rng_key, y):
+        mcmc = MCMC(
+            ebm.MALA(model),
+            num_warmup=500,
+            num_samples=30 * num_draws,
+            thinning=30,
+            progress_bar=False,
+        )
+        mcmc.run(rng_key, y, energy)
+        return mcmc.get_samples()["x"]
+
+    draws = draw(jax.random.split(chain_key, REPLICATES), ys)
+    return (draws < x[:, None]).sum(1)
+
+
+@pytest.mark.slow
+def test_simulation_based_calibration():
+    ranks = many_posteriors(MIXTURE, 99, jax.random.key(0))
+    for coordinate in ranks.T:
+        assert_uniform(coordinate, 99)
+
+
+@pytest.mark.slow
+def test_a_prior_that_is_not_the_data_s_would_be_seen():
+    ranks = many_posteriors(2.0 * MIXTURE, 99, jax.random.key(0))
+    for coordinate in ranks.T:
+        with pytest.raises(AssertionError, match="this far out"):
+            assert_uniform(coordinate, 99)
