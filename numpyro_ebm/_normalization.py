@@ -16,7 +16,6 @@ import jax.random as jr
 from jax.custom_derivatives import SymbolicZero
 from numpyro import handlers
 from numpyro.distributions import MaskedDistribution
-from numpyro.infer import init_to_uniform
 from numpyro.ops.provenance import eval_provenance
 
 from ._trainable import unfreeze
@@ -79,7 +78,7 @@ def _guarded_jvp(where: str, primals: tuple, tangents: tuple) -> tuple[Scalar, A
     if _moves(parameters) and not _moves(counted):
         raise UnnormalizedError(
             f"`{where}` is differentiated with respect to parameters of its energy, but its "
-            f"normaliser is unknown, and it changes with them. {_WAYS_OUT}"
+            f"normaliser is unknown, and changes with them.\n{_WAYS_OUT}"
         )
     return primals[0], tangent
 
@@ -117,8 +116,8 @@ def check_normalization(model: Callable[..., Any], *args: Any, **kwargs: Any) ->
             f"site `{name}`: {_list(parents)}" for name, parents in guilty.items()
         )
         raise UnnormalizedError(
-            "Parameters of an energy are inferred, but its normaliser is unknown, and it "
-            f"changes with them ({sites}). {_WAYS_OUT}"
+            "Parameters of an energy are inferred, but its normaliser is unknown, and changes "
+            f"with them ({sites}).\n{_WAYS_OUT}"
         )
 
 
@@ -156,14 +155,11 @@ class _Free(handlers.substitute):
             super().process_message(msg)
 
 
-def _start(site: dict[str, Any]) -> Any:
-    # Without drawing: the draw of an energy is a long chain.
-    if site["type"] != "sample" or site["is_observed"]:
+def _start(site: dict[str, Any]) -> Array | None:
+    # Only shapes are looked at, and the draw of an energy is a long chain.
+    if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
         return None
-    try:
-        return init_to_uniform(site)
-    except NotImplementedError:  # A support without a bijection.
-        return None
+    return jnp.zeros(site["fn"].shape(site["kwargs"]["sample_shape"]))
 
 
 def _is_free(site: dict[str, Any]) -> bool:
@@ -195,10 +191,11 @@ def _list(names: set[str]) -> str:
     return ", ".join(f"`{name}`" for name in first) + (f" and {rest} more" if rest else "")
 
 
-_WAYS_OUT = (
-    "Left out, the posterior would be wrong. Use an energy that knows its `log_z`, or give it "
-    "one that depends on the same parameters, `ebm.Normalized(energy, log_z)`; or learn the "
-    "energy outside of the model (`ebm.Estimator`) and keep it fixed; or move and scale a "
-    "fixed energy, `dist.TransformedDistribution(ebm.EnergyDistribution(energy), transform)`. "
-    "If its normaliser is in fact constant, say `constant_z=True`."
-)
+_WAYS_OUT = """\
+Left out, the posterior would be wrong, and nothing would show it. Ways out:
+- an energy that knows its `log_z`, or `ebm.Normalized(energy, log_z)`, where `log_z` depends on
+  the same parameters;
+- learn the energy outside of the model (`ebm.Estimator`), and keep it fixed;
+- move and scale a fixed energy:
+  `dist.TransformedDistribution(ebm.EnergyDistribution(energy), transform)`;
+- `constant_z=True`, if the normaliser is in fact constant."""

@@ -737,6 +737,13 @@ def test_initialisation(sampler):
             "lists 3 constraints, one a coordinate",
         ),
         (
+            lambda: ebm.EnergyDistribution(network(), (2,), support=constraints.sphere).sample(
+                jax.random.key(0)
+            ),
+            NotImplementedError,
+            "no bijection from unconstrained space",
+        ),
+        (
             lambda: ebm.EnergyDistribution(lambda x: x, (), support=constraints.simplex),
             ValueError,
             "does not fit points of shape",

@@ -8,7 +8,13 @@ import matplotlib.pyplot as plt
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/index.md", "docs/compose.md", "docs/extending.md"]
+PAGES = [
+    "README.md",
+    "docs/index.md",
+    "docs/compose.md",
+    "docs/bayesian.md",
+    "docs/extending.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -48,3 +48,21 @@ def test_glasses_and_hats(tmp_path):
     assert "glasses - 0.5 * hats: NOT integrable" in printed
     assert "against a background: integrable in every direction seen" in printed
     assert (tmp_path / "people.png").stat().st_size > 10_000
+
+
+def test_pulses(tmp_path):
+    printed = run("03_pulses.py", tmp_path / "pulses.png", cwd=tmp_path)
+    rows = re.findall(
+        r"^(.+?) +([\d.]+) +([\d.]+)% +([\d.]+) ± ([\d.]+)$", printed, re.MULTILINE
+    )
+    (_, rmse, coverage, noise, noise_sd), (_, gaussian_rmse, *_) = rows
+    assert float(rmse) < 0.8 * float(gaussian_rmse)
+    assert 82 <= float(coverage) <= 96
+    assert abs(float(noise) - 0.05) < 3 * float(noise_sd)
+    for r_hat, ess in re.findall(
+        r"r_hat <= ([\d.]+), ess_bulk >= (\d+), divergences 0", printed
+    ):
+        assert float(r_hat) < 1.05
+        assert int(ess) > 100
+    assert "integrable in every direction seen" in printed
+    assert (tmp_path / "pulses.png").stat().st_size > 10_000

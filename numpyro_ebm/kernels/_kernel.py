@@ -188,6 +188,7 @@ class AbstractKernel(MCMCKernel):
         model_kwargs: dict | None,
     ) -> Point:
         if self._model is not None:
+            check_normalization(self._model, *model_args, **(model_kwargs or {}))
             info = initialize_model(
                 rng_key,
                 self._model,
@@ -199,7 +200,6 @@ class AbstractKernel(MCMCKernel):
             self._potential_fn_gen = info.potential_fn
             self._postprocess_fn_gen = info.postprocess_fn
             self._is_traced = isinstance(rng_key, Tracer)
-            check_normalization(self._model, *model_args, **(model_kwargs or {}))
             return as_position(info.param_info.z if init_params is None else init_params)
         if self._potential_fn is None:
             raise ValueError(
