@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import optax
 from numpyro.infer import MCMC
 
@@ -142,6 +144,32 @@ def sliced_at(key, energy, x):
     return -jnp.sum(v * slope) + 0.5 * jnp.sum(gradient**2)
 
 
+def site(num_chains=1000, num_steps=500, step_size=1e-3):
+    """Descent on the potential of a model with an energy as site, and by hand."""
+    start = jr.normal(KEY, (num_chains, 2))
+
+    def model(energy):
+        x = numpyro.sample("x", ebm.EnergyDistribution(energy))
+        numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=jnp.ones(2))
+
+    def descend(potential, start):
+        def step(x, _):
+            return x - step_size * jax.vmap(jax.grad(potential))(x), None
+
+        return jax.lax.scan(step, start, length=num_steps)[0]
+
+    @eqx.filter_jit
+    def ours(energy, start):
+        potential = ebm.ModelEnergy(model, energy)
+        return descend(lambda x: potential({"x": x}), start)
+
+    @jax.jit
+    def theirs(params, start):
+        return descend(lambda x: network_energy(params, x) + 0.5 * jnp.sum((x - 1) ** 2), start)
+
+    return lambda: ours(ENERGY, start), lambda: theirs(PARAMS, start)
+
+
 def driver():
     """NumPyro's `MCMC` around our kernel, and the same transitions in one jitted scan."""
     kernel = ebm.MALA(potential_fn=ENERGY, adapt_step_size=False, step_size=0.05)
@@ -161,6 +189,7 @@ if __name__ == "__main__":
     compare("MALA, 100 chains x 2000", *mala(100, 2000))
     compare("MALA, 1000 chains x 500", *mala(1000, 500))
     compare("MALA under MCMC (compiles each run)", *driver())
+    compare("gradient of a model with an energy site", *site())
     compare(
         "DenoisingScoreMatching, 1000 steps x 256",
         *fitting(ebm.DenoisingScoreMatching(0.1), denoising_at),

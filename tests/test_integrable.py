@@ -67,7 +67,9 @@ def test_the_way_out_is_found_and_named():
 def test_chains_that_run_away_point_here():
     gaussian = ebm.Gaussian(MEAN, np.eye(2))
     site = ebm.EnergyDistribution(gaussian - 2 * gaussian, num_steps=200)
-    with pytest.warns(UserWarning, match=r"ran away; `ebm.check_integrable` calls it NOT"):
+    with pytest.warns(
+        UserWarning, match=r"ran away; `ebm.check_integrable` calls the energy NOT"
+    ):
         site.sample(jax.random.key(0), (3,))
     jax.jit(lambda key: site.sample(key))(jax.random.key(0))
 

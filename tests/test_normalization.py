@@ -426,7 +426,7 @@ def test_an_energy_as_a_model_argument_under_jit():
         x = numpyro.sample("x", ebm.EnergyDistribution(energy, (2,)))
         numpyro.sample("y", dist.Normal(x, theta()).to_event(1), obs=y)
 
-    for kernel in (ebm.MALA(model), HMC(model, num_steps=2)):
+    for kernel in (ebm.MALA(model), HMC(model, trajectory_length=1.0)):
         mcmc = MCMC(kernel, num_warmup=5, num_samples=5, jit_model_args=True, **QUIET)
         for precision in (1.0, 2.0):
             mcmc.run(jax.random.key(0), Unnormalized(jnp.array(precision)), jnp.ones(2))
