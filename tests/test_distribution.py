@@ -274,9 +274,6 @@ def test_validation(validate):
     assert site.expand([3]).log_prob(jnp.ones(2)).shape == (3,)
 
 
-# --- Supports
-
-
 GAMMA, BETA = dist.Gamma(3.0, 2.0), dist.Beta(2.0, 3.0)
 DIRICHLET = dist.Dirichlet(jnp.array([2.0, 3.0, 4.0]))
 TRUNCATED = dist.TruncatedNormal(0.0, 1.0, low=-1.0, high=2.0)
@@ -423,9 +420,6 @@ def test_bounds_of_a_batch_broadcast():
         assert site.log_prob(jnp.full(3, 0.5)).tolist() == [0.0, -np.inf, -np.inf]
 
 
-# --- Draws
-
-
 def test_exact_samples_where_the_energy_has_them():
     site = ebm.EnergyDistribution(ENERGIES["Gaussian"](), sampler=None)
     draws = site.draw(jax.random.key(0), (400, 100))
@@ -502,9 +496,6 @@ def test_unhealthy_chains_are_reported_where_they_were_asked_for():
 
 def test_no_gradient_flows_through_sample():
     assert not ebm.EnergyDistribution(network(), (2,)).has_rsample
-
-
-# --- In models
 
 
 def hierarchy(y=None):
@@ -687,9 +678,6 @@ def test_initialisation(sampler):
         assert np.isfinite(state.z["x"]).all()
         if strategy is STRATEGIES[-1]:
             np.testing.assert_allclose(state.z["x"], X)
-
-
-# --- Mistakes
 
 
 @pytest.mark.parametrize(
