@@ -8,6 +8,7 @@ numpyro.set_host_device_count(2)
 
 @pytest.fixture
 def x64():
+    before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
     yield
-    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_enable_x64", before)

@@ -354,7 +354,7 @@ def assert_support_moments(draws, name, **kwargs):
 def test_supports_are_sampled_with_their_jacobian(name):
     energy, shape, support, *_ = SUPPORTS[name]
     site = ebm.EnergyDistribution(energy, shape, support=support, num_steps=150)
-    assert_support_moments(site.sample(jax.random.key(0), (40_000,)), name)
+    assert_support_moments(site.draw(jax.random.key(0), 40_000).values, name)
 
 
 @pytest.mark.slow
@@ -383,7 +383,7 @@ def test_a_missing_jacobian_would_be_seen(name):
     transform = biject_to(support)
     inner = transform.inverse_shape(shape)
     mutant = ebm.EnergyDistribution(lambda z: energy(transform(z)), inner, num_steps=150)
-    draws = transform(mutant.sample(jax.random.key(0), (8_000,)))
+    draws = transform(mutant.draw(jax.random.key(0), 8_000).values)
     with pytest.raises(AssertionError, match="mean: z = "):
         assert_support_moments(draws, name, ess_variance=400)
 
@@ -461,7 +461,7 @@ def test_batches_are_drawn_each_from_its_own_energy():
         batch_shape=(3,),
         num_steps=200,
     )
-    draws = site.sample(jax.random.key(0), (10_000,))
+    draws = site.draw(jax.random.key(0), 10_000).values
     for i in range(3):
         blocks = draws[:, i].reshape(400, -1, 2)
         assert_moments(blocks, gaussians.loc[i], np.diag(COVARIANCE), ess_variance=7_000)
