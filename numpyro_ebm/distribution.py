@@ -350,7 +350,7 @@ def _strip(tree: PyTree, batch_shape: Shape) -> PyTree:
     def one(leaf: Any) -> Any:
         if not _is_data(leaf):
             return leaf
-        return jax.ShapeDtypeStruct(leaf.shape[len(batch_shape) :], leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape[len(batch_shape) :], jnp.result_type(leaf))
 
     return jax.tree.map(one, tree)
 
