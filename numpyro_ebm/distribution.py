@@ -55,9 +55,9 @@ class EnergyDistribution(Distribution):
     $[-2, 2]^d$ of the unconstrained space, as NumPyro's chains do. The default, 1000 steps of
     MALA, left no error to be seen in 1000 draws of Gaussians to 64 dimensions and to condition
     number 100, of a ring, a banana, and modes that overlap, where 100 transitions of NUTS took
-    4 to 30 times as long; it gets neither the proportions of modes far apart right, nor a
-    funnel. Outside of `jax.jit`, `sample` warns of chains that got stuck or ran away; `draw`
-    returns their health.
+    3 to 45 times as long (`benchmarks/inner_sampler.py`). It gets neither the proportions of
+    modes far apart right, nor a funnel. Outside of `jax.jit`, `sample` warns of chains that
+    got stuck or ran away; `draw` returns their health.
 
     **Arguments**
 
