@@ -105,12 +105,7 @@ class EnergyDistribution(Distribution):
         # Whether the energy's `log_z` and exact draws belong to this support.
         self._is_own = own is not None and same_support(constraint, _as_constraint(own, shape))
         # The zeros get the axes that `scan` and `vmap` put in front, if nothing else does.
-        leaves, treedef = jax.tree.flatten((energy, constraint, np.zeros(batch_shape)))
-        # What isn't an array (an activation, say) goes where NumPyro hashes and compares it.
-        self._arrays = [leaf if _is_data(leaf) else None for leaf in leaves]
-        static = tuple(None if _is_data(leaf) else leaf for leaf in leaves)
-        ndims = tuple(jnp.ndim(x) - len(batch_shape) if _is_data(x) else 0 for x in leaves)
-        self._static = (static, treedef, ndims)
+        self._pack((energy, constraint, np.zeros(batch_shape)), len(batch_shape))
         self.sampler = sampler
         self.num_steps = num_steps
         self.constant_z = constant_z
@@ -194,6 +189,29 @@ class EnergyDistribution(Distribution):
         *_, zeros = self._arrays
         new._batch_shape = jnp.shape(zeros)  # pyright: ignore[reportArgumentType]
         return new
+
+    def __copy__(self) -> Self:
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Equinox's modules can be pickled, the structure that JAX makes of them cannot.
+        energy, support = self._unpack(self._arrays)
+        tree = (energy, support, self._arrays[-1])
+        return {**vars(self), "_arrays": tree, "_static": len(self.batch_shape)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._pack(state["_arrays"], state["_static"])
+
+    def _pack(self, tree: PyTree, batch_ndim: int) -> None:
+        leaves, treedef = jax.tree.flatten(tree)
+        # What isn't an array (an activation, say) goes where NumPyro hashes and compares it.
+        self._arrays = [leaf if _is_data(leaf) else None for leaf in leaves]
+        static = tuple(None if _is_data(leaf) else leaf for leaf in leaves)
+        ndims = tuple(jnp.ndim(x) - batch_ndim if _is_data(x) else 0 for x in leaves)
+        self._static = (static, treedef, ndims)
 
     def _unpack(self, arrays: PyTree) -> tuple[AbstractEnergy, Any]:
         static, treedef, _ = self._static

@@ -1,5 +1,7 @@
 """Every clause of NumPyro's `Distribution`, for a table of energies."""
 
+import pickle
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -228,6 +230,15 @@ def test_what_an_energy_does_not_know(make):
     assert not site.has_enumerate_support
     assert site.get_args() == {}
     site.validate_args()
+
+
+@pytest.mark.parametrize("name", ["exact", "tempered", "batched exact"])
+def test_pickling(name):
+    site = SITES[name]()
+    again = pickle.loads(pickle.dumps(site))
+    value = point(site, 2)
+    np.testing.assert_array_equal(again.log_prob(value), site.log_prob(value))
+    assert again.shape() == site.shape()
 
 
 def test_moments_where_the_energy_knows_them():

@@ -93,6 +93,15 @@ def test_import_starts_no_backend_and_warns_of_nothing():
     assert done.stdout == done.stderr == ""
 
 
+def test_a_first_import_of_blackjax_under_a_trace_leaks_nothing():
+    run(
+        "import jax, numpyro_ebm as ebm\n"
+        "site = ebm.EnergyDistribution(lambda x: x**2, (), num_steps=4)\n"
+        "with jax.checking_leaks():\n"
+        "    jax.jit(site.sample)(jax.random.key(0))\n"
+    )
+
+
 @pytest.mark.slow
 def test_import_is_hardly_slower_than_what_it_needs():
     needs = "import numpyro, equinox, optax, jaxtyping, arviz_base"

@@ -2,13 +2,17 @@
 
 from types import ModuleType
 
+import jax
+
 
 def blackjax() -> ModuleType:
     """BlackJAX, imported at its first use.
 
     Importing BlackJAX 1.7 starts JAX's backend, after which `numpyro.set_host_device_count`
-    and `numpyro.set_platform` silently do nothing.
+    and `numpyro.set_platform` silently do nothing. And it computes a default argument: under a
+    trace that would be a tracer, leaked for good.
     """
-    import blackjax
+    with jax.ensure_compile_time_eval():
+        import blackjax
 
     return blackjax
