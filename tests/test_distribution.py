@@ -369,6 +369,7 @@ def test_supports_are_sampled_with_their_jacobian(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Continuous inference poorly handles circular")
 @pytest.mark.parametrize("name", SUPPORTS)
 def test_supports_under_a_kernel(name):
     energy, shape, support, *_ = SUPPORTS[name]
@@ -376,7 +377,7 @@ def test_supports_under_a_kernel(name):
     mcmc = MCMC(
         ebm.NUTS(lambda: numpyro.sample("x", site)),
         num_warmup=200,
-        num_samples=200,
+        num_samples=600,
         num_chains=400,
         chain_method="vectorized",
         progress_bar=False,
