@@ -59,15 +59,34 @@ from .estimation import (
     NonFiniteError as NonFiniteError,
 )
 from .kernels import (
+    GHMC as GHMC,
+    HMC as HMC,
     MALA as MALA,
     NUTS as NUTS,
+    AdjustedMCLMC as AdjustedMCLMC,
+    AnnealedLangevin as AnnealedLangevin,
+    AutoMALA as AutoMALA,
+    BarkerMH as BarkerMH,
+    BlockGibbs as BlockGibbs,
+    ChainState as ChainState,
+    GibbsWithGradients as GibbsWithGradients,
     HamiltonianState as HamiltonianState,
     KernelState as KernelState,
+    ParallelTempering as ParallelTempering,
+    RandomWalkMetropolis as RandomWalkMetropolis,
+    TemperedSMC as TemperedSMC,
+    UnadjustedLangevin as UnadjustedLangevin,
+    UnadjustedMCLMC as UnadjustedMCLMC,
 )
 from .objectives import (
     DenoisingScoreMatching as DenoisingScoreMatching,
     SlicedScoreMatching as SlicedScoreMatching,
 )
 from .plots import plot_energy as plot_energy, plot_images as plot_images
-from .sampling import Draws as Draws
+from .sampling import (
+    Draws as Draws,
+    Moments as Moments,
+    sample as sample,
+    sample_moments as sample_moments,
+)
 from .saving import load as load, save as save

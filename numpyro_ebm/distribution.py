@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from numpyro.distributions import Distribution, biject_to, constraints
+from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
@@ -25,6 +25,7 @@ from .energies import (
     Normalized,
     Transformed,
     as_energy,
+    bijection,
     check_energy,
     is_discrete,
     same_support,
@@ -257,7 +258,7 @@ class EnergyDistribution(Distribution):
                 "such as `sampler=ebm.NUTS()`."
             )
         size = math.prod(sample_shape)
-        transform = _bijection(support)
+        transform = bijection(support)
         start_key, chain_key = jr.split(rng_key)
         shape = transform.inverse_shape(self.event_shape)
         start = jr.uniform(
@@ -280,7 +281,7 @@ class EnergyDistribution(Distribution):
         return _vmap(moment, len(self.batch_shape))(self._arrays)
 
     def _warn_of_bad_health(self, draws: Draws) -> None:
-        transform = _bijection(self.support)
+        transform = bijection(self.support)
         far = np.abs(np.asarray(transform.inv(draws.values)))
         # From a start in [-2, 2]^d, this far out is worth the second that a look takes.
         if draws.ok and np.all(far < 30):
@@ -305,7 +306,7 @@ class EnergyDistribution(Distribution):
         index = np.unravel_index(np.argmax(np.where(np.isnan(far), np.inf, far)), far.shape)
         which = index[num_sample_dims : num_sample_dims + len(self.batch_shape)]
         energy, support = self._unpack(jax.tree.map(lambda a: a[which], self._arrays))
-        transform = _bijection(support)
+        transform = bijection(support)
         radius = 100 * np.max(far, initial=1e3, where=np.isfinite(far))
         shape = transform.inverse_shape(self.event_shape)
         return check_integrable(Transformed(energy, transform), shape, radius=float(radius))
@@ -411,16 +412,6 @@ def _check_continuous(energy: AbstractEnergy, support: Any) -> None:
             "ones, add it beside a uniform NumPyro prior, such as `dist.Bernoulli(0.5)`, and "
             "sample by NumPyro's `DiscreteHMCGibbs`. For draws, call `energy.sample(rng_key)`."
         )
-
-
-def _bijection(support: Any) -> Any:
-    try:
-        return biject_to(support)
-    except NotImplementedError as error:
-        raise NotImplementedError(
-            f"NumPyro has no bijection from unconstrained space to {support}, in which a chain "
-            "could move."
-        ) from error
 
 
 def _is_data(leaf: Any) -> bool:

@@ -1,29 +1,75 @@
-"""What chains on an energy draw, and how they fared."""
+"""Many chains on an energy, outside of a NumPyro model."""
+
+import contextlib
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.random as jr
+from jax.sharding import Mesh, NamedSharding, Sharding
+from tqdm.auto import tqdm
 
-from ._types import Array, Float
+from ._checks import check_positive, user_level
+from ._types import Array, Float, Key, Point, PyTree, Scalar, Shape
+from .energies import (
+    AbstractEnergy,
+    ConditionalEnergy,
+    Transformed,
+    as_energy,
+    bijection,
+    check_energy,
+    is_discrete,
+    is_real,
+)
+from .kernels import (
+    AbstractAdaptation,
+    AbstractKernel,
+    AbstractMove,
+    AbstractPopulation,
+    ChainState,
+    Population,
+    Report,
+    advance_chains,
+    as_position,
+    start_chains,
+)
 
 
 class Draws(eqx.Module):
-    """Independent draws, each the end of a chain of its own or exact, and their health.
+    """Draws of an energy, and the health of the chains behind them.
 
-    - **values**: of shape `(*sample_shape, *batch_shape, *event_shape)`.
+    - **values**: `(chain, draw, *event)` if [`sample`][numpyro_ebm.sample] drew them;
+      `(*sample_shape, *batch_shape, *event_shape)` if a site did, each draw the end of a chain
+      of its own, or exact.
     - **accept_prob**: the mean acceptance probability of each chain after its warm-up; one
       where a draw is exact.
     - **num_steps**: the length of each chain, `0` where draws are exact.
+    - **stats**: what `sample` keeps of each draw, `(chain, draw)`: `potential_energy`, the
+      energy at the draw (of a constrained support, with the Jacobian), `accept_prob`,
+      `diverging` and `n_grad`.
+    - **state**: where the chains of `sample` stand, for `init_state`.
     """
 
-    values: Array
+    values: PyTree
     accept_prob: Float[Array, "*n"]
     num_steps: int = eqx.field(static=True)
+    stats: dict[str, Array] = eqx.field(default_factory=dict)
+    state: ChainState | None = None
 
     @property
     def finite(self) -> Array:
-        """Which draws are finite."""
-        axes = tuple(range(self.accept_prob.ndim, self.values.ndim))
-        return jnp.isfinite(self.values).all(axes)
+        """Which chains drew nothing but finite values."""
+
+        def finite(leaf: Array) -> Array:
+            return jnp.isfinite(leaf).all(tuple(range(self.accept_prob.ndim, leaf.ndim)))
+
+        return jnp.stack([finite(leaf) for leaf in jax.tree.leaves(self.values)]).all(0)
 
     @property
     def stuck(self) -> Array:
@@ -36,11 +82,439 @@ class Draws(eqx.Module):
         return bool(jnp.all(self.finite & ~self.stuck))
 
     def __repr__(self) -> str:
+        size = self.accept_prob.size
         if self.num_steps == 0:
-            return f"{self.accept_prob.size} exact draws"
-        accepted = float(jnp.mean(self.accept_prob))
+            return f"{size} exact draws"
+        what = f"{size} draws, each the end of {self.num_steps} steps"
+        if self.stats:
+            num_draws = self.stats["potential_energy"].shape[1]
+            what = f"{size} chains of {num_draws} draws"
         return (
-            f"{self.accept_prob.size} draws, each the end of {self.num_steps} steps: "
-            f"{accepted:.2f} accepted, {int(self.stuck.sum())} stuck, "
-            f"{int((~self.finite).sum())} not finite"
+            f"{what}: {float(jnp.mean(self.accept_prob)):.2f} accepted, "
+            f"{int(self.stuck.sum())} stuck, {int((~self.finite).sum())} not finite"
         )
+
+
+class Moments(eqx.Module):
+    """Mean and variance over all draws of all chains, none of which was kept.
+
+    - **mean**, **variance**: of the statistic.
+    - **std_error**: of the mean, from how the means of chains differ; NaN of one chain.
+    - **rhat**: split R-hat [Gelman et al. 2013], the classical one, without ranks.
+    - **accept_prob**, **state**: as in [`Draws`][numpyro_ebm.Draws].
+    """
+
+    mean: PyTree
+    variance: PyTree
+    std_error: PyTree
+    rhat: PyTree
+    accept_prob: Float[Array, " chain"]
+    state: ChainState
+
+
+def sample(
+    rng_key: Key,
+    energy: Any,
+    kernel: AbstractKernel | AbstractPopulation,
+    *,
+    event_shape: Shape | None = None,
+    num_chains: int | None = None,
+    num_warmup: int = 1000,
+    num_samples: int = 1000,
+    thinning: int = 1,
+    init_params: Point | None = None,
+    init_state: ChainState | None = None,
+    progress_bar: bool = True,
+    sharding: Sharding | None = None,
+) -> Draws:
+    r"""Draw from $p(x) \propto e^{-E(x)}$ by many chains at once.
+
+    ```python
+    draws = ebm.sample(jax.random.key(0), energy, ebm.MALA(), num_chains=1000)
+    ```
+
+    Step size and metric adapt to all chains together, so that a short warm-up of many chains
+    does what takes one chain a long one. The energy, its parameters and the step size are
+    arguments of one compiled program: a second call with other values of them compiles nothing.
+
+    **Arguments**
+
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `kernel`: such as [`NUTS()`][numpyro_ebm.NUTS] or [`MALA()`][numpyro_ebm.MALA], of
+      neither model nor potential; or a population that needs no warm-up,
+      [`TemperedSMC`][numpyro_ebm.TemperedSMC] or
+      [`AnnealedLangevin`][numpyro_ebm.AnnealedLangevin].
+    - `event_shape`: the shape of one point, if the energy doesn't know it.
+    - `num_chains`: 4, or as many as `init_params` has rows.
+    - `num_warmup`: transitions that adapt.
+    - `num_samples`: draws that are kept of each chain.
+    - `thinning`: transitions from one draw to the next.
+    - `init_params`: points to start from, `(chain, *event)`, by default uniform in
+      $[-2, 2]^d$ (of unconstrained space).
+    - `init_state`: `draws.state`, to go on from there; the draws are those that one longer call
+      would have made. What is missing of its warm-up comes first.
+    - `progress_bar`: show progress, acceptance and step size.
+    - `sharding`: how chains are laid out over devices, such as
+      `NamedSharding(jax.make_mesh((8,), ("chain",)), PartitionSpec("chain"))`.
+
+    **Raises** `ValueError` where chains start from an infinite energy or gradient. Warns of
+    chains that got stuck or are not finite. An interrupt (`KeyboardInterrupt`) warns and
+    returns the draws so far.
+    """
+    if isinstance(kernel, AbstractPopulation):
+        return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)
+    check_positive("num_samples", num_samples)
+    check_positive("thinning", thinning)
+    problem = _problem(as_energy(energy, event_shape), kernel)
+    if init_state is None:
+        positions = _positions(problem, rng_key, init_params, num_chains)
+        init_state = _start(problem, rng_key, positions, num_warmup, sharding)
+    first = max(int(init_state.i), init_state.num_warmup)
+    history = _History(jnp.asarray(first), jnp.asarray(thinning), num_samples)
+    end = first + num_samples * thinning
+    state, (values, rows) = _drive(problem, init_state, history, end, progress_bar)
+    num_steps = max(int(state.i) - first, 0)
+    if num_steps < num_samples * thinning:
+        values, rows = jax.tree.map(lambda x: x[:, : num_steps // thinning], (values, rows))
+    stats = {name: rows[..., i] for i, name in enumerate(_STATS)}
+    draws = Draws(values, state.accept_prob, num_steps, stats, state)
+    if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
+        warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())
+    return draws
+
+
+def sample_moments(
+    rng_key: Key,
+    energy: Any,
+    kernel: AbstractKernel,
+    statistic: Callable[[Point], PyTree] = lambda x: x,
+    *,
+    event_shape: Shape | None = None,
+    num_chains: int | None = None,
+    num_warmup: int = 1000,
+    num_samples: int = 1000,
+    init_params: Point | None = None,
+    init_state: ChainState | None = None,
+    progress_bar: bool = True,
+    sharding: Sharding | None = None,
+) -> Moments:
+    r"""Mean, variance and R-hat of a statistic of $x$, without keeping any draw.
+
+    For thousands of chains in thousands of dimensions, whose draws would not fit.
+
+    **Arguments** are those of [`sample`][numpyro_ebm.sample], and
+
+    - `statistic`: a function of one point, to an array or a pytree of arrays.
+    """
+    if num_samples < 4:
+        raise ValueError(f"`num_samples` must be at least 4, got {num_samples}.")
+    problem = _problem(as_energy(energy, event_shape), kernel)
+    if init_state is None:
+        positions = _positions(problem, rng_key, init_params, num_chains)
+        init_state = _start(problem, rng_key, positions, num_warmup, sharding)
+    first = max(int(init_state.i), init_state.num_warmup)
+    halves = _Halves(jnp.asarray(first), jnp.asarray(num_samples // 2), statistic)
+    end = first + num_samples
+    state, kept = _drive(problem, init_state, halves, end, progress_bar)
+
+    def each(summary: Callable[["_Half"], Array]) -> PyTree:
+        return jax.tree.map(summary, kept, is_leaf=lambda node: isinstance(node, _Half))
+
+    summaries = map(each, (_Half.total_mean, _Half.total_variance, _Half.std_error, _Half.rhat))
+    return Moments(*summaries, accept_prob=state.accept_prob, state=state)
+
+
+class _Problem(eqx.Module):
+    """What chains move by, on what, and how their points become those of the user."""
+
+    move: AbstractMove
+    adaptation: AbstractAdaptation
+    energy: AbstractEnergy
+    transform: Any
+
+    def points(self, positions: Point) -> Point:
+        return positions if self.transform is None else jax.vmap(self.transform)(positions)
+
+
+class _History(eqx.Module):
+    """Keeps draws and what is small beside them, `(chain, draw, ...)`."""
+
+    first: Array
+    thinning: Array
+    num_draws: int = eqx.field(static=True)
+
+    def empty(self, state: ChainState, points: Point) -> PyTree:
+        def empty(x: Any) -> Array:
+            return jnp.zeros((x.shape[0], self.num_draws, *x.shape[1:]), x.dtype)
+
+        row = jnp.zeros((len(state.totals), len(_STATS)))
+        return jax.tree.map(empty, (points, row))
+
+    def update(self, kept: PyTree, state: ChainState, points: Point, report: Report) -> PyTree:
+        # The last of `thinning` writes to a slot stays; those of the warm-up are overwritten.
+        slot = jnp.maximum(state.i - 1 - self.first, 0) // self.thinning
+        energies = -state.move_state.logdensity
+        stats = energies, report.accept_prob, report.diverging, report.n_grad
+        row = jnp.stack([x.astype(energies.dtype) for x in stats], -1)
+        return jax.tree.map(
+            lambda h, x: jax.lax.dynamic_update_index_in_dim(h, x, slot, 1), kept, (points, row)
+        )
+
+
+#: What is kept of each draw, in one array: for one chain, each more would be felt.
+_STATS = ("potential_energy", "accept_prob", "diverging", "n_grad")
+
+
+class _Half(NamedTuple):
+    """Count, mean and sum of squares of both halves of each chain, `(half, chain, ...)`."""
+
+    count: Array
+    mean: Array
+    m2: Array
+
+    def learn(self, half: Array, x: Array) -> "_Half":
+        """One more value of each chain [Welford 1962]."""
+        count = self.count[half] + 1
+        delta = x - self.mean[half]
+        mean = self.mean[half] + delta / count
+        m2 = self.m2[half] + delta * (x - mean)
+        new = zip(self, (count, mean, m2), strict=True)
+        return _Half(*(old.at[half].set(value) for old, value in new))
+
+    def total_mean(self) -> Array:
+        return (self._weights() * self.mean).sum((0, 1))
+
+    def total_variance(self) -> Array:
+        spread = self.m2 / self._n() + (self.mean - self.total_mean()) ** 2
+        return (self._weights() * spread).sum((0, 1))
+
+    def std_error(self) -> Array:
+        chains = (self._n() * self.mean).sum(0) / self.count.sum()
+        return chains.std(0, ddof=1) / jnp.sqrt(len(chains))
+
+    def rhat(self) -> Array:
+        length = self.count.mean()
+        within = (self.m2 / (self._n() - 1)).mean((0, 1))
+        between = self.mean.reshape(-1, *self.mean.shape[2:]).var(0, ddof=1)
+        return jnp.sqrt((length - 1) / length + between / within)
+
+    def _n(self) -> Array:
+        return self.count.reshape(2, *(1,) * (self.mean.ndim - 1))
+
+    def _weights(self) -> Array:
+        return self._n() / (self.count.sum() * self.mean.shape[1])
+
+
+class _Halves(eqx.Module):
+    """Keeps moments of a statistic."""
+
+    first: Array
+    size: Array
+    statistic: Callable[[Point], PyTree] = eqx.field(static=True)
+
+    def empty(self, state: ChainState, points: Point) -> PyTree:
+        def empty(x: Any) -> _Half:
+            zeros = jnp.zeros((2, *x.shape))
+            return _Half(jnp.zeros(2), zeros, zeros)
+
+        return jax.tree.map(empty, jax.eval_shape(jax.vmap(self.statistic), points))
+
+    def update(self, kept: PyTree, state: ChainState, points: Point, report: Report) -> PyTree:
+        n = state.i - 1 - self.first
+        half = jnp.where(n < self.size, 0, 1)
+        values = jax.vmap(self.statistic)(points)
+        learnt = jax.tree.map(lambda x, one: one.learn(half, x), values, kept)
+        return jax.tree.map(lambda new, old: jnp.where(n >= 0, new, old), learnt, kept)
+
+
+def _problem(energy: AbstractEnergy, kernel: Any) -> _Problem:
+    if not isinstance(kernel, AbstractKernel):
+        raise TypeError(
+            f"`kernel` must be a kernel of this library, such as `ebm.NUTS()`, got {kernel!r}."
+        )
+    if kernel.has_target:
+        raise ValueError(
+            "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
+            f"`energy`: pass `ebm.{type(kernel).__name__}()`."
+        )
+    is_free = is_real(energy.support) or is_discrete(energy)
+    transform = None if is_free else bijection(energy.support)
+    potential = energy if transform is None else Transformed(energy, transform)
+    # Python's numbers would be constants of the compiled program.
+    move, adaptation = jax.tree.map(_as_array, (kernel.move, kernel.adaptation))
+    return _Problem(move, adaptation, potential, transform)
+
+
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf, jnp.result_type(float)) if isinstance(leaf, float) else leaf
+
+
+def _positions(
+    problem: _Problem, rng_key: Key, init_params: Point | None, num_chains: int | None
+) -> Point:
+    """Where the chains start, in the space in which they move."""
+    if init_params is None:
+        return _draw_positions(problem, rng_key, num_chains or 4)
+    points = as_position(init_params)
+    sizes = {x.shape[:1] for x in jax.tree.leaves(points)}
+    if len(sizes) != 1 or sizes == {()}:
+        raise ValueError(
+            "`init_params` must be stacked along a leading chain axis, got shapes "
+            f"{[x.shape for x in jax.tree.leaves(points)]}."
+        )
+    ((size,),) = sizes
+    if num_chains not in (None, size):
+        raise ValueError(
+            f"`num_chains` is {num_chains}, but `init_params` holds {size} points along its "
+            "first axis, the chains."
+        )
+    if problem.transform is not None:
+        points = jax.vmap(problem.transform.inv)(points)
+    if isinstance(points, jax.Array):
+        check_energy(problem.energy, points.shape[1:])
+    return points
+
+
+def _draw_positions(problem: _Problem, rng_key: Key, num_chains: int) -> Array:
+    shape = problem.energy.event_shape
+    if shape is None:
+        raise ValueError(
+            "`event_shape` or `init_params` is needed, because this energy doesn't know the "
+            "shape of one point."
+        )
+    check_energy(problem.energy, shape)
+    keys = jr.split(jr.fold_in(rng_key, 1), num_chains)
+    draw = jax.vmap(lambda key: problem.move.draw_start(key, problem.energy, shape))
+    return draw(keys)
+
+
+def _start(
+    problem: _Problem,
+    rng_key: Key,
+    positions: Point,
+    num_warmup: int,
+    sharding: Sharding | None,
+) -> ChainState:
+    """The state of chains at `positions`; raises where one could never leave its start."""
+    if isinstance(sharding, NamedSharding):
+        # On a mesh of explicit axes, each slice of an array would have to name its sharding.
+        mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+        sharding = NamedSharding(mesh, sharding.spec)
+    if sharding is not None:
+        positions = jax.device_put(positions, sharding)
+    state, num_bad = _start_chains(problem, rng_key, positions, num_warmup)
+    if num_bad:
+        raise ValueError(
+            f"The energy or its gradient is not finite where {int(num_bad)} of "
+            f"{len(state.accept_prob)} chains start, so that they could never move. Give a "
+            "better start with `init_params`."
+        )
+    return state
+
+
+@eqx.filter_jit
+def _start_chains(
+    problem: _Problem, rng_key: Key, positions: Point, num_warmup: int
+) -> tuple[ChainState, Array]:
+    state = start_chains(
+        rng_key, problem.move, problem.adaptation, problem.energy, positions, num_warmup
+    )
+    inexact = jax.tree.leaves(eqx.filter(state.move_state, eqx.is_inexact_array))
+    finite = [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in inexact]
+    return state, (~jnp.stack(finite).all(0)).sum()
+
+
+def _drive(
+    problem: _Problem, state: ChainState, keeper: Any, end: int, progress_bar: bool
+) -> tuple[ChainState, PyTree]:
+    """Compiled calls of many transitions each, of a length that suits the progress bar."""
+    kept = _empty(problem, keeper, state)
+    left = end - int(state.i)
+    length = _FIRST_CALL
+    with tqdm(total=left, disable=not progress_bar) as bar, _delayed_interrupt() as interrupted:
+        for call in range(left):  # At most.
+            if left == 0 or interrupted():
+                break
+            length = min(length, left)
+            start = time.perf_counter()
+            state, kept, status = _fused((problem, keeper, state, jnp.asarray(length)), kept)
+            accepted, step_size = (float(x) for x in status)
+            seconds = time.perf_counter() - start
+            left -= length
+            bar.set_postfix_str(f"accepted {accepted:.2f}, step {step_size:.2g}", refresh=False)
+            bar.update(length)
+            if call > 0:  # The first one compiles.
+                length = max(1, int(length * min(64, _SECONDS_A_CALL / seconds)))
+    if left:
+        warnings.warn(
+            f"Interrupted {left} transitions before the end and returning the draws so far; go "
+            "on with `init_state=draws.state`.",
+            stacklevel=user_level(),
+        )
+    return state, kept
+
+
+#: Transitions after which a mean acceptance says something about a chain.
+_LONG = 100
+#: Transitions of the first calls, and how long the later ones take.
+_FIRST_CALL = 16
+_SECONDS_A_CALL = 0.3
+
+
+@eqx.filter_jit
+def _empty(problem: _Problem, keeper: Any, state: ChainState) -> PyTree:
+    return keeper.empty(state, problem.points(state.z))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _fused(fixed: tuple, kept: PyTree) -> tuple[ChainState, PyTree, tuple[Scalar, Scalar]]:
+    """Some transitions of all chains; what they keep is written in place."""
+    problem, keeper, state, length = fixed
+
+    def step(_: Array, carry: tuple) -> tuple:
+        state, kept = carry
+        state, report = advance_chains(problem.move, problem.adaptation, problem.energy, state)
+        return state, keeper.update(kept, state, problem.points(state.z), report)
+
+    state, kept = jax.lax.fori_loop(0, length, step, (state, kept))
+    step_size = state.adapt_state.step_size.reshape(-1)[0]
+    return state, kept, (state.accept_prob.mean(), step_size)
+
+
+@contextlib.contextmanager
+def _delayed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Say when Ctrl-C was pressed, instead of losing a call that has its buffers in hand."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _populate(
+    rng_key: Key,
+    energy: Any,
+    sampler: AbstractPopulation,
+    event_shape: Shape | None,
+    num_chains: int,
+    num_samples: int,
+) -> Draws:
+    if not isinstance(energy, ConditionalEnergy):
+        energy = as_energy(energy, event_shape)
+    populations = _draw_populations(sampler, energy, jr.split(rng_key, num_chains), num_samples)
+    num_steps = int(populations.num_steps.max())
+    draws = Draws(populations.values, populations.accept_prob, num_steps)
+    if not draws.ok:
+        warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())
+    return draws
+
+
+@eqx.filter_jit
+def _draw_populations(
+    sampler: AbstractPopulation, energy: Any, rng_keys: Key, num_samples: int
+) -> Population:
+    return jax.vmap(lambda key: sampler.draw(key, energy, num_samples))(rng_keys)

@@ -94,6 +94,11 @@ def _assert_z(name, values, truth, ess_min):
     error = block_means.std(0, ddof=1) / np.sqrt(len(block_means))
     ess = values.var((0, 1)) / error**2
     z = (block_means.mean(0) - truth) / error
+    # What a |z| of 4 catches 98 times in 100, as a part of the scale of the values.
+    visible = 6 * error / values.std((0, 1))
+    print(
+        f"{name}: |z| {np.abs(z).max():.1f}, ESS {ess.min():.0f}, sees {visible.max():.4f} sd"
+    )
     assert ess.min() >= ess_min, f"{name}: ESS {ess.min():.0f} < {ess_min}"
     assert np.abs(z).max() < 4, f"{name}: z = {z}, estimate {block_means.mean(0)} of {truth}"
 

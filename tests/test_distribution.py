@@ -38,7 +38,7 @@ from numpyro.infer.util import log_density
 
 import numpyro_ebm as ebm
 
-CONTINUOUS = {name: make for name, make in ENERGIES.items() if not make().is_discrete}
+CONTINUOUS = {name: make for name, make in ENERGIES.items() if make().levels is None}
 each_energy = pytest.mark.parametrize("make", CONTINUOUS.values(), ids=CONTINUOUS)
 X = jnp.array([0.3, -1.2])
 NETWORK = ebm.MLPEnergy(2, 8, key=jax.random.key(0))

@@ -8,6 +8,7 @@ from ._base import (
     Sum as Sum,
     as_energy as as_energy,
     check_energy as check_energy,
+    discrete_levels as discrete_levels,
     from_distribution as from_distribution,
     is_discrete as is_discrete,
     is_normalized as is_normalized,
@@ -16,7 +17,11 @@ from ._base import (
 )
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._networks import ConvEnergy as ConvEnergy, MLPEnergy as MLPEnergy
-from ._normalized import Mixture as Mixture, Normalized as Normalized
+from ._normalized import (
+    Mixture as Mixture,
+    Normalized as Normalized,
+    exact_sampler as exact_sampler,
+)
 from ._numpyro import ModelEnergy as ModelEnergy, OnSite as OnSite
 from ._preprocessing import (
     Logit as Logit,
@@ -44,5 +49,6 @@ from ._views import (
     LatentEnergy as LatentEnergy,
     Marginal as Marginal,
     Transformed as Transformed,
+    bijection as bijection,
     clamp as clamp,
 )

@@ -38,8 +38,8 @@ class AbstractEnergy(eqx.Module):
 
     event_shape: eqx.AbstractVar[Shape | None]
 
-    #: Whether its points are spins or other integers, which no gradient moves.
-    is_discrete: ClassVar[bool] = False
+    #: The two values of a coordinate, if points are spins, which no gradient moves.
+    levels: ClassVar[tuple[float, float] | None] = None
 
     @property
     def support(self) -> constraints.Constraint | None:
@@ -350,13 +350,30 @@ def is_normalized(distribution: dist.Distribution) -> bool:
     return not any(map(is_improper, jax.tree.leaves(distribution, is_leaf=is_improper)))
 
 
-def is_discrete(energy: AbstractEnergy) -> bool:
+def is_discrete(energy: Any) -> bool:
     """Whether an energy, an expert in it, or a distribution in it is about integers."""
+    return bool(_discrete_parts(energy))
 
+
+def discrete_levels(energy: Any) -> tuple[float, float] | None:
+    """The two values of a coordinate of a discrete energy; `None` if there are no two."""
+    parts = _discrete_parts(energy)
+    levels = {part.levels if isinstance(part, AbstractEnergy) else (0.0, 1.0) for part in parts}
+    counts = [x for x in parts if not isinstance(x, AbstractEnergy) and not _is_binary(x)]
+    return levels.pop() if len(levels) == 1 and not counts else None
+
+
+def _discrete_parts(energy: Any) -> list[Any]:
     def says_so(node: Any) -> bool:
-        return getattr(node, "is_discrete", False) is True
+        if isinstance(node, AbstractEnergy):
+            return node.levels is not None
+        return isinstance(node, dist.Distribution) and node.is_discrete is True
 
-    return any(map(says_so, jax.tree.leaves(energy, is_leaf=says_so)))
+    return [x for x in jax.tree.leaves(energy, is_leaf=says_so) if says_so(x)]
+
+
+def _is_binary(distribution: dist.Distribution) -> bool:
+    return _elementwise(distribution.support) is constraints.boolean
 
 
 def _elementwise(support: Any) -> Any:

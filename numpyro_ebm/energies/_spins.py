@@ -41,7 +41,7 @@ class IsingModel(AbstractEnergy):
     - `periodic`: whether opposite edges are neighbours.
     """
 
-    is_discrete: ClassVar[bool] = True
+    levels: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
 
     shape: Shape = eqx.field(static=True)
     coupling: Scalar = eqx.field(converter=as_floats)
@@ -98,6 +98,14 @@ class IsingModel(AbstractEnergy):
         """All configurations, $2^n$ of them."""
         return (2 * _bits(self.num_spins) - 1).reshape(-1, *self.shape)
 
+    def gibbs_sweep(self, rng_key: Key, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Each spin drawn given its neighbours, a sublattice without neighbours at a time."""
+        colors = self._colors()
+        for color, key in enumerate(jr.split(rng_key, colors.max() + 1)):
+            up = jr.bernoulli(key, jax.nn.sigmoid(2 * self._field_at(x)))
+            x = jnp.where(colors == color, jnp.where(up, 1.0, -1.0).astype(x.dtype), x)
+        return x
+
     def __call__(self, x: Float[Array, "*shape"]) -> Scalar:
         energy = jnp.zeros(())
         for axis in range(len(self.shape)):
@@ -106,6 +114,28 @@ class IsingModel(AbstractEnergy):
                 bonds = jax.lax.slice_in_dim(bonds, 0, self.shape[axis] - 1, axis=axis)
             energy -= self.coupling * jnp.sum(bonds)
         return energy if self.field is None else energy - self.field * jnp.sum(x)
+
+    def _field_at(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """What each spin feels of its neighbours and of the field."""
+        field = jnp.zeros_like(x) if self.field is None else jnp.full_like(x, self.field)
+        for axis, size in enumerate(self.shape):
+            if size == 1:
+                continue  # Its own neighbour, a constant.
+            ahead, behind = jnp.roll(x, -1, axis), jnp.roll(x, 1, axis)
+            if not self.periodic:
+                place = jnp.arange(size).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
+                ahead = jnp.where(place < size - 1, ahead, 0)
+                behind = jnp.where(place > 0, behind, 0)
+            field += self.coupling * (ahead + behind)
+        return field
+
+    def _colors(self) -> np.ndarray:
+        """Numbers for the spins, no two neighbours of one number."""
+        odd = self.periodic and any(n % 2 for n in self.shape if n > 1)
+        lines = [np.arange(n) % 2 for n in self.shape]
+        for line in lines if odd else ():
+            line[-1] = 2 if len(line) % 2 and len(line) > 1 else line[-1]
+        return np.asarray(sum(np.ix_(*lines))) % (3 if odd else 2)
 
 
 class AbstractRBM(AbstractEnergy):
@@ -153,6 +183,12 @@ class AbstractRBM(AbstractEnergy):
     def visible_given_hidden(self, hidden: Float[Array, "*n h"]) -> dist.Distribution:
         r"""$p(v \mid h)$, independent units."""
 
+    def gibbs_sweep(self, rng_key: Key, x: Float[Array, " v"]) -> Float[Array, " v"]:
+        """The hidden units given the visible ones, and those given the hidden ones."""
+        hidden_key, visible_key = jr.split(rng_key)
+        hidden = as_floats(self.hidden_given_visible(x).sample(hidden_key))
+        return as_floats(self.visible_given_hidden(hidden).sample(visible_key))
+
     def hidden_given_visible(self, visible: Float[Array, "*n v"]) -> dist.Distribution:
         r"""$p(h \mid v)$: independent units, of mean $\sigma(c + W^\top v)$."""
         return _bernoulli(self.hidden_bias + visible @ self.weights)
@@ -171,7 +207,7 @@ class BernoulliRBM(AbstractRBM):
     - `visible_bias`, `hidden_bias`: $b$ and $c$.
     """
 
-    is_discrete: ClassVar[bool] = True
+    levels: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     @property
     def log_z(self) -> Scalar:

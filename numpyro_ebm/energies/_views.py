@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
+from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import Transform
 
 from .._trainable import Frozen, freeze, unfreeze
@@ -140,6 +141,17 @@ class Transformed(AbstractEnergy):
     def _formula(self) -> str:
         name = name_of(unfreeze(self.transform))
         return f"{show_term(repr(self.energy))}({name}(x)) - log|{name}'(x)|"
+
+
+def bijection(support: Any) -> Any:
+    """The transform from unconstrained space, in which a chain can move."""
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"NumPyro has no bijection from unconstrained space to {support}, in which a chain "
+            "could move."
+        ) from error
 
 
 class ConditionalEnergy(eqx.Module):

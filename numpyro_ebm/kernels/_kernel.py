@@ -5,22 +5,23 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.core import Tracer
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.infer.util import initialize_model
 from numpyro.util import is_prng_key
 
+from .._checks import check_positive
 from .._normalization import check_normalization
 from .._types import Array, Energy, Key, Point, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy
-from ._adaptation import Adaptation
+from ._adaptation import AbstractAdaptation, Adaptation
 from ._move import AbstractMove, as_position
-from ._state import KernelState
+from ._state import KernelState, StillState
 
 
 class AbstractKernel(MCMCKernel):
@@ -40,11 +41,13 @@ class AbstractKernel(MCMCKernel):
         model: Callable[..., Any] | None,
         potential_fn: Energy | None,
         move: AbstractMove,
-        adaptation: Adaptation,
+        adaptation: AbstractAdaptation,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
         if model is not None and potential_fn is not None:
             raise ValueError("Only one of `model` or `potential_fn` must be specified.")
+        check_positive("step_size", move.step_size)
+        _check_metric(move.inverse_mass_matrix)
         self._model = model
         self._potential_fn = None if potential_fn is None else as_energy(potential_fn)
         self._init_strategy = init_strategy
@@ -56,6 +59,11 @@ class AbstractKernel(MCMCKernel):
     def model(self) -> Callable[..., Any] | None:
         """The model; ArviZ asks for it. `None` for a kernel made from a potential."""
         return self._model
+
+    @property
+    def has_target(self) -> bool:
+        """Whether it was made from a model or a potential."""
+        return self._model is not None or self._potential_fn is not None
 
     @property
     def sample_field(self) -> str:
@@ -129,7 +137,9 @@ class AbstractKernel(MCMCKernel):
         energy = self._energy(model_args, model_kwargs)
 
         def refresh(one: KernelState) -> KernelState:
-            return one._replace(move_state=self.move.init(one.z, energy))
+            if not jax.tree.leaves(one.z):
+                return one._replace(move_state=StillState(one.z, -energy(one.z)))
+            return one._replace(move_state=self.move.refresh(one.move_state, energy))
 
         return _each_chain(refresh, state)
 
@@ -210,34 +220,36 @@ class AbstractKernel(MCMCKernel):
             position = as_position(init_params)
             _check_position(self._potential_fn, position, one_chain)
             return position
-        shape = self._potential_fn.event_shape
+        energy, shape = self._potential_fn, self._potential_fn.event_shape
         if shape is None:
             raise ValueError(
                 "Valid value of `init_params` must be provided with `potential_fn`: this "
                 "potential doesn't know the shape of one point."
             )
 
-        def uniform(rng_key: Key) -> Array:
-            # NumPyro's `init_to_uniform`: wide enough to start the chains apart.
-            return jr.uniform(rng_key, shape, jnp.result_type(float), minval=-2, maxval=2)
+        def start(rng_key: Key) -> Array:
+            return self.move.draw_start(rng_key, energy, shape)
 
-        return uniform(rng_key) if one_chain else jax.vmap(uniform)(rng_key)
+        return start(rng_key) if one_chain else jax.vmap(start)(rng_key)
 
     def _init_state(
         self, rng_key: Key, position: Point, energy: Energy, num_warmup: int
     ) -> KernelState:
-        adapt_state = self.adaptation.init(
-            self.move.step_size, self.move.metric(position), position, num_warmup
-        )
+        # Transition `i` draws from `fold_in(rng_key, i)`; momenta to start from come before.
+        start_key = jr.fold_in(rng_key, _BEFORE)
+        if jax.tree.leaves(position):
+            move_state = self.move.init(start_key, position, energy)
+        else:
+            move_state = StillState(position, -energy(position))
         zero = jnp.zeros((), jnp.result_type(float))
         return self._state_type(
             i=jnp.zeros((), int),
-            move_state=self.move.init(position, energy),
+            move_state=move_state,
             accept_prob=zero,
             mean_accept_prob=zero,
             diverging=jnp.zeros((), bool),
             n_grad=jnp.zeros((), int),
-            adapt_state=adapt_state,
+            adapt_state=self.adaptation.init(self.move, position, num_warmup),
             rng_key=rng_key,
             **dict.fromkeys(set(self._state_type._fields) - set(KernelState._fields), zero),
         )
@@ -245,27 +257,32 @@ class AbstractKernel(MCMCKernel):
     def _transition(self, state: KernelState, energy: Energy) -> KernelState:
         if not jax.tree.leaves(state.z):  # A model without latent sites.
             return state._replace(i=state.i + 1)
-        adapt_state = state.adapt_state
-        move = _tuned(self.move, adapt_state.step_size, adapt_state.inverse_mass_matrix)
+        move = self.adaptation.tune(self.move, state.adapt_state)
         rng_key = jr.fold_in(state.rng_key, state.i)
         move_state, info = move.step(rng_key, state.move_state, energy)
-        accept_prob = jnp.asarray(info.acceptance_rate, jnp.result_type(float))
+        report = move.report(info)
+        one_chain = jax.tree.map(lambda x: x[None], (move_state.position, report))
         return state._replace(
             i=state.i + 1,
             move_state=move_state,
-            accept_prob=accept_prob,
-            mean_accept_prob=_running_mean(state, accept_prob),
-            diverging=jnp.asarray(info.is_divergent),
-            n_grad=jnp.asarray(info.num_integration_steps, int),
-            adapt_state=self.adaptation.update(
-                state.i, adapt_state, move_state.position, accept_prob
-            ),
-            **self._report(info),
+            accept_prob=report.accept_prob,
+            mean_accept_prob=_running_mean(state, report.accept_prob),
+            diverging=report.diverging,
+            n_grad=report.n_grad,
+            adapt_state=self.adaptation.update(state.i, state.adapt_state, *one_chain),
+            **self._extra(info),
         )
 
-    def _report(self, info: Any) -> dict[str, Array]:
+    def _extra(self, info: Any) -> dict[str, Array]:
         """What the state of this kernel has beyond `KernelState`."""
         return {}
+
+
+def step_adaptation(kernel: AbstractKernel) -> Adaptation:
+    """How `kernel` adapts its one step size; raises if it has several."""
+    if not isinstance(kernel.adaptation, Adaptation):
+        raise TypeError(f"`kernel` must move by itself, got {type(kernel).__name__}.")
+    return kernel.adaptation
 
 
 def run_short_chain(
@@ -281,20 +298,13 @@ def run_short_chain(
     return jax.lax.fori_loop(0, num_steps, step, state)
 
 
+#: No transition has this number.
+_BEFORE = 2**32 - 1
 _CLOSURES = ("_potential_fn_gen", "_postprocess_fn_gen", "_is_traced")
 
 
 def _each_chain(fn: Callable[[KernelState], KernelState], state: KernelState) -> KernelState:
     return fn(state) if is_prng_key(state.rng_key) else jax.vmap(fn)(state)
-
-
-def _tuned(move: AbstractMove, step_size: Array, metric: Array) -> AbstractMove:
-    return eqx.tree_at(
-        lambda m: (m.step_size, m.inverse_mass_matrix),
-        move,
-        (step_size, metric),
-        is_leaf=lambda node: node is None,
-    )
 
 
 def _running_mean(state: KernelState, accept_prob: Array) -> Array:
@@ -318,3 +328,17 @@ def _check_position(energy: AbstractEnergy, position: Point, one_chain: bool) ->
     if isinstance(position, jax.Array):
         shape: Shape = position.shape if one_chain else position.shape[1:]
         check_energy(energy, shape)
+
+
+def _check_metric(metric: Any) -> None:
+    if metric is None or isinstance(metric, Tracer):
+        return
+    values = np.asarray(metric)
+    if values.ndim not in (1, 2) or (values.ndim == 2 and len(set(values.shape)) != 1):
+        raise ValueError(
+            "`inverse_mass_matrix` must be a vector, its diagonal, or a square matrix, got "
+            f"shape {values.shape}."
+        )
+    scales = values if values.ndim == 1 else np.linalg.eigvalsh(values)
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise ValueError("`inverse_mass_matrix` must be positive definite.")

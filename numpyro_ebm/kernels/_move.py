@@ -2,23 +2,40 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jax.flatten_util import ravel_pytree
 
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import Array, Energy, Key, Point, Scalar, Shape
+
+
+class Report(NamedTuple):
+    """What every move can say about a transition.
+
+    - **accept_prob**: the acceptance probability of the proposal.
+    - **diverging**: whether the error of the energy passed 1000 or was not finite.
+    - **n_grad**: the number of gradients (of energies, if there are none) it evaluated.
+    - **tuning**: what the adaptation of the step size steers to its target; it falls as the
+      step grows.
+    """
+
+    accept_prob: Scalar
+    diverging: Array
+    n_grad: Array
+    tuning: Scalar
 
 
 class AbstractMove(eqx.Module):
     """One Markov transition that leaves $e^{-E}$ invariant.
 
-    `init` and `step` are pure and pass BlackJAX's own state and info through. The step size
-    and the metric are fields, so that adapting them, like changing the energy, recompiles
-    nothing. The state caches the energy and its gradient: after the energy has changed, call
-    `init` again.
+    `init` and `step` are pure and pass BlackJAX's own state and info through; `report` reads
+    the info. The step size and the metric are fields, so that adapting them, like changing the
+    energy, recompiles nothing. The state caches the energy and its gradient: after the energy
+    has changed, `refresh` them.
     """
 
     step_size: eqx.AbstractVar[float | Scalar]
@@ -26,17 +43,63 @@ class AbstractMove(eqx.Module):
     inverse_mass_matrix: eqx.AbstractVar[Array | None]
 
     @abc.abstractmethod
-    def init(self, position: Point, energy: Energy) -> Any:
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         """The state of a chain that stands at `position`."""
 
     @abc.abstractmethod
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
         """One transition: the next state, and BlackJAX's information about the way there."""
 
+    def report(self, info: Any) -> Report:
+        return report(info.acceptance_rate, info.is_divergent, info.num_integration_steps)
+
+    def step_all(self, rng_keys: Key, states: Any, energy: Energy) -> tuple[Any, Any]:
+        """One transition of many chains, keys and states stacked along a leading axis."""
+        return jax.vmap(lambda key, state: self.step(key, state, energy))(rng_keys, states)
+
+    def refresh(self, state: Any, energy: Energy) -> Any:
+        """`state` with the energy and the gradient that it caches computed anew."""
+        # Only momenta are drawn from the key, and they are kept.
+        fresh = self.init(jr.key(0), state.position, energy)
+        cached = {"logdensity", "logdensity_grad"} & set(state._fields)
+        return state._replace(**{name: getattr(fresh, name) for name in cached})
+
+    def draw_start(self, rng_key: Key, energy: Energy, shape: Shape) -> Array:
+        """A point of shape `shape` where a chain may start."""
+        # NumPyro's `init_to_uniform`: wide enough to start the chains apart.
+        return jr.uniform(rng_key, shape, jnp.result_type(float), minval=-2, maxval=2)
+
     def metric(self, position: Point) -> Array:
         if self.inverse_mass_matrix is not None:
-            return self.inverse_mass_matrix
-        return jnp.ones(ravel_pytree(position)[0].size, jnp.result_type(float))
+            return jnp.asarray(self.inverse_mass_matrix, jnp.result_type(float))
+        return jnp.ones(dimension(position), jnp.result_type(float))
+
+
+def report(
+    accept_prob: Any, diverging: Any = False, n_grad: Any = 1, tuning: Any = None
+) -> Report:
+    """A [`Report`][numpyro_ebm.kernels.Report] of arrays, steered by the acceptance."""
+    accept_prob = jnp.asarray(accept_prob, jnp.result_type(float))
+    return Report(
+        accept_prob=accept_prob,
+        diverging=jnp.asarray(diverging, bool),
+        n_grad=jnp.asarray(n_grad, int),
+        tuning=accept_prob if tuning is None else jnp.asarray(tuning, jnp.result_type(float)),
+    )
+
+
+def tuning_of_error(error: Any) -> Scalar:
+    """A tuning of mean 0.9 where `error`, in parts of what is allowed, has the mean one.
+
+    A dual averaging that waits for one failure in a hundred hardly feels that there was none,
+    and follows a single chain that always fails; here the error counts for ten times more,
+    and ten times the allowed one is the most that counts.
+    """
+    return 1 - jnp.minimum(jnp.nan_to_num(error, nan=jnp.inf), 10) / 10
+
+
+#: The target of such a tuning.
+TUNED_ERROR = 0.9
 
 
 def as_position(position: Point) -> Point:
@@ -44,6 +107,26 @@ def as_position(position: Point) -> Point:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), position)
 
 
+def dimension(position: Point) -> int:
+    """The number of coordinates of one point."""
+    return ravel_pytree(position)[0].size
+
+
 def log_density(energy: Energy) -> Callable[[Point], Scalar]:
     """BlackJAX wants the log-density, which is minus the energy."""
     return lambda x: -energy(x)
+
+
+def jittered(rng_key: Key, step_size: Any, length: Any) -> tuple[Scalar, Array]:
+    """A step that varies by 20 %, and how many of them make `length` on average.
+
+    Trajectories of one length resonate with the target: around a whole period of a Gaussian
+    they come back to where they began, and are accepted.
+    """
+    num_steps = jnp.clip(jnp.round(length / step_size), 1, MAX_STEPS).astype(int)
+    factor = jr.uniform(rng_key, (), jnp.result_type(float), minval=0.8, maxval=1.2)
+    return step_size * factor, num_steps
+
+
+#: A trajectory has no more steps, whatever its length.
+MAX_STEPS = 1000

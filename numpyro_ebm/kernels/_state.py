@@ -13,8 +13,9 @@ class KernelState(NamedTuple):
 
     - **i**: the number of transitions made.
     - **move_state**: BlackJAX's state: position, log-density and its gradient. Read them as
-      `z`, `potential_energy` and `z_grad`.
-    - **accept_prob**: the acceptance probability of the last proposal.
+      `z`, `potential_energy` and `z_grad` (`None` if the kernel needs no gradient).
+    - **accept_prob**: the acceptance probability of the last proposal; of an unadjusted kernel
+      what it would be with an adjustment.
     - **mean_accept_prob**: its mean since the start of the warm-up, or since its end.
     - **diverging**: whether the proposal's energy error passed 1000 or was not finite.
     - **n_grad**: the number of gradients that the transition evaluated.
@@ -36,19 +37,27 @@ class KernelState(NamedTuple):
         return self.move_state.position
 
     @property
-    def z_grad(self) -> Point:
-        return jax.tree.map(lambda g: -g, self.move_state.logdensity_grad)
+    def z_grad(self) -> Point | None:
+        gradient = getattr(self.move_state, "logdensity_grad", None)
+        return jax.tree.map(lambda g: -g, gradient)
 
     @property
     def potential_energy(self) -> Scalar:
         return -self.move_state.logdensity
 
 
+class StillState(NamedTuple):
+    """The move state of a model without latent sites."""
+
+    position: Point
+    logdensity: Scalar
+
+
 class HamiltonianState(NamedTuple):
     """A [`KernelState`][numpyro_ebm.KernelState] that also knows its trajectory.
 
     - **energy**: the Hamiltonian at the end of the transition, momentum included.
-    - **num_steps**: the number of leapfrog steps.
+    - **num_steps**: the number of steps of its integrator.
     """
 
     i: Array

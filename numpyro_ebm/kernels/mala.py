@@ -1,4 +1,4 @@
-"""The Metropolis-adjusted Langevin algorithm."""
+"""The Metropolis-adjusted Langevin algorithm, with a step that is given or finds itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,12 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro.infer.initialization import init_to_uniform
 
-from .._checks import check_positive, check_probability
 from .._types import Array, Energy, Key, Point, Scalar
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
 from ._kernel import AbstractKernel
-from ._move import AbstractMove, log_density
+from ._move import AbstractMove, Report, log_density, report
 
 
 class MALAMove(AbstractMove):
@@ -20,7 +19,7 @@ class MALAMove(AbstractMove):
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
 
-    def init(self, position: Point, energy: Energy) -> Any:
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.hmc.init(position, log_density(energy))
 
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
@@ -33,6 +32,37 @@ class MALAMove(AbstractMove):
             self.metric(state.position),
             1,
         )
+
+
+class AutoMALAMove(AbstractMove):
+    r"""A MALA step of $4^j\eta$, with the first $j$ that accepts a middling share.
+
+    What is middling is drawn anew in each transition, and the proposal must find the same $j$
+    on its way back.
+    """
+
+    step_size: float | Scalar
+    inverse_mass_matrix: Array | None = None
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
+        return blackjax().mcmc.composed.step_size.init(position, log_density(energy))
+
+    def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
+        return blackjax().mcmc.composed.step_size.build_kernel()(
+            rng_key,
+            state,
+            log_density(energy),
+            jnp.sqrt(2 * self.step_size),
+            self.metric(state.position),
+            1,
+        )
+
+    def report(self, info: Any) -> Report:
+        # The search asks 2 + |j| times, both ways.
+        forth, back = jnp.abs(info.step_index), jnp.abs(info.reverse_step_index)
+        # Half of the searches should go up: then the step is the median of what they choose.
+        tuning = 0.5 + 0.5 * jnp.sign(info.step_index)
+        return report(info.acceptance_rate, info.is_divergent, 5 + forth + back, tuning)
 
 
 class MALA(AbstractKernel):
@@ -73,10 +103,48 @@ class MALA(AbstractKernel):
         target_accept_prob: float = 0.574,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
-        check_positive("step_size", step_size)
-        check_probability("target_accept_prob", target_accept_prob)
         move = MALAMove(step_size, inverse_mass_matrix)
         adaptation = Adaptation(
             adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
         )
+        super().__init__(model, potential_fn, move, adaptation, init_strategy)
+
+
+class AutoMALA(AbstractKernel):
+    r"""MALA that finds its step in every transition [Biron-Lattes et al. 2024].
+
+    Asymptotically exact: a Gibbs draw of the step [Bou-Rabee, Carpenter and Marsden 2024],
+    BlackJAX's `gist_step_size` with the symmetric criterion of AutoStep [Liu et al. 2024].
+    Where the scale of the target changes from place to place, as in a funnel or a quartic tail,
+    no single step of [`MALA`][numpyro_ebm.MALA] will do: a fair share of its chains gets stuck.
+    The price is 5 gradients a transition and more, and all of many chains wait for the longest
+    search. Shown by exact rank tests in `tests/kernels/test_ranks.py`.
+
+    **Arguments**
+
+    - `model`: a NumPyro model; or
+    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+      `init_params` in `MCMC.run` unless it knows its event shape.
+    - `step_size`: $\eta$, from which each search starts; it goes up to $2^{20}$ times farther.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
+    - `adapt_step_size`: in warm-up, move $\eta$ to the median of the steps chosen.
+    - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up.
+    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `init_strategy`: where chains of a model start.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | None = None,
+        potential_fn: Energy | None = None,
+        *,
+        step_size: float = 0.1,
+        inverse_mass_matrix: Array | None = None,
+        adapt_step_size: bool = True,
+        adapt_mass_matrix: bool = False,
+        dense_mass: bool = False,
+        init_strategy: Callable[..., Any] = init_to_uniform,
+    ) -> None:
+        move = AutoMALAMove(step_size, inverse_mass_matrix)
+        adaptation = Adaptation(adapt_step_size, adapt_mass_matrix, dense_mass, 0.5)
         super().__init__(model, potential_fn, move, adaptation, init_strategy)

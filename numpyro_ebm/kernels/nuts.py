@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 from numpyro.infer.initialization import init_to_uniform
 
-from .._checks import check_positive, check_probability
+from .._checks import check_positive
 from .._types import Array, Energy, Key, Point, Scalar
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
@@ -22,7 +22,7 @@ class NUTSMove(AbstractMove):
     inverse_mass_matrix: Array | None = None
     max_tree_depth: int = eqx.field(static=True, default=10)
 
-    def init(self, position: Point, energy: Energy) -> Any:
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.nuts.init(position, log_density(energy))
 
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
@@ -79,8 +79,6 @@ class NUTS(AbstractKernel):
         max_tree_depth: int = 10,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
-        check_positive("step_size", step_size)
-        check_probability("target_accept_prob", target_accept_prob)
         check_positive("max_tree_depth", max_tree_depth)
         move = NUTSMove(step_size, inverse_mass_matrix, max_tree_depth)
         adaptation = Adaptation(
@@ -100,5 +98,5 @@ class NUTS(AbstractKernel):
         # ArviZ reads it to count the trajectories that were cut short.
         return self.move.max_tree_depth
 
-    def _report(self, info: Any) -> dict[str, Array]:
+    def _extra(self, info: Any) -> dict[str, Array]:
         return {"energy": info.energy}

@@ -13,8 +13,30 @@ from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
 
-KERNELS = {"MALA": ebm.MALA, "NUTS": ebm.NUTS}
-each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
+KERNELS = {
+    "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
+    "UnadjustedLangevin": ebm.UnadjustedLangevin,
+    "MALA": ebm.MALA,
+    "AutoMALA": ebm.AutoMALA,
+    "BarkerMH": ebm.BarkerMH,
+    "HMC": ebm.HMC,
+    "NUTS": ebm.NUTS,
+    "GHMC": ebm.GHMC,
+    "UnadjustedMCLMC": ebm.UnadjustedMCLMC,
+    "AdjustedMCLMC": ebm.AdjustedMCLMC,
+}
+#: One without and one with a trajectory, and one whose state has a momentum.
+QUICK = ("MALA", "NUTS", "UnadjustedMCLMC")
+
+
+def over(kernels, quick=QUICK):
+    """A test for each kernel, slow but for some."""
+    marks = {name: () if name in quick else pytest.mark.slow for name in kernels}
+    params = [pytest.param(KERNELS[name], marks=marks[name], id=name) for name in kernels]
+    return pytest.mark.parametrize("Kernel", params)
+
+
+each_kernel = over(KERNELS)
 METHODS = ["sequential", "parallel", "vectorized"]
 SLOW_METHODS = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS[:2]]
 each_method = pytest.mark.parametrize("method", [*SLOW_METHODS, "vectorized"])
@@ -44,14 +66,15 @@ DEFAULTS = {"num_chains": 2, "chain_method": "vectorized", "progress_bar": False
 def test_chain_methods_draw_the_same_chains(Kernel, x64):
     draws = {}
     for method in METHODS:
-        run = mcmc(Kernel(model), chain_method=method)
+        # What adapts amplifies the last bit.
+        run = mcmc(Kernel(model, adapt_step_size=False), 0, 10, chain_method=method)
         run.run(jax.random.key(0), Y)
         draws[method] = run.get_samples(group_by_chain=True)
-    assert draws["parallel"]["x"].shape == (2, 30, 2)
+    assert draws["parallel"]["x"].shape == (2, 10, 2)
     assert set(draws["parallel"]) == {"x", "scale", "norm"}
     for method in METHODS:
         for name, value in draws[method].items():
-            np.testing.assert_allclose(value, draws["sequential"][name], rtol=1e-8)
+            np.testing.assert_allclose(value, draws["sequential"][name], rtol=1e-10)
 
 
 @each_kernel
@@ -77,7 +100,7 @@ def test_new_data_after_warmup(Kernel, method):
     for data in (Y, Y + 1.0):
         run.run(jax.random.key(1), data)
         np.testing.assert_array_equal(run.last_state.adapt_state.step_size, step_size)
-        assert run.get_extra_fields()["accept_prob"].mean() > 0.4
+        assert run.get_extra_fields()["accept_prob"].mean() > 0.1
 
 
 @each_kernel
@@ -142,7 +165,7 @@ def test_init_params_and_pytree_positions(Kernel):
     start = {"a": np.full(2, 5.0), "b": np.ones((2, 3))}
     run.run(jax.random.key(0), init_params=start)
     assert run.get_samples()["b"].shape == (60, 3)
-    frozen = Kernel(model, step_size=1e-8, adapt_step_size=False)
+    frozen = Kernel(model, step_size=1e-14, adapt_step_size=False)
     run = mcmc(frozen, 0, 1, num_chains=1)
     run.run(jax.random.key(0), Y, init_params={"x": jnp.array([7.0, 7.0]), "scale": 0.5})
     np.testing.assert_allclose(run.get_samples()["x"][0], [7.0, 7.0], atol=1e-2)
@@ -167,10 +190,11 @@ def test_a_model_without_latents_and_a_model_argument_under_jit(Kernel):
 @pytest.mark.parametrize("dense_mass", [False, True])
 def test_metric_adaptation(Kernel, dense_mass):
     covariance = np.array([[9.0, 0.6], [0.6, 0.05]])
+    dense = {"dense_mass": True} if dense_mass else {}
+    if dense_mass and "MCLMC" in Kernel.__name__:
+        pytest.skip("diagonal metrics only")
     kernel = Kernel(
-        potential_fn=ebm.Gaussian(MEAN, covariance),
-        adapt_mass_matrix=True,
-        dense_mass=dense_mass,
+        potential_fn=ebm.Gaussian(MEAN, covariance), adapt_mass_matrix=True, **dense
     )
     run = mcmc(kernel, 1000, 10, num_chains=8)
     run.run(jax.random.key(0))

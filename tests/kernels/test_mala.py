@@ -17,7 +17,7 @@ ENERGY = ebm.Gaussian(MEAN, precision_matrix=PRECISION)
 
 def proposal_and_acceptance(move, rng_key, x, energy):
     """Where the move wanted to go from `x`, and how likely it was to go there."""
-    _, info = move.step(rng_key, move.init(x, energy), energy)
+    _, info = move.step(rng_key, move.init(rng_key, x, energy), energy)
     return info.proposal.position, info.acceptance_rate
 
 
@@ -90,7 +90,7 @@ def test_one_gradient_a_transition():
         return 0.5 * jnp.sum(x**2)
 
     move = MALAMove(0.1)
-    state = move.init(jnp.zeros(2), energy)
+    state = move.init(jax.random.key(0), jnp.zeros(2), energy)
     evaluations.clear()
     jaxpr = jax.make_jaxpr(lambda s: move.step(jax.random.key(0), s, energy))(state)
     assert len(evaluations) == 1
@@ -103,7 +103,9 @@ def test_a_new_step_size_and_new_parameters_do_not_recompile():
     @eqx.filter_jit
     def step(move, energy):
         traces.append(None)
-        return move.step(jax.random.key(0), move.init(jnp.zeros(2), energy), energy)
+        return move.step(
+            jax.random.key(0), move.init(jax.random.key(0), jnp.zeros(2), energy), energy
+        )
 
     for i in (1.0, 2.0, 3.0):
         step(MALAMove(jnp.array(0.1 * i)), ebm.Gaussian(MEAN * i, COVARIANCE))

@@ -1,0 +1,128 @@
+"""Many chains at once under one adaptation."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._types import Array, Energy, Float, Int, Key, Point
+from ._adaptation import AbstractAdaptation, Adaptation
+from ._move import AbstractMove, Report
+
+
+class ChainState(NamedTuple):
+    """Where many chains stand, after `i` transitions of each.
+
+    - **i**: the number of transitions made.
+    - **move_state**: BlackJAX's states, stacked along a leading chain axis.
+    - **totals**: of each chain, sums since the start of the warm-up, or since its end. Read
+      them as `accept_prob`, a mean, `num_diverging` and `n_grad`, the number of gradients.
+    - **adapt_state**: step size and metric, the same for all chains, and their adaptation.
+    - **rng_key**: of each chain; transition `i` draws from `fold_in(rng_key, i)`.
+    """
+
+    i: Array
+    move_state: Any
+    totals: Float[Array, "chain 3"]
+    adapt_state: Any
+    rng_key: Key
+
+    @property
+    def z(self) -> Point:
+        return self.move_state.position
+
+    @property
+    def num_warmup(self) -> int:
+        return len(self.adapt_state.schedule)
+
+    @property
+    def accept_prob(self) -> Float[Array, " chain"]:
+        i, num_warmup = self.i, self.num_warmup
+        n = jnp.where(i <= num_warmup, i, i - num_warmup)
+        return self.totals[:, 0] / jnp.maximum(n, 1)
+
+    @property
+    def num_diverging(self) -> Int[Array, " chain"]:
+        return self.totals[:, 1].astype(int)
+
+    @property
+    def n_grad(self) -> Int[Array, " chain"]:
+        return self.totals[:, 2].astype(int)
+
+
+def start_chains(
+    rng_key: Key,
+    move: AbstractMove,
+    adaptation: AbstractAdaptation,
+    energy: Energy,
+    positions: Point,
+    num_warmup: int,
+) -> ChainState:
+    """Chains at `positions`, stacked along a leading axis, before their first transition."""
+    num_chains = len(jax.tree.leaves(positions)[0])
+    start_key, run_key = jr.split(rng_key)
+    start_keys, run_keys = jr.split(start_key, num_chains), jr.split(run_key, num_chains)
+    one = jax.tree.map(lambda x: x[0], positions)
+    return ChainState(
+        i=jnp.zeros((), int),
+        move_state=jax.vmap(lambda key, x: move.init(key, x, energy))(start_keys, positions),
+        totals=jnp.zeros((num_chains, 3)),
+        adapt_state=adaptation.init(move, one, num_warmup),
+        rng_key=run_keys,
+    )
+
+
+def advance_chains(
+    move: AbstractMove, adaptation: AbstractAdaptation, energy: Energy, state: ChainState
+) -> tuple[ChainState, Report]:
+    """One transition of all chains, and what they learn from it together."""
+    tuned = adaptation.tune(move, state.adapt_state)
+    rng_keys = jax.vmap(lambda key: jr.fold_in(key, state.i))(state.rng_key)
+    move_state, info = tuned.step_all(rng_keys, state.move_state, energy)
+    report = jax.vmap(tuned.report)(info)
+    # One array instead of three: for one chain each costs a tenth of a small network.
+    counts = report.accept_prob, report.diverging, report.n_grad
+    row = jnp.stack([jnp.asarray(x, state.totals.dtype) for x in counts], -1)
+    # What comes after the warm-up is counted apart.
+    totals = jnp.where(state.i == state.num_warmup, 0, state.totals)
+    new = ChainState(
+        i=state.i + 1,
+        move_state=move_state,
+        totals=totals + row,
+        adapt_state=adaptation.update(state.i, state.adapt_state, move_state.position, report),
+        rng_key=state.rng_key,
+    )
+    return new, report
+
+
+def run_chains(
+    rng_key: Key, move: AbstractMove, energy: Energy, positions: Point, num_steps: int
+) -> tuple[Point, ChainState]:
+    """`num_steps` transitions of chains from `positions`, by `kernel.move`, at its step size.
+
+    What objectives, normalisers and tasks share: a pure function, to be called inside of `jit`.
+    It keeps nothing from call to call but positions, so that no energy that a state caches can
+    go stale when parameters change. Nothing adapts, and no gradient flows through the chains.
+
+    **Arguments**
+
+    - `positions`: stacked along a leading chain axis.
+    """
+    energy, move, positions = map(_constant, (energy, move, positions))
+    state = start_chains(rng_key, move, NO_ADAPTATION, energy, positions, 0)
+
+    def step(_: Array, state: ChainState) -> ChainState:
+        return advance_chains(move, NO_ADAPTATION, energy, state)[0]
+
+    state = jax.lax.fori_loop(0, num_steps, step, state)
+    return state.z, state
+
+
+NO_ADAPTATION = Adaptation(False, False, False, 0.5)
+
+
+def _constant(tree: Any) -> Any:
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)

@@ -1,0 +1,200 @@
+"""Hamiltonian Monte Carlo, with a fresh momentum or one that persists."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from numpyro.infer.initialization import init_to_uniform
+
+from .._checks import check_positive
+from .._types import Array, Energy, Key, Point, Scalar
+from ._adaptation import Adaptation
+from ._blackjax import blackjax
+from ._kernel import AbstractKernel
+from ._move import AbstractMove, jittered, log_density
+from ._state import HamiltonianState, KernelState
+
+
+class HMCMove(AbstractMove):
+    """A leapfrog trajectory of a given length, its end accepted by Metropolis."""
+
+    step_size: float | Scalar
+    inverse_mass_matrix: Array | None = None
+    trajectory_length: float | Scalar | None = 2 * math.pi
+    #: A fixed number of steps instead, of a step that does not vary.
+    num_steps: int | None = eqx.field(static=True, default=None)
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
+        return blackjax().mcmc.hmc.init(position, log_density(energy))
+
+    def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
+        step_size, num_steps = self.step_size, self.num_steps
+        if num_steps is None:
+            rng_key, jitter_key = jr.split(rng_key)
+            step_size, num_steps = jittered(jitter_key, step_size, self.trajectory_length)
+        metric = self.metric(state.position)
+        new, info = blackjax().mcmc.hmc.build_kernel()(
+            rng_key, state, log_density(energy), step_size, metric, num_steps
+        )
+        return new, with_end_energy(info, state, metric)
+
+
+class GHMCMove(AbstractMove):
+    """One leapfrog step of a momentum that persists, accepted by a slice that persists too."""
+
+    step_size: float | Scalar
+    inverse_mass_matrix: Array | None = None
+    trajectory_length: float | Scalar = 1.0
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
+        return blackjax().mcmc.ghmc.init(position, log_density(energy), rng_key)
+
+    def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
+        # After the time `trajectory_length`, 1/e of the momentum is left.
+        alpha = -jnp.expm1(-2 * self.step_size / self.trajectory_length)
+        metric = self.metric(state.position)
+        # BlackJAX squares a vector, its momentum's inverse scale.
+        scale = jnp.sqrt(metric) if metric.ndim == 1 else metric
+        new, info = blackjax().mcmc.ghmc.build_kernel()(
+            rng_key, state, log_density(energy), self.step_size, scale, alpha, alpha / 2
+        )
+        # A proposal of infinite energy is rejected, and 0 * inf must not become the slice.
+        return new._replace(slice=jnp.nan_to_num(new.slice)), with_end_energy(
+            info, state, metric
+        )
+
+
+def with_end_energy(info: Any, state: Any, metric: Array) -> Any:
+    """`info` with the Hamiltonian where the chain is: BlackJAX's is that of the proposal."""
+    kinetic = blackjax().mcmc.metrics.default_metric(metric).kinetic_energy(info.momentum)
+    start = kinetic - state.logdensity
+    return info._replace(energy=jnp.where(info.is_accepted, info.energy, start))
+
+
+class HMC(AbstractKernel):
+    r"""Hamiltonian Monte Carlo [Duane et al. 1987; Neal 2011].
+
+    Asymptotically exact. The step varies by 20 % from transition to transition: trajectories of
+    one length resonate with the target, so that a chain can accept 0.995 of its proposals and
+    not move. Shown by `tests/kernels/test_hamiltonian.py` (acceptance against a closed form,
+    reversibility) and `test_exactness.py`.
+
+    **Arguments**
+
+    - `model`: a NumPyro model; or
+    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+      `init_params` in `MCMC.run` unless it knows its event shape.
+    - `step_size`: the leapfrog step; where adaptation starts.
+    - `inverse_mass_matrix`: diagonal or whole, over the flattened position; where adaptation
+      starts.
+    - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
+    - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
+    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `target_accept_prob`: 0.65 is optimal in high dimension; a little more is robust.
+    - `num_steps`: a fixed number of leapfrog steps instead of `trajectory_length`; it also
+      fixes the step. Reverse-mode differentiation through such a transition works.
+    - `trajectory_length`: the mean length of a trajectory, of at most 1000 steps.
+    - `init_strategy`: where chains of a model start.
+    """
+
+    move: HMCMove
+    _state_type = HamiltonianState
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | None = None,
+        potential_fn: Energy | None = None,
+        *,
+        step_size: float = 1.0,
+        inverse_mass_matrix: Array | None = None,
+        adapt_step_size: bool = True,
+        adapt_mass_matrix: bool = True,
+        dense_mass: bool = False,
+        target_accept_prob: float = 0.8,
+        num_steps: int | None = None,
+        trajectory_length: float | None = 2 * math.pi,
+        init_strategy: Callable[..., Any] = init_to_uniform,
+    ) -> None:
+        if num_steps is None and trajectory_length is None:
+            raise ValueError(
+                "At least one of `num_steps` or `trajectory_length` must be specified."
+            )
+        if num_steps is None:
+            check_positive("trajectory_length", trajectory_length)
+        else:
+            check_positive("num_steps", num_steps)
+            trajectory_length = None
+        move = HMCMove(step_size, inverse_mass_matrix, trajectory_length, num_steps)
+        adaptation = Adaptation(
+            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+        )
+        super().__init__(model, potential_fn, move, adaptation, init_strategy)
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        return (*super().default_fields, "energy")
+
+    def get_diagnostics_str(self, state: KernelState) -> str:
+        return f"{state.n_grad} steps of {super().get_diagnostics_str(state)}"
+
+    def _extra(self, info: Any) -> dict[str, Array]:
+        return {"energy": info.energy}
+
+
+class GHMC(AbstractKernel):
+    r"""Generalised HMC [Horowitz 1991], with Neal's persistent slice [Neal 2020].
+
+    Underdamped Langevin dynamics with a Metropolis correction: one gradient a transition, and a
+    momentum that lasts for several. Asymptotically exact, not reversible. Shown by
+    `tests/kernels/test_hamiltonian.py` and `test_exactness.py`.
+
+    **Arguments**
+
+    - `model`: a NumPyro model; or
+    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+      `init_params` in `MCMC.run` unless it knows its event shape.
+    - `step_size`: the leapfrog step; where adaptation starts.
+    - `inverse_mass_matrix`: diagonal or whole, over the flattened position; where adaptation
+      starts.
+    - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
+    - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
+    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `target_accept_prob`: high, because a rejection turns the momentum around.
+    - `trajectory_length`: the time in which the momentum is forgotten, down to $1/e$. With the
+      metric learnt, the target is about one unit wide.
+    - `init_strategy`: where chains of a model start.
+    """
+
+    move: GHMCMove
+    _state_type = HamiltonianState
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | None = None,
+        potential_fn: Energy | None = None,
+        *,
+        step_size: float = 0.5,
+        inverse_mass_matrix: Array | None = None,
+        adapt_step_size: bool = True,
+        adapt_mass_matrix: bool = True,
+        dense_mass: bool = False,
+        target_accept_prob: float = 0.9,
+        trajectory_length: float = 1.0,
+        init_strategy: Callable[..., Any] = init_to_uniform,
+    ) -> None:
+        check_positive("trajectory_length", trajectory_length)
+        move = GHMCMove(step_size, inverse_mass_matrix, trajectory_length)
+        adaptation = Adaptation(
+            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+        )
+        super().__init__(model, potential_fn, move, adaptation, init_strategy)
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        return (*super().default_fields, "energy")
+
+    def _extra(self, info: Any) -> dict[str, Array]:
+        return {"energy": info.energy}

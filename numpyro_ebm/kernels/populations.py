@@ -1,0 +1,205 @@
+"""Populations that come down from a reference to the target, and need no warm-up."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from .._checks import as_floats, check_positive, check_probability
+from .._types import Array, Float, Key, Scalar
+from ..energies import ConditionalEnergy, as_energy, check_energy, exact_sampler
+from ._blackjax import blackjax
+from ._chains import run_chains
+from ._kernel import AbstractKernel, step_adaptation
+from .langevin import UnadjustedLangevin
+from .mala import MALA
+
+
+class Population(NamedTuple):
+    """Draws that came down together.
+
+    - **values**: `(draw, *event)`.
+    - **accept_prob**: the mean acceptance probability at the end of the way.
+    - **num_steps**: the number of transitions on the way.
+    - **log_z**: an unbiased estimate of $Z$, as a logarithm; NaN where there is none.
+    """
+
+    values: Array
+    accept_prob: Scalar
+    num_steps: Array
+    log_z: Scalar
+
+
+class AbstractPopulation(eqx.Module):
+    """How a population of points is drawn together; [`sample`][numpyro_ebm.sample] draws it."""
+
+    @abc.abstractmethod
+    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+        """`num_draws` points; a pure function, to be called inside of `jit`."""
+
+
+class TemperedSMC(AbstractPopulation):
+    r"""Adaptive tempered sequential Monte Carlo [Del Moral, Doucet and Jasra 2006].
+
+    Particles from a reference $q$, at $\lambda = 0$, are weighted, resampled and moved on
+    $q^{1-\lambda} e^{-\lambda E}$ as $\lambda$ rises to one, by steps that keep the effective
+    sample size. Asymptotically exact in the number of particles; at a finite number modes can
+    get lost, so that several populations, `num_chains` of them, should agree. BlackJAX chooses
+    $\lambda$ and resamples. Shown by `tests/kernels/test_populations.py`.
+
+    ```python
+    smc = ebm.TemperedSMC(ebm.MALA(), dist.Normal(0, 5).expand([2]).to_event(1))
+    draws = ebm.sample(jax.random.key(0), energy, smc, num_chains=8, num_samples=1000)
+    ```
+
+    **Arguments**
+
+    - `kernel`: what moves the particles, its step size tuned at every $\lambda$ if it adapts.
+    - `reference`: a NumPyro distribution, or an energy with an exact `sample`, wider than the
+      target.
+    - `num_steps`: transitions at each $\lambda$.
+    - `target_ess`: the effective sample size after each step, as a part of the particles.
+    """
+
+    kernel: AbstractKernel = eqx.field(static=True)
+    reference: Any
+    num_steps: int = eqx.field(static=True, default=5)
+    target_ess: float = 0.9
+
+    def __check_init__(self) -> None:
+        check_positive("num_steps", self.num_steps)
+        check_probability("target_ess", self.target_ess)
+        step_adaptation(self.kernel)
+        exact_sampler(as_energy(self.reference))
+
+    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+        reference = as_energy(self.reference)
+        energy = as_energy(energy, reference.event_shape)
+        start_key, loop_key = jr.split(rng_key)
+        particles = exact_sampler(reference)(start_key, (num_draws,))
+        check_energy(energy, particles.shape[1:])
+        smc, adaptation = blackjax().smc, step_adaptation(self.kernel)
+
+        def log_ratio(x: Array) -> Scalar:
+            return reference(x) - energy(x)
+
+        def descend(carry: tuple) -> tuple:
+            i, particles, tempering, step_size, _, log_z = carry
+            resample_key, move_key = jr.split(jr.fold_in(loop_key, i))
+            delta = smc.ess.ess_solver(
+                jax.vmap(log_ratio),
+                particles,
+                self.target_ess,
+                1 - tempering,
+                smc.solver.dichotomy,
+            )
+            delta = jnp.clip(delta, 0, 1 - tempering)
+            log_weights = delta * jax.vmap(log_ratio)(particles)
+            log_sum = logsumexp(log_weights)
+            weights = jnp.exp(log_weights - log_sum)
+            source = smc.resampling.systematic(resample_key, weights, num_draws)
+            tempering = jnp.where(delta > 1 - tempering - 1e-6, 1, tempering + delta)
+
+            def tempered(x: Array) -> Scalar:
+                return (1 - tempering) * reference(x) + tempering * energy(x)
+
+            particles, chains = run_chains(
+                move_key, self._move(step_size), tempered, particles[source], self.num_steps
+            )
+            accept_prob = jnp.nan_to_num(chains.accept_prob).mean()
+            if adaptation.adapt_step_size:
+                step_size *= jnp.exp(1.5 * (accept_prob - adaptation.target_accept_prob))
+            log_z += log_sum - jnp.log(num_draws)
+            return i + 1, particles, tempering, step_size, accept_prob, log_z
+
+        zero = jnp.zeros(())
+        log_z = jnp.asarray(getattr(reference, "log_z", jnp.nan), zero.dtype)
+        step_size = as_floats(self.kernel.move.step_size)
+        carry = (jnp.zeros((), int), particles, zero, step_size, zero, log_z)
+        i, particles, *_, accept_prob, log_z = jax.lax.while_loop(
+            lambda carry: (carry[2] < 1) & (carry[0] < _MAX_TEMPERATURES), descend, carry
+        )
+        return Population(particles, accept_prob, i * self.num_steps, log_z)
+
+    def _move(self, step_size: Scalar) -> Any:
+        return eqx.tree_at(lambda move: move.step_size, self.kernel.move, step_size)
+
+
+#: More than this many steps down mean that the reference misses the target.
+_MAX_TEMPERATURES = 10_000
+
+
+class AnnealedLangevin(AbstractPopulation):
+    r"""Langevin dynamics on $E(x; \sigma)$ as $\sigma$ falls [Song and Ermon 2019].
+
+    For noise-conditional energies, as multi-scale denoising score matching learns them. From
+    $N(0, \sigma_1^2)$ each point makes `num_steps` transitions of step $\eta\sigma_k^2$ at
+    every $\sigma_k$, and ends at the smallest. **Biased**: the proportions of modes are those
+    in which the last noise that joins them left them, and Langevin steps without a correction
+    add their own bias. With `kernel=ebm.MALA(...)` the law at each $\sigma_k$ is invariant.
+    Shown by `tests/kernels/test_populations.py`.
+
+    ```python
+    conditional = ebm.ConditionalEnergy(fn, event_shape=(2,))
+    draws = ebm.sample(jax.random.key(0), conditional, ebm.AnnealedLangevin([5.0, 1.0, 0.1]))
+    ```
+
+    **Arguments**
+
+    - `noise_scales`: $\sigma_1 > \dots > \sigma_K$, from the width of the data down.
+    - `kernel`: [`UnadjustedLangevin`][numpyro_ebm.UnadjustedLangevin] or
+      [`MALA`][numpyro_ebm.MALA]; its `step_size` is $\eta$ at $\sigma = 1$. Nothing adapts.
+    - `num_steps`: transitions at each noise scale.
+    """
+
+    noise_scales: Float[Array, " k"] = eqx.field(converter=as_floats)
+    kernel: AbstractKernel = eqx.field(
+        static=True, default=UnadjustedLangevin(step_size=0.1), kw_only=True
+    )
+    num_steps: int = eqx.field(static=True, default=100, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_positive("num_steps", self.num_steps)
+        check_positive("noise_scales", self.noise_scales)
+        if self.noise_scales.ndim != 1 or (np.diff(self.noise_scales) >= 0).any():
+            raise ValueError(f"`noise_scales` must fall, got {self.noise_scales}.")
+        if not isinstance(self.kernel, UnadjustedLangevin | MALA):
+            raise ValueError(
+                "`kernel` must be `UnadjustedLangevin(...)` or `MALA(...)`, whose step goes "
+                f"with the square of the noise, got {type(self.kernel).__name__}."
+            )
+
+    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+        if not isinstance(energy, ConditionalEnergy) or energy.event_shape is None:
+            raise TypeError(
+                "`energy` must be a `ConditionalEnergy(fn, event_shape)`, with "
+                f"`fn(x, noise_scale)`, for `AnnealedLangevin`, got {energy!r}."
+            )
+        start_key, loop_key = jr.split(rng_key)
+        shape = (num_draws, *energy.event_shape)
+        start = self.noise_scales[0] * jr.normal(start_key, shape, jnp.result_type(float))
+
+        def anneal(points: Array, level: tuple) -> tuple[Array, Scalar]:
+            k, noise_scale = level
+            points, chains = run_chains(
+                jr.fold_in(loop_key, k),
+                self._move(noise_scale),
+                energy.given(noise_scale),
+                points,
+                self.num_steps,
+            )
+            return points, chains.accept_prob.mean()
+
+        levels = (jnp.arange(len(self.noise_scales)), self.noise_scales)
+        points, accept_prob = jax.lax.scan(anneal, start, levels)
+        num_steps = self.num_steps * len(self.noise_scales)
+        return Population(points, accept_prob[-1], jnp.asarray(num_steps), jnp.asarray(jnp.nan))
+
+    def _move(self, noise_scale: Scalar) -> Any:
+        step_size = self.kernel.move.step_size * noise_scale**2
+        return eqx.tree_at(lambda move: move.step_size, self.kernel.move, step_size)

@@ -1,0 +1,179 @@
+"""Gibbs kernels against the enumeration of all states."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC
+
+import numpyro_ebm as ebm
+
+RBM = ebm.BernoulliRBM(
+    np.array([[1.0, -0.5, 0.8], [0.3, 1.2, -1.0], [-0.7, 0.4, 0.9], [0.2, -1.1, 0.5]]),
+    [0.1, -0.4, 0.2, 0.0],
+    [0.3, -0.1, 0.2],
+)
+ENERGIES = {
+    "torus of odd sides": ebm.IsingModel((3, 3), 0.4, 0.1),
+    "torus of even sides": ebm.IsingModel((2, 4), 0.3),
+    "free lattice": ebm.IsingModel((3, 3), 0.4, -0.2, periodic=False),
+    "odd ring": ebm.IsingModel((5,), 0.6, 0.1),
+    "strip of one row": ebm.IsingModel((1, 4), 0.5),
+    "RBM": RBM,
+}
+each_energy = pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES)
+KERNELS = {
+    "BlockGibbs": (ebm.BlockGibbs(), 1),
+    "GibbsWithGradients": (ebm.GibbsWithGradients(), 5),
+}
+each_kernel = pytest.mark.parametrize(("kernel", "thinning"), KERNELS.values(), ids=KERNELS)
+
+
+def all_states(energy):
+    low, high = energy.levels
+    size = int(np.prod(energy.event_shape))
+    bits = np.arange(2**size)[:, None] >> np.arange(size) & 1
+    return jnp.asarray((low + (high - low) * bits).reshape(-1, *energy.event_shape), float)
+
+
+def total_variation(draws, energy):
+    low, high = energy.levels
+    flat = np.asarray(draws).reshape(-1, int(np.prod(energy.event_shape)))
+    bits = np.round((flat - low) / (high - low)).astype(int)
+    words = bits @ (1 << np.arange(bits.shape[1]))
+    shares = np.bincount(words, minlength=2 ** bits.shape[1]) / len(words)
+    truth = jax.nn.softmax(-jax.vmap(energy)(all_states(energy)))
+    return 0.5 * np.abs(shares - truth).sum()
+
+
+def run(energy, kernel, thinning, num_samples=1500):
+    return ebm.sample(
+        jr.key(0),
+        energy,
+        kernel,
+        num_chains=1000,
+        num_warmup=100,
+        num_samples=num_samples,
+        thinning=thinning,
+        progress_bar=False,
+    )
+
+
+@each_energy
+@each_kernel
+def test_total_variation_to_enumeration(energy, kernel, thinning):
+    draws = run(energy, kernel, thinning)
+    assert set(np.unique(draws.values)) == set(energy.levels)
+    distance = total_variation(draws.values, energy)
+    print(f"total variation {distance:.4f} of {draws.values.shape[:2]} draws")
+    assert distance < 0.02
+
+
+def test_another_coupling_would_be_seen():
+    energy = ENERGIES["torus of odd sides"]
+    draws = run(ebm.IsingModel((3, 3), 0.42, 0.1), ebm.BlockGibbs(), 1)
+    assert total_variation(draws.values, energy) > 0.02
+
+
+def test_two_colors_on_an_odd_torus_would_be_seen():
+    class Checkerboard(ebm.AbstractEnergy):
+        """Draws neighbours at once where the colors meet."""
+
+        ising: ebm.IsingModel
+        event_shape: tuple[int, ...] = (3, 3)
+        levels = (-1.0, 1.0)
+
+        def __call__(self, x):
+            return self.ising(x)
+
+        def gibbs_sweep(self, rng_key, x):
+            colors = np.indices((3, 3)).sum(0) % 2
+            for color, key in enumerate(jr.split(rng_key)):
+                up = jr.bernoulli(key, jax.nn.sigmoid(2 * self.ising._field_at(x)))
+                x = jnp.where(colors == color, 2.0 * up - 1, x)
+            return x
+
+    energy = ENERGIES["torus of odd sides"]
+    draws = run(Checkerboard(energy), ebm.BlockGibbs(), 1)
+    assert total_variation(draws.values, energy) > 0.02
+
+
+def test_gibbs_with_gradients_takes_sums_temperatures_and_distributions():
+    energy = 0.5 * RBM + dist.Bernoulli(0.3).expand([4]).to_event(1)
+    draws = run(energy, ebm.GibbsWithGradients(), 5)
+
+    class Levels:
+        levels, event_shape = (0.0, 1.0), (4,)
+
+        def __call__(self, x):
+            return energy(x)
+
+    assert total_variation(draws.values, Levels()) < 0.02
+
+
+def test_a_flip_that_the_gradient_foretells_exactly_is_accepted_by_its_balance(x64):
+    r"""For a quadratic energy $-2x_i\partial_i E$ is the exact change of a flip."""
+    energy = ebm.IsingModel((3, 3), 0.4, 0.1)
+    x = all_states(energy)[77]
+    move = ebm.GibbsWithGradients().move
+    _, info = move.step(jr.key(3), move.init(jr.key(0), x, energy), energy)
+    y = info.proposal.position
+
+    def rates(x):
+        flips = [x.reshape(-1).at[i].multiply(-1).reshape(3, 3) for i in range(9)]
+        return jax.nn.softmax(0.5 * jnp.array([energy(x) - energy(flip) for flip in flips]))
+
+    i = int(jnp.argmax((x != y).reshape(-1)))
+    log_ratio = energy(x) - energy(y) + jnp.log(rates(y)[i]) - jnp.log(rates(x)[i])
+    np.testing.assert_allclose(
+        info.acceptance_rate, jnp.exp(jnp.minimum(0, log_ratio)), atol=1e-12
+    )
+
+
+def test_block_gibbs_of_real_visible_units():
+    rbm = ebm.GaussianBernoulliRBM(np.array([[0.5, -1.0], [1.0, 0.3]]), [0.1, 0.2], [0.3, -0.1])
+    draws = run(rbm, ebm.BlockGibbs(), 1, 100).values
+    for name, values in (("mean", draws), ("variance", (draws - rbm.mean) ** 2)):
+        means = np.asarray(values.mean(1))
+        z = (means.mean(0) - getattr(rbm, name)) / (means.std(0) / np.sqrt(len(means)))
+        assert np.abs(z).max() < 4
+
+
+@each_kernel
+def test_under_mcmc(kernel, thinning, capsys):
+    for method in ("sequential", "vectorized"):
+        mcmc = MCMC(
+            type(kernel)(potential_fn=RBM),
+            num_warmup=100,
+            num_samples=3000,
+            num_chains=2,
+            chain_method=method,
+            progress_bar=False,
+        )
+        mcmc.run(jr.key(0))
+        assert abs(mcmc.get_samples().mean(0) - RBM.mean).max() < 0.1
+    mcmc.print_summary()
+    assert "n_eff" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda: ebm.BlockGibbs(lambda: None), ValueError, "not a `model`"),
+        (
+            lambda: ebm.sample(jr.key(0), 0.5 * RBM, ebm.BlockGibbs()),
+            TypeError,
+            "needs an energy that knows its blocks",
+        ),
+        (
+            lambda: ebm.sample(jr.key(0), ebm.Banana(), ebm.GibbsWithGradients()),
+            TypeError,
+            "needs an energy of two-valued units",
+        ),
+    ],
+)
+def test_bad_input(run, error, message):
+    with pytest.raises(error, match=message):
+        run()

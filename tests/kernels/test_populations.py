@@ -1,0 +1,139 @@
+"""Tempered SMC and annealed Langevin dynamics."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_ebm as ebm
+
+WEIGHTS = np.array([0.7, 0.3])
+MODES = ebm.GaussianMixture(WEIGHTS, [[-4.0, 0.0], [4.0, 0.0]], [np.eye(2)] * 2)
+REFERENCE = dist.Normal(0, 6).expand([2]).to_event(1)
+
+
+def run(energy, sampler, num_chains=32, num_samples=300):
+    return ebm.sample(
+        jr.key(0),
+        energy,
+        sampler,
+        num_chains=num_chains,
+        num_samples=num_samples,
+        progress_bar=False,
+    )
+
+
+def assert_statistics(draws, truths):
+    """Means over populations, which are independent, within four standard errors."""
+    for name, (statistic, truth) in truths.items():
+        means = np.asarray(statistic(draws.values).mean(1))
+        z = (means.mean(0) - truth) / (means.std(0, ddof=1) / np.sqrt(len(means)))
+        assert np.abs(z).max() < 4, (name, z)
+
+
+TRUTHS = {
+    "weight": (lambda x: x[..., 0] < 0, 0.7),
+    "mean": (lambda x: x, np.array([-1.6, 0.0])),
+    "square": (lambda x: x**2, np.array([17.0, 1.0])),
+}
+
+
+@pytest.mark.parametrize(
+    "kernel", [ebm.MALA(), ebm.HMC(num_steps=4), ebm.NUTS(max_tree_depth=3)]
+)
+@pytest.mark.filterwarnings("ignore:`sample`")  # Of a population whose last step was too long.
+def test_tempered_smc(kernel):
+    draws = run(MODES, ebm.TemperedSMC(kernel, REFERENCE))
+    assert draws.values.shape == (32, 300, 2)
+    assert draws.accept_prob.mean() > 0.4
+    assert_statistics(draws, TRUTHS)
+
+
+def test_another_target_would_be_seen():
+    draws = run(1.1 * MODES, ebm.TemperedSMC(ebm.MALA(), REFERENCE))
+    with pytest.raises(AssertionError, match="weight|square"):
+        assert_statistics(draws, TRUTHS)
+
+
+def test_tempered_smc_knows_its_normaliser():
+    r"""$E[\hat Z] = Z$."""
+    target = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 1) ** 2) / 0.25, (3,))
+    reference = dist.Normal(0, 1).expand([3]).to_event(1)
+    smc = ebm.TemperedSMC(ebm.MALA(), reference)
+    keys = jr.split(jr.key(0), 200)
+    log_z = np.asarray(jax.vmap(lambda key: smc.draw(key, target, 100).log_z)(keys), float)
+    ratio = np.exp(log_z - 1.5 * np.log(2 * np.pi * 0.25))
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(len(ratio))
+
+
+def smoothed(x, noise_scale):
+    covariance = (0.1 + noise_scale**2) * jnp.eye(2)
+    return ebm.GaussianMixture(WEIGHTS, [[-4.0, 0.0], [4.0, 0.0]], jnp.stack([covariance] * 2))(
+        x
+    )
+
+
+CONDITIONAL = ebm.ConditionalEnergy(smoothed, (2,))
+SCALES = np.geomspace(8, 0.1, 10)
+
+
+def test_annealed_mala_ends_in_the_law_of_the_last_scale():
+    sampler = ebm.AnnealedLangevin(SCALES, kernel=ebm.MALA(step_size=0.3), num_steps=100)
+    draws = run(CONDITIONAL, sampler)
+    last = 0.1 + SCALES[-1] ** 2
+    # The weights are those at which the modes parted, up to what the annealing costs.
+    assert abs((draws.values[..., 0] < 0).mean() - 0.7) < 0.03
+    assert_statistics(draws, {"square": (lambda x: x[..., 1] ** 2, last)})
+
+
+def test_annealed_unadjusted_langevin_is_biased_as_it_says():
+    eta = 1.0
+    sampler = ebm.AnnealedLangevin(SCALES, kernel=ebm.UnadjustedLangevin(step_size=eta))
+    draws = run(CONDITIONAL, sampler, num_samples=2000)
+    last = 0.1 + SCALES[-1] ** 2
+    # Each scale begins where the last one left it, and shrinks that by its own steps.
+    variance = SCALES[0] ** 2
+    for scale in SCALES:
+        a, step = 1 / (0.1 + scale**2), eta * scale**2
+        limit = 1 / (a * (1 - step * a / 2))
+        variance = (1 - step * a) ** 200 * (variance - limit) + limit
+    assert variance > 1.02 * last
+    assert_statistics(draws, {"square": (lambda x: x[..., 1] ** 2, variance)})
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda: ebm.AnnealedLangevin([1.0, 2.0]), ValueError, "`noise_scales` must fall"),
+        (
+            lambda: ebm.AnnealedLangevin([2.0, 1.0], kernel=ebm.NUTS()),
+            ValueError,
+            "whose step goes with the square of the noise",
+        ),
+        (
+            lambda: run(MODES, ebm.AnnealedLangevin([2.0, 1.0])),
+            TypeError,
+            "must be a `ConditionalEnergy",
+        ),
+        (
+            lambda: ebm.TemperedSMC(ebm.MALA(), REFERENCE, target_ess=2.0),
+            ValueError,
+            "target_ess",
+        ),
+        (
+            lambda: ebm.TemperedSMC(ebm.MALA(), lambda x: x @ x),
+            AttributeError,
+            "no exact sampler",
+        ),
+        (
+            lambda: ebm.TemperedSMC(ebm.ParallelTempering(ebm.MALA(), 2.0), REFERENCE),
+            TypeError,
+            "must move by itself",
+        ),
+    ],
+)
+def test_bad_input(run, error, message):
+    with pytest.raises(error, match=message):
+        run()
