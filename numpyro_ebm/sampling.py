@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 from tqdm.auto import tqdm
 
@@ -346,7 +347,8 @@ def _problem(energy: AbstractEnergy, kernel: Any) -> _Problem:
 
 
 def _as_array(leaf: Any) -> Any:
-    return jnp.asarray(leaf, jnp.result_type(float)) if isinstance(leaf, float) else leaf
+    is_number = isinstance(leaf, float | np.ndarray | np.generic)
+    return jnp.asarray(leaf, jnp.result_type(float)) if is_number else leaf
 
 
 def _positions(
@@ -398,7 +400,7 @@ def _start(
     """The state of chains at `positions`; raises where one could never leave its start."""
     if isinstance(sharding, NamedSharding):
         # On a mesh of explicit axes, each slice of an array would have to name its sharding.
-        mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+        mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
         sharding = NamedSharding(mesh, sharding.spec)
     if sharding is not None:
         positions = jax.device_put(positions, sharding)
@@ -443,7 +445,9 @@ def _drive(
             left -= length
             bar.set_postfix_str(f"accepted {accepted:.2f}, step {step_size:.2g}", refresh=False)
             bar.update(length)
-            if call > 0:  # The first one compiles.
+            if not state.totals.is_fully_addressable:
+                length = _FIRST_CALL * 2 ** min(call, 6)  # All processes must do the same.
+            elif call > 0:  # The first call compiles.
                 length = max(1, int(length * min(64, _SECONDS_A_CALL / seconds)))
     if left:
         warnings.warn(

@@ -89,6 +89,14 @@ def assert_moments(draws, mean, variance, *, num_blocks=None, ess_variance=28_80
     _assert_z("variance", (blocks - mean) ** 2, variance, ess_variance)
 
 
+def assert_means(values, truth, *, name="mean", ess_min=400):
+    """The means of `values`, `(chain, draw, k)`, within four standard errors of `truth`.
+
+    Chains are taken as independent; too few effective draws fail.
+    """
+    _assert_z(name, np.asarray(values, float), np.asarray(truth), ess_min)
+
+
 def _assert_z(name, values, truth, ess_min):
     block_means = values.mean(1)
     error = block_means.std(0, ddof=1) / np.sqrt(len(block_means))

@@ -66,3 +66,15 @@ def test_pulses(tmp_path):
         assert int(ess) > 100
     assert "integrable in every direction seen" in printed
     assert (tmp_path / "pulses.png").stat().st_size > 10_000
+
+
+def test_islands(tmp_path):
+    printed = run("04_islands.py", tmp_path / "islands.png", cwd=tmp_path)
+    errors = dict(re.findall(r"^(MALA|tempered|SMC) .* ([\d.]+)$", printed, re.MULTILINE))
+    assert float(errors["MALA"]) > 0.6
+    assert float(errors["tempered"]) < 0.03
+    assert float(errors["SMC"]) < 0.05
+    # All that the usual numbers see is that the chains agree.
+    assert float(re.search(r"MALA: r_hat <= ([\d.]+)", printed).group(1)) < 1.01
+    assert float(re.search(r"tempered: r_hat <= ([\d.]+)", printed).group(1)) < 1.02
+    assert (tmp_path / "islands.png").stat().st_size > 10_000

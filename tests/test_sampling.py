@@ -1,6 +1,7 @@
 """`sample` and `sample_moments`: shapes, resuming, memory, compilation, health."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,14 @@ KERNELS = {
     "AdjustedMCLMC": ebm.AdjustedMCLMC(),
     "ParallelTempering": ebm.ParallelTempering(ebm.MALA(), 4.0, num_temperatures=3),
 }
-each_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+QUICK = ("MALA", "NUTS", "GHMC", "ParallelTempering")
+each_kernel = pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(kernel, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, kernel in KERNELS.items()
+    ],
+)
 
 
 @each_kernel
@@ -43,8 +51,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(kernel):
         settings = {"num_chains": 3, "num_warmup": 25, "thinning": 2, **QUIET, **kwargs}
         return ebm.sample(jr.key(0), ENERGY, kernel, num_samples=num_samples, **settings)
 
-    whole, first = run(20), run(8)
-    rest = run(12, init_state=first.state)
+    whole, first = run(20), run(10)
+    rest = run(10, init_state=first.state)
     assert whole.values.shape == (3, 20, 2)
     for name in ("potential_energy", "accept_prob", "diverging", "n_grad"):
         parts = [first.stats[name], rest.stats[name]]
@@ -136,7 +144,13 @@ TARGETS = {  # Acceptance on a Gaussian in 20 dimensions.
 
 
 @pytest.mark.parametrize("step_size", [1e-4, 1e2])
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("MALA", "HMC") else pytest.mark.slow)
+        for name in TARGETS
+    ],
+)
 def test_the_step_size_finds_its_target_from_anywhere(name, step_size):
     if name == "NUTS" and step_size < 1:
         pytest.skip("a minute of trees with a thousand leaves")
@@ -160,7 +174,7 @@ def test_a_nan_acceptance_poisons_nothing():
     def energy(x):  # NaN outside of the half plane.
         return 0.5 * jnp.sum(x**2) - 0.5 * jnp.log(x[0])
 
-    for kernel in (ebm.BarkerMH(), ebm.MALA(), ebm.HMC()):
+    for kernel in (ebm.BarkerMH(), ebm.HMC()):
         draws = ebm.sample(jr.key(0), energy, kernel, init_params=jnp.ones((8, 2)), **QUIET)
         assert draws.ok
         assert (draws.values[..., 0] > 0).all()
@@ -195,10 +209,9 @@ def test_pytrees_images_and_float64():
         return 0.5 * z["a"] ** 2 + 0.5 * jnp.sum(z["b"] ** 2)
 
     start = {"a": np.zeros(4), "b": np.ones((4, 3, 2))}
-    for kernel in KERNELS.values():
-        draws = ebm.sample(
-            jr.key(0), energy, kernel, init_params=start, num_warmup=5, num_samples=6, **QUIET
-        )
+    for name in ("MALA", "GHMC"):
+        settings = {"init_params": start, "num_warmup": 5, "num_samples": 6, **QUIET}
+        draws = ebm.sample(jr.key(0), energy, KERNELS[name], **settings)
         assert draws.values["b"].shape == (4, 6, 3, 2)
         assert draws.finite.shape == (4,)
     image = ebm.ConvEnergy((8, 8, 1), key=jr.key(0))
@@ -391,9 +404,7 @@ alone = ebm.sample(jax.random.key(0), ebm.Banana(), kernel, num_chains=4, num_wa
 np.testing.assert_allclose(values, alone.values, rtol=1e-10)
 adapted = ebm.sample(jax.random.key(0), ebm.Banana(), ebm.MALA(), num_chains=4, num_warmup=50,
                      num_samples=10, progress_bar=False, sharding=chains)
-steps = process_allgather(adapted.state.adapt_state.step_size)
-assert (steps == steps[0]).all(), steps
-print("done")
+print("step size", float(adapted.state.adapt_state.step_size), "done")
 """
 
 
@@ -417,6 +428,9 @@ def test_chains_in_two_processes_are_those_in_one():
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     both = [python(TWO_PROCESSES, address, str(i)) for i in range(2)]
+    said = []
     for process in both:
         out, err = process.communicate(timeout=300)
         assert "done" in out, err[-3000:]
+        said.append(re.search(r"step size .*", out).group())
+    assert said[0] == said[1]

@@ -11,6 +11,8 @@ from numpyro import handlers
 from numpyro.infer import MCMC
 from xarray import DataTree
 
+from ..sampling import Draws
+
 #: NumPyro's names of what a kernel reports, and ArviZ's.
 _STATS = {
     "potential_energy": "lp",
@@ -21,12 +23,12 @@ _STATS = {
 
 
 def to_arviz(
-    mcmc: MCMC,
+    mcmc: MCMC | Draws,
     *,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
-    """Collect a finished `MCMC` run, of our kernels or NumPyro's, in a `DataTree`.
+    """Collect an `MCMC` run, or what `sample` drew, in a `DataTree`.
 
     Groups `posterior`, `sample_stats` (`lp` is the log-density, minus the potential energy; all
     that the kernel collected is there) and, for a model, `observed_data`. The plates of a model
@@ -34,9 +36,11 @@ def to_arviz(
 
     **Arguments**
 
-    - `mcmc`: after `run`.
+    - `mcmc`: an `MCMC` after `run`, or the `Draws` of [`sample`][numpyro_ebm.sample].
     - `coords`, `dims`: coordinates and dimension names, as in `arviz_base.from_dict`.
     """
+    if isinstance(mcmc, Draws):
+        return _from_draws(mcmc, coords, dims)
     draws = mcmc.get_samples(group_by_chain=True)
     posterior = _by_name(draws)
     sites = _trace(mcmc, draws)
@@ -58,6 +62,24 @@ def to_arviz(
         # Many short chains are normal here, not a swapped axis.
         check_conventions=False,
         attrs={group: attrs for group in groups},
+    )
+
+
+def _from_draws(draws: Draws, coords: Any, dims: Any) -> DataTree:
+    if not draws.stats:
+        raise ValueError(
+            "These draws are independent, with no chain to diagnose: pass what `ebm.sample` "
+            f"drew by a kernel, got {draws}."
+        )
+    stats = {_STATS.get(name, name): np.asarray(x) for name, x in draws.stats.items()}
+    stats["lp"] = -stats["lp"]
+    stats["diverging"] = stats["diverging"].astype(bool)
+    return arviz_base.from_dict(
+        {"posterior": _by_name(draws.values), "sample_stats": stats},
+        coords=coords,
+        dims=dims,
+        check_conventions=False,
+        attrs={"posterior": {"inference_library": "numpyro_ebm"}},
     )
 
 

@@ -118,3 +118,25 @@ def test_a_file_round_trip(tmp_path):
     with xr.open_datatree(tmp_path / "run.nc") as back:
         for group in ("posterior", "sample_stats", "observed_data"):
             xr.testing.assert_equal(back[group].to_dataset(), tree[group].to_dataset())
+
+
+def test_draws_of_sample():
+    draws = ebm.sample(
+        jax.random.key(0),
+        ebm.Banana(),
+        ebm.NUTS(),
+        num_warmup=100,
+        num_samples=200,
+        progress_bar=False,
+    )
+    tree = ebm.to_arviz(draws)
+    np.testing.assert_array_equal(tree["posterior"]["x"], draws.values)
+    stats = tree["sample_stats"]
+    np.testing.assert_array_equal(stats["lp"], -draws.stats["potential_energy"])
+    assert {"acceptance_rate", "diverging", "n_grad"} <= set(stats)
+    assert stats["diverging"].dtype == bool
+    summary = arviz_stats.summary(tree, kind="diagnostics")
+    assert list(summary.index) == ["x[0]", "x[1]"]
+    exact = ebm.EnergyDistribution(ebm.Banana()).draw(jax.random.key(0), (5,))
+    with pytest.raises(ValueError, match="no chain to diagnose"):
+        ebm.to_arviz(exact)

@@ -6,21 +6,119 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers import COVARIANCE, MEAN, assert_moments, mixture
+import scipy.stats
+from helpers import MEAN, assert_means, assert_moments, mixture, quadrature
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
 
-#: The kernel, and how many draws of 500 chains carry the ESS that a variance needs.
-KERNELS = {"MALA": (ebm.MALA, 1500), "NUTS": (ebm.NUTS, 300)}
-each_kernel = pytest.mark.parametrize(("Kernel", "num_samples"), KERNELS.values(), ids=KERNELS)
+KERNELS = {
+    "MALA": ebm.MALA,
+    "NUTS": ebm.NUTS,
+    "HMC": ebm.HMC,
+    "BarkerMH": ebm.BarkerMH,
+    "GHMC": ebm.GHMC,
+    "AutoMALA": ebm.AutoMALA,
+    "AdjustedMCLMC": ebm.AdjustedMCLMC,
+    "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
+}
+each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
 
+RHO = np.array([[1.0, 0.95], [0.95, 1.0]])
 MIXTURE_MEAN = 0.4 * np.array([-1, 0]) + 0.6 * np.array([1, 0.5])
 MIXTURE_VARIANCE = 0.4 * np.array([2, 1]) + 0.6 * np.array([1.5, 1.05]) - MIXTURE_MEAN**2
+BANANA, WELL = ebm.Banana(), ebm.DoubleWell(dim=2)
+#: Quick, for every kernel, are the first two: a correlation and a curvature.
 TARGETS = {
-    "Gaussian": (ebm.Gaussian(MEAN, COVARIANCE), MEAN, np.diag(COVARIANCE)),
-    "GaussianMixture": (mixture(), MIXTURE_MEAN, MIXTURE_VARIANCE),
+    "correlated": (ebm.Gaussian(MEAN, RHO), MEAN, np.diag(RHO)),
+    "banana": (BANANA, BANANA.mean, BANANA.variance),
+    "mixture": (mixture(), MIXTURE_MEAN, MIXTURE_VARIANCE),
+    "double well": (WELL, [0.0, 0.0], quadrature(WELL, 4.0, 201)[2]),
 }
+SLOW_TARGETS = [
+    pytest.param(target, id=name, marks=pytest.mark.slow if i > 1 else ())
+    for i, (name, target) in enumerate(TARGETS.items())
+]
+
+
+def draw(kernel, energy, num_chains=2000, num_warmup=400, num_samples=1000, **kwargs):
+    settings = {"num_chains": num_chains, "num_warmup": num_warmup, "progress_bar": False}
+    draws = ebm.sample(
+        jax.random.key(0), energy, kernel, num_samples=num_samples, **settings, **kwargs
+    )
+    return draws.values
+
+
+@each_kernel
+@pytest.mark.parametrize("target", SLOW_TARGETS)
+@pytest.mark.filterwarnings("ignore:`sample`")  # Of chains that a random walk leaves behind.
+def test_means_and_variances(Kernel, target):
+    energy, mean, variance = target
+    assert_moments(draw(Kernel(), energy, thinning=2), mean, variance)
+
+
+@each_kernel
+def test_a_wrong_target_would_be_seen(Kernel):
+    # A likelihood counted 5 % too often, as a doubled factor or a wrong scale would do.
+    energy, mean, variance = TARGETS["correlated"]
+    with pytest.raises(AssertionError, match="variance: z"):
+        assert_moments(draw(Kernel(), 1.05 * energy, thinning=2), mean, variance)
+
+
+@pytest.mark.slow
+@each_kernel
+def test_heavy_tails(Kernel):
+    """Student's t of 5 degrees, whose moments converge slowly: by shares and by |x|."""
+    x = draw(Kernel(), ebm.StudentT(5.0, np.zeros(2), np.eye(2)), thinning=5)
+    t = scipy.stats.t(5)
+    tail = t.ppf(0.95)
+    assert_means(x < 0, [0.5, 0.5], name="median")
+    assert_means(np.abs(x), [t.expect(abs)] * 2, name="E|x|")
+    assert_means(x > tail, [0.05, 0.05], name="tail")
+    with pytest.raises(AssertionError, match="tail: z"):
+        assert_means(x > 0.95 * tail, [0.05, 0.05], name="tail")
+
+
+SCALES = np.geomspace(1, 1e-3, 50) ** 0.5
+ILL_CONDITIONED = {
+    "HMC": (ebm.HMC(), 1),
+    "NUTS": (ebm.NUTS(), 1),
+    "AdjustedMCLMC": (ebm.AdjustedMCLMC(), 1),
+    "MALA with its metric": (ebm.MALA(inverse_mass_matrix=SCALES**2), 10),
+    "BarkerMH": (ebm.BarkerMH(inverse_mass_matrix=SCALES**2, adapt_mass_matrix=False), 10),
+    "GHMC": (ebm.GHMC(inverse_mass_matrix=SCALES**2, adapt_mass_matrix=False), 10),
+}
+ILL_PARAMS = [
+    pytest.param(*value, id=name, marks=() if name == "HMC" else pytest.mark.slow)
+    for name, value in ILL_CONDITIONED.items()
+]
+
+
+@pytest.mark.parametrize(("kernel", "thinning"), ILL_PARAMS)
+def test_a_condition_number_of_a_thousand_in_50_dimensions(kernel, thinning):
+    energy = ebm.Gaussian(np.zeros(50), np.diag(SCALES**2))
+    start = SCALES * jax.random.normal(jax.random.key(1), (500, 50))
+    x = draw(kernel, energy, None, 600, 200, thinning=thinning, init_params=start)
+    assert_moments(x / SCALES, np.zeros(50), np.ones(50))
+
+
+def test_a_random_walk_in_five_dimensions():
+    covariance = 0.5 * np.eye(5) + 0.5
+    x = draw(ebm.RandomWalkMetropolis(), ebm.Gaussian(np.zeros(5), covariance), thinning=4)
+    assert_moments(x, np.zeros(5), np.ones(5))
+
+
+@pytest.mark.parametrize("energy_variance", [5e-4, 5e-2])
+def test_unadjusted_mclmc_is_biased_as_its_step_is(energy_variance):
+    """A few percent at the default, many where a hundred times the error is allowed."""
+    scales = np.geomspace(0.3, 3, 10)
+    kernel = ebm.UnadjustedMCLMC(energy_variance=energy_variance)
+    x = draw(kernel, ebm.Gaussian(np.zeros(10), np.diag(scales**2)), 500, thinning=2) / scales
+    error = np.abs(np.asarray(x).var((0, 1)) - 1).max()
+    print(f"error of variances {error:.3f} at energy variance {energy_variance}")
+    assert (error < 0.04) == (energy_variance < 1e-3)
+    assert error < 0.3
+
 
 PRIOR_SCALE, NOISE, Y = 2.0, 0.7, np.array([1.0, 1.8, 0.4])
 POSTERIOR_VARIANCE = 1 / (1 / PRIOR_SCALE**2 + len(Y) / NOISE**2)
@@ -54,37 +152,33 @@ def run(kernel, num_samples, *args, num_chains=500, method="vectorized"):
     return mcmc.get_samples(group_by_chain=True)
 
 
-@each_kernel
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_energies(Kernel, num_samples, target):
-    energy, mean, variance = target
-    assert_moments(run(Kernel(potential_fn=energy), num_samples), mean, variance)
+#: How many draws of 500 chains under `MCMC` carry the ESS that a variance needs.
+LONG = {"MALA": 1500, "NUTS": 300, "HMC": 300, "AdjustedMCLMC": 600}
+MCMC_PARAMS = [
+    pytest.param(
+        kernel, LONG.get(name, 3000), id=name, marks=() if name == "NUTS" else pytest.mark.slow
+    )
+    for name, kernel in KERNELS.items()
+]
+each_under_mcmc = pytest.mark.parametrize(("Kernel", "num_samples"), MCMC_PARAMS)
 
 
-@each_kernel
+@each_under_mcmc
 def test_conjugate_model(Kernel, num_samples):
     draws = run(Kernel(conjugate), num_samples, jnp.asarray(Y), FLIPS)
     for name, (mean, variance) in TRUTH.items():
         assert_moments(draws[name][..., None], [mean], [variance])
 
 
-@each_kernel
-@pytest.mark.parametrize(
-    "method", [pytest.param("sequential", marks=pytest.mark.slow), "parallel"]
-)
-def test_few_long_chains(Kernel, num_samples, method):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MALA", "NUTS"])
+@pytest.mark.parametrize("method", ["sequential", "parallel"])
+def test_few_long_chains(name, method):
     data = (jnp.asarray(Y), FLIPS)
-    draws = run(Kernel(conjugate), 200 * num_samples, *data, num_chains=2, method=method)
-    for name, (mean, variance) in TRUTH.items():
-        assert_moments(draws[name][..., None], [mean], [variance], num_blocks=200)
-
-
-@each_kernel
-def test_a_wrong_target_would_be_seen(Kernel, num_samples):
-    # A likelihood counted 5 % too often, as a doubled factor or a wrong scale would do.
-    energy, mean, variance = TARGETS["Gaussian"]
-    with pytest.raises(AssertionError, match="variance: z"):
-        assert_moments(run(Kernel(potential_fn=1.05 * energy), num_samples), mean, variance)
+    num_samples = 200 * LONG[name]
+    draws = run(KERNELS[name](conjugate), num_samples, *data, num_chains=2, method=method)
+    for site, (mean, variance) in TRUTH.items():
+        assert_moments(draws[site][..., None], [mean], [variance], num_blocks=200)
 
 
 def test_an_unadjusted_step_would_be_seen():

@@ -53,7 +53,7 @@ def test_tempered_smc(kernel):
 
 def test_another_target_would_be_seen():
     draws = run(1.1 * MODES, ebm.TemperedSMC(ebm.MALA(), REFERENCE))
-    with pytest.raises(AssertionError, match="weight|square"):
+    with pytest.raises(AssertionError, match=r"weight|square"):
         assert_statistics(draws, TRUTHS)
 
 

@@ -59,9 +59,13 @@ def check_moments(inner, num_samples=1000):
     assert_moments(draws.values, [mean, 0], [5 - mean**2, 1])
 
 
-@pytest.mark.parametrize(
-    "inner", [ebm.MALA(), ebm.HMC(num_steps=3), ebm.RandomWalkMetropolis()]
-)
+SLOW = [
+    pytest.param(kernel, marks=pytest.mark.slow)
+    for kernel in (ebm.HMC(num_steps=3), ebm.RandomWalkMetropolis())
+]
+
+
+@pytest.mark.parametrize("inner", [ebm.MALA(), *SLOW])
 def test_moments(inner):
     check_moments(inner)
 
