@@ -84,7 +84,13 @@ LOOPS = {
     "ULA": (ebm.UnadjustedLangevin(step_size=0.05, adapt_step_size=False), langevin, 0.05),
     "MALA": (ebm.MALA(step_size=0.05, adapt_step_size=False), mala, 0.05),
     "HMC": (
-        ebm.HMC(step_size=0.3, num_steps=10, adapt_step_size=False, adapt_mass_matrix=False),
+        ebm.HMC(
+            step_size=0.3,
+            num_steps=10,
+            trajectory_length=None,
+            adapt_step_size=False,
+            adapt_mass_matrix=False,
+        ),
         hmc,
         0.3,
     ),

@@ -20,8 +20,8 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be positive, got {value}.")
 
 
-def check_probability(name: str, value: float) -> None:
-    if not 0 < value < 1:
+def check_probability(name: str, value: Any) -> None:
+    if not isinstance(value, Tracer) and not 0 < value < 1:
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
 
 

@@ -65,6 +65,11 @@ class Adaptation(AbstractAdaptation):
 
     def __check_init__(self) -> None:
         check_probability("target_accept_prob", self.target_accept_prob)
+        if not isinstance(self.dense_mass, bool):
+            raise NotImplementedError(
+                "`dense_mass` must be True or False: metrics of several dense blocks are not "
+                f"implemented, got {self.dense_mass}."
+            )
 
     def init(self, move: AbstractMove, position: Point, num_warmup: int) -> AdaptState:
         metric = move.metric(position)

@@ -3,6 +3,7 @@
 import abc
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,9 +11,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
+from numpyro import handlers
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG, discrete_latent_sites, prototype_trace
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
-from numpyro.infer.util import initialize_model
+from numpyro.infer.util import (
+    _transforms_from_trace,
+    initialize_model,
+    transform_fn,
+    unconstrain_fn,
+)
 from numpyro.util import is_prng_key
 
 from .._checks import check_positive
@@ -33,6 +41,8 @@ class AbstractKernel(MCMCKernel):
     """
 
     move: AbstractMove
+    #: Another move for the warm-up under `MCMC`, if there is one.
+    warmup_move: AbstractMove | None = None
     _state_type: type = KernelState
 
     @abc.abstractmethod
@@ -167,6 +177,14 @@ class AbstractKernel(MCMCKernel):
             return lambda position: position
         return self._postprocess_fn_gen(*model_args, **(model_kwargs or {}))
 
+    def get_constrain_fn(
+        self, model_args: tuple, model_kwargs: dict | None
+    ) -> Callable[[Point], Any]:
+        """What conditions the other blocks of a composite kernel: values of the sites alone."""
+        if self._transforms is None or self._transforms.dynamic_support:
+            return self.postprocess_fn(model_args, model_kwargs)
+        return partial(transform_fn, self._transforms.inv_transforms)
+
     def __getstate__(self) -> dict[str, Any]:
         # Closures don't pickle; `init` makes them again.
         state = self.__dict__.copy()
@@ -199,6 +217,9 @@ class AbstractKernel(MCMCKernel):
     ) -> Point:
         if self._model is not None:
             check_normalization(self._model, *model_args, **(model_kwargs or {}))
+            if GIBBS_SITES_KWARG in (model_kwargs or {}):
+                block = (init_params, model_args, model_kwargs or {})
+                init_params = self._start_block(self._model, rng_key, *block)
             info = initialize_model(
                 rng_key,
                 self._model,
@@ -209,6 +230,7 @@ class AbstractKernel(MCMCKernel):
             )
             self._potential_fn_gen = info.potential_fn
             self._postprocess_fn_gen = info.postprocess_fn
+            self._transforms = _transforms_from_trace(info.model_trace, raise_warnings=False)
             self._is_traced = isinstance(rng_key, Tracer)
             return as_position(info.param_info.z if init_params is None else init_params)
         if self._potential_fn is None:
@@ -231,6 +253,38 @@ class AbstractKernel(MCMCKernel):
             return self.move.draw_start(rng_key, energy, shape)
 
         return start(rng_key) if one_chain else jax.vmap(start)(rng_key)
+
+    def _start_block(
+        self,
+        model: Callable[..., Any],
+        rng_key: Key,
+        init_params: Any,
+        model_args: tuple,
+        model_kwargs: dict,
+    ) -> Point | None:
+        """Check the sites of a block of `Gibbs`, which gives constrained `init_params`."""
+        one_key = rng_key if is_prng_key(rng_key) else rng_key[0]
+        trace = prototype_trace(model, one_key, model_args, model_kwargs)
+        discrete = discrete_latent_sites(trace)
+        if discrete:
+            raise ValueError(
+                f"Discrete latent sites {discrete} cannot be in the block of "
+                f"`{type(self).__name__}`; give them to a `DiscreteGibbs` block."
+            )
+        if _transforms_from_trace(trace, raise_warnings=False).dynamic_support:
+            raise ValueError(
+                f"A block of `{type(self).__name__}` cannot hold sites of value-dependent "
+                "supports."
+            )
+        if init_params is None:
+            return None
+        seeded = handlers.seed(model, one_key)
+
+        def unconstrain(params: Any) -> Any:
+            return unconstrain_fn(seeded, model_args, model_kwargs, params)
+
+        is_one = is_prng_key(rng_key)
+        return unconstrain(init_params) if is_one else jax.vmap(unconstrain)(init_params)
 
     def _init_state(
         self, rng_key: Key, position: Point, energy: Energy, num_warmup: int
@@ -257,10 +311,19 @@ class AbstractKernel(MCMCKernel):
     def _transition(self, state: KernelState, energy: Energy) -> KernelState:
         if not jax.tree.leaves(state.z):  # A model without latent sites.
             return state._replace(i=state.i + 1)
-        move = self.adaptation.tune(self.move, state.adapt_state)
         rng_key = jr.fold_in(state.rng_key, state.i)
-        move_state, info = move.step(rng_key, state.move_state, energy)
-        report = move.report(info)
+
+        def step(move: AbstractMove) -> tuple[Any, Any]:
+            tuned = self.adaptation.tune(move, state.adapt_state)
+            return tuned.step(rng_key, state.move_state, energy)
+
+        if self.warmup_move is None:
+            move_state, info = step(self.move)
+        else:
+            is_warm_up = state.i < len(state.adapt_state.schedule)
+            moves = self.warmup_move, self.move
+            move_state, info = jax.lax.cond(is_warm_up, *(partial(step, m) for m in moves))
+        report = self.move.report(info)
         one_chain = jax.tree.map(lambda x: x[None], (move_state.position, report))
         return state._replace(
             i=state.i + 1,
@@ -300,7 +363,7 @@ def run_short_chain(
 
 #: No transition has this number.
 _BEFORE = 2**32 - 1
-_CLOSURES = ("_potential_fn_gen", "_postprocess_fn_gen", "_is_traced")
+_CLOSURES = ("_potential_fn_gen", "_postprocess_fn_gen", "_transforms", "_is_traced")
 
 
 def _each_chain(fn: Callable[[KernelState], KernelState], state: KernelState) -> KernelState:
@@ -314,7 +377,7 @@ def _running_mean(state: KernelState, accept_prob: Array) -> Array:
 
 
 def _check_start(state: KernelState) -> None:
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state.z)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
         return
     finite = [jnp.isfinite(x) for x in jax.tree.leaves((state.potential_energy, state.z_grad))]
     if not all(x.all() for x in finite):

@@ -1,6 +1,7 @@
 """Hamiltonian Monte Carlo, with a fresh momentum or one that persists."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from numpyro.infer.initialization import init_to_uniform
 
-from .._checks import check_positive
+from .._checks import check_positive, user_level
 from .._types import Array, Energy, Key, Point, Scalar
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
@@ -94,8 +95,8 @@ class HMC(AbstractKernel):
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
     - `dense_mass`: learn the whole matrix, not only its diagonal.
     - `target_accept_prob`: 0.65 is optimal in high dimension; a little more is robust.
-    - `num_steps`: a fixed number of leapfrog steps instead of `trajectory_length`; it also
-      fixes the step. Reverse-mode differentiation through such a transition works.
+    - `num_steps`: a fixed number of leapfrog steps, which all have the same step; with
+      `trajectory_length=None`, or their step is `trajectory_length / num_steps`, as in NumPyro.
     - `trajectory_length`: the mean length of a trajectory, of at most 1000 steps.
     - `init_strategy`: where chains of a model start.
     """
@@ -122,11 +123,17 @@ class HMC(AbstractKernel):
             raise ValueError(
                 "At least one of `num_steps` or `trajectory_length` must be specified."
             )
-        if num_steps is None:
-            check_positive("trajectory_length", trajectory_length)
-        else:
-            check_positive("num_steps", num_steps)
-            trajectory_length = None
+        for name, value in (("num_steps", num_steps), ("trajectory_length", trajectory_length)):
+            if value is not None:
+                check_positive(name, value)
+        if num_steps is not None and trajectory_length is not None:
+            if adapt_step_size:
+                warnings.warn(
+                    "If both `num_steps` and `trajectory_length` are specified step size can't "
+                    "be adapted. Pass `trajectory_length=None`.",
+                    stacklevel=user_level(),
+                )
+            step_size, adapt_step_size = trajectory_length / num_steps, False
         move = HMCMove(step_size, inverse_mass_matrix, trajectory_length, num_steps)
         adaptation = Adaptation(
             adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob

@@ -58,7 +58,8 @@ class NUTS(AbstractKernel):
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
     - `dense_mass`: learn the whole matrix, not only its diagonal.
     - `target_accept_prob`: the mean acceptance probability along trajectories.
-    - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients a transition.
+    - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients a transition; a pair of them
+      is for the warm-up of `MCMC` and for what comes after it.
     - `init_strategy`: where chains of a model start.
     """
 
@@ -76,10 +77,13 @@ class NUTS(AbstractKernel):
         adapt_mass_matrix: bool = True,
         dense_mass: bool = False,
         target_accept_prob: float = 0.8,
-        max_tree_depth: int = 10,
+        max_tree_depth: int | tuple[int, int] = 10,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
         check_positive("max_tree_depth", max_tree_depth)
+        if isinstance(max_tree_depth, tuple):
+            warmup_depth, max_tree_depth = max_tree_depth
+            self.warmup_move = NUTSMove(step_size, inverse_mass_matrix, warmup_depth)
         move = NUTSMove(step_size, inverse_mass_matrix, max_tree_depth)
         adaptation = Adaptation(
             adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob

@@ -255,6 +255,33 @@ def test_a_nan_energy_rejects_and_does_not_poison_the_step_size(Kernel):
             ValueError,
             "`target_accept_prob` must lie between 0 and 1",
         ),
+        (
+            lambda: ebm.NUTS(dense_mass=[("x", "y")]),
+            NotImplementedError,
+            "metrics of several dense blocks",
+        ),
+        (
+            lambda: ebm.HMC(trajectory_length=None),
+            ValueError,
+            "At least one of `num_steps` or `trajectory_length` must be specified",
+        ),
+        (
+            lambda: ebm.MALA(inverse_mass_matrix=-np.ones(2)),
+            ValueError,
+            "`inverse_mass_matrix` must be positive definite",
+        ),
+        (
+            lambda: ebm.UnadjustedMCLMC(inverse_mass_matrix=np.eye(2)),
+            ValueError,
+            "must be a vector, the diagonal",
+        ),
+        (
+            lambda: mcmc(ebm.AdjustedMCLMC(potential_fn=lambda x: x**2)).run(
+                jax.random.key(0), init_params=jnp.ones(2)
+            ),
+            ValueError,
+            "need two dimensions",
+        ),
         (lambda: ebm.NUTS(max_tree_depth=0), ValueError, "`max_tree_depth` must be positive"),
     ],
 )
@@ -267,3 +294,11 @@ def test_diagnostics_fields_by_kind():
     assert "energy" not in ebm.MALA().default_fields
     assert not hasattr(ebm.KernelState, "num_steps")
     assert {"energy", "num_steps"} <= set(ebm.NUTS().default_fields)
+
+
+def test_a_number_of_steps_and_a_length_fix_the_step_as_in_numpyro():
+    with pytest.warns(UserWarning, match="If both `num_steps` and `trajectory_length`"):
+        kernel = ebm.HMC(num_steps=5, trajectory_length=2.0)
+    assert kernel.move.step_size == 0.4
+    assert not kernel.adaptation.adapt_step_size
+    assert ebm.HMC(num_steps=5, trajectory_length=None).adaptation.adapt_step_size

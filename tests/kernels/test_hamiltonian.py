@@ -169,7 +169,11 @@ def test_the_mean_acceptance_of_hmc(num_steps, truth):
         jr.key(0),
         lambda x: 0.5 * (omega * x) ** 2,
         ebm.HMC(
-            step_size=step, num_steps=num_steps, adapt_step_size=False, adapt_mass_matrix=False
+            step_size=step,
+            num_steps=num_steps,
+            trajectory_length=None,
+            adapt_step_size=False,
+            adapt_mass_matrix=False,
         ),
         num_warmup=0,
         num_samples=200,
@@ -197,7 +201,7 @@ def resonance(kernel):
 def test_the_default_does_not_resonate():
     # 63 steps of 0.1 are a whole period.
     fixed = {"step_size": 0.1, "adapt_step_size": False, "adapt_mass_matrix": False}
-    accepted, variance = resonance(ebm.HMC(num_steps=63, **fixed))
+    accepted, variance = resonance(ebm.HMC(num_steps=63, trajectory_length=None, **fixed))
     assert accepted > 0.99
     assert variance < 0.2  # It has hardly moved.
     accepted, variance = resonance(ebm.HMC(trajectory_length=2 * np.pi, **fixed))

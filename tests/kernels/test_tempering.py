@@ -61,7 +61,7 @@ def check_moments(inner, num_samples=1000):
 
 SLOW = [
     pytest.param(kernel, marks=pytest.mark.slow)
-    for kernel in (ebm.HMC(num_steps=3), ebm.RandomWalkMetropolis())
+    for kernel in (ebm.HMC(num_steps=3, trajectory_length=None), ebm.RandomWalkMetropolis())
 ]
 
 
