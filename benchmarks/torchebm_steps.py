@@ -1,24 +1,24 @@
-"""torchebm's time a step for the work of `overhead.py`, for the table in the README.
+"""torchebm's time a step for the work of `overhead.py` and `steps.py`.
 
 Needs torch and torchebm, which the library doesn't: run it in an environment of their own,
-alternating with `make bench`. torchebm 0.8.9 has no MALA; HMC with one leapfrog step is the
-same transition.
+alternating with `make bench` and `steps.py`. torchebm 0.8.9 has no MALA; HMC with one leapfrog
+step is the same transition.
 """
 
 import time
 
 import torch
 from torch import nn
-from torchebm.core import BaseModel
+from torchebm.core import BaseModel, DoubleWellModel
 from torchebm.losses import DenoisingScoreMatching
-from torchebm.samplers import HamiltonianMonteCarlo
+from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
 
 class Energy(BaseModel):
-    def __init__(self):
+    def __init__(self, dim=2):
         super().__init__()
         self.net = nn.Sequential(
-            *(nn.Linear(2, 128), nn.SiLU()),
+            *(nn.Linear(dim, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
             nn.Linear(128, 1),
@@ -50,12 +50,34 @@ def denoising():
     return milliseconds(run, 300)
 
 
-def langevin():
+def mala():
     sampler = HamiltonianMonteCarlo(model=Energy(), step_size=0.1**0.5, n_leapfrog_steps=1)
     start = torch.randn(1000, 2)
     return milliseconds(lambda n: sampler.sample(x=start, n_steps=n), 100)
 
 
+def langevin(model, num_chains, dim, num_steps):
+    sampler = LangevinDynamics(model=model, step_size=0.01)
+    start = torch.randn(num_chains, dim)
+    return milliseconds(lambda n: sampler.sample(x=start, n_steps=n), num_steps)
+
+
+def hmc():
+    sampler = HamiltonianMonteCarlo(model=Energy(), step_size=0.1, n_leapfrog_steps=10)
+    start = torch.randn(200, 2)
+    return milliseconds(lambda n: sampler.sample(x=start, n_steps=n), 50)
+
+
+ROWS = {
+    "denoising score matching, batch 256": denoising,
+    "HMC with one leapfrog step, 1000 chains": mala,
+    "Langevin, 1000 chains": lambda: langevin(Energy(), 1000, 2, 200),
+    "Langevin, 1 chain": lambda: langevin(Energy(), 1, 2, 2000),
+    "Langevin, 1000 chains, 784 dimensions": lambda: langevin(Energy(784), 1000, 784, 50),
+    "Langevin, double well, 10 dimensions": lambda: langevin(DoubleWellModel(), 1000, 10, 1000),
+    "HMC with 10 leapfrog steps, 200 chains": hmc,
+}
+
 if __name__ == "__main__":
-    print(f"denoising score matching, batch 256: {denoising():.2f} ms a step")
-    print(f"HMC with one leapfrog step, 1000 chains: {langevin():.2f} ms a step")
+    for name, run in ROWS.items():
+        print(f"{name:<42} {run():.4f} ms a step")

@@ -181,7 +181,11 @@ class AbstractKernel(MCMCKernel):
         self, model_args: tuple, model_kwargs: dict | None
     ) -> Callable[[Point], Any]:
         """What conditions the other blocks of a composite kernel: values of the sites alone."""
-        if self._transforms is None or self._transforms.dynamic_support:
+        if self._model is None:
+            return lambda position: position
+        if self._transforms is None:
+            raise RuntimeError("`get_constrain_fn` needs the kernel's `init` to have run.")
+        if self._transforms.dynamic_support:
             return self.postprocess_fn(model_args, model_kwargs)
         return partial(transform_fn, self._transforms.inv_transforms)
 
@@ -396,6 +400,11 @@ def _check_position(energy: AbstractEnergy, position: Point, one_chain: bool) ->
 def _check_metric(metric: Any) -> None:
     if metric is None or isinstance(metric, Tracer):
         return
+    if isinstance(metric, dict):
+        raise NotImplementedError(
+            "`inverse_mass_matrix` must be one array over the flattened position: metrics of "
+            f"several blocks are not implemented, got blocks {list(metric)}."
+        )
     values = np.asarray(metric)
     if values.ndim not in (1, 2) or (values.ndim == 2 and len(set(values.shape)) != 1):
         raise ValueError(

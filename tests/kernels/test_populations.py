@@ -14,7 +14,7 @@ MODES = ebm.GaussianMixture(WEIGHTS, [[-4.0, 0.0], [4.0, 0.0]], [np.eye(2)] * 2)
 REFERENCE = dist.Normal(0, 6).expand([2]).to_event(1)
 
 
-def run(energy, sampler, num_chains=32, num_samples=300):
+def run(energy, sampler, num_chains=32, num_samples=200):
     return ebm.sample(
         jr.key(0),
         energy,
@@ -44,7 +44,7 @@ TRUTHS = {
 @pytest.mark.filterwarnings("ignore:`sample`")  # Of a population whose last step was too long.
 def test_tempered_smc(kernel):
     draws = run(MODES, ebm.TemperedSMC(kernel, REFERENCE))
-    assert draws.values.shape == (32, 300, 2)
+    assert draws.values.shape == (32, 200, 2)
     assert draws.accept_prob.mean() > 0.4
     assert_statistics(draws, TRUTHS)
 
@@ -89,7 +89,7 @@ def test_annealed_mala_ends_in_the_law_of_the_last_scale():
 def test_annealed_unadjusted_langevin_is_biased_as_it_says():
     eta = 1.0
     sampler = ebm.AnnealedLangevin(SCALES, kernel=ebm.UnadjustedLangevin(step_size=eta))
-    draws = run(CONDITIONAL, sampler, num_samples=2000)
+    draws = run(CONDITIONAL, sampler, num_samples=500)
     last = 0.1 + SCALES[-1] ** 2
     # Each scale begins where the last one left it, and shrinks that by its own steps.
     variance = SCALES[0] ** 2
