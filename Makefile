@@ -55,6 +55,8 @@ docs: $(VENV)/.installed-docs ## Build the documentation in site/
 
 bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/effective.py
 
 clean: ## Remove what these commands made
 	rm -rf .venv .venv-* site .pytest_cache .ruff_cache

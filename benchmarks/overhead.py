@@ -70,7 +70,7 @@ def mala(num_chains, num_steps, step_size=0.05):
             state, info = jax.vmap(lambda k, s: move.step(k, s, energy))(keys, state)
             return state, info.acceptance_rate.mean()
 
-        state = jax.vmap(lambda x: move.init(x, energy))(start)
+        state = jax.vmap(lambda x: move.init(KEY, x, energy))(start)
         return jax.lax.scan(step, state, jr.split(KEY, num_steps))
 
     @jax.jit

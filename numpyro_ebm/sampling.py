@@ -153,7 +153,8 @@ def sample(
     - `init_params`: points to start from, `(chain, *event)`, by default uniform in
       $[-2, 2]^d$ (of unconstrained space).
     - `init_state`: `draws.state`, to go on from there; the draws are those that one longer call
-      would have made. What is missing of its warm-up comes first.
+      would have made. What is missing of its warm-up comes first. If the energy has changed,
+      the chains go on with the new one.
     - `progress_bar`: show progress, acceptance and step size.
     - `sharding`: how chains are laid out over devices, such as
       `NamedSharding(jax.make_mesh((8,), ("chain",)), PartitionSpec("chain"))`.
@@ -170,6 +171,8 @@ def sample(
     if init_state is None:
         positions = _positions(problem, rng_key, init_params, num_chains)
         init_state = _start(problem, rng_key, positions, num_warmup, sharding)
+    else:
+        init_state = _refresh_if_stale(problem, init_state)
     first = max(int(init_state.i), init_state.num_warmup)
     history = _History(jnp.asarray(first), jnp.asarray(thinning), num_samples)
     end = first + num_samples * thinning
@@ -213,6 +216,8 @@ def sample_moments(
     if init_state is None:
         positions = _positions(problem, rng_key, init_params, num_chains)
         init_state = _start(problem, rng_key, positions, num_warmup, sharding)
+    else:
+        init_state = _refresh_if_stale(problem, init_state)
     first = max(int(init_state.i), init_state.num_warmup)
     halves = _Halves(jnp.asarray(first), jnp.asarray(num_samples // 2), statistic)
     end = first + num_samples
@@ -424,6 +429,21 @@ def _start_chains(
     inexact = jax.tree.leaves(eqx.filter(state.move_state, eqx.is_inexact_array))
     finite = [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in inexact]
     return state, (~jnp.stack(finite).all(0)).sum()
+
+
+@eqx.filter_jit
+def _refresh_if_stale(problem: _Problem, state: ChainState) -> ChainState:
+    """`state` with what it caches computed anew, if the energy is no longer the same.
+
+    A chain that compares new energies with old ones can accept nothing any more.
+    """
+    old = state.move_state
+    new = jax.vmap(lambda one: problem.move.refresh(one, problem.energy))(old)
+    # Another program may round the same energy differently, which must change no draw.
+    allowed = 1e-3 * (1 + jnp.abs(old.logdensity))
+    is_stale = (jnp.abs(new.logdensity - old.logdensity) > allowed).any()
+    move_state = jax.tree.map(lambda n, o: jnp.where(is_stale, n, o), new, old)
+    return state._replace(move_state=move_state)
 
 
 def _drive(

@@ -63,6 +63,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(kernel):
     assert int(whole.state.i) == 25 + 40
 
 
+def test_chains_go_on_with_a_changed_energy():
+    first = ebm.sample(jr.key(0), ENERGY, ebm.MALA(), num_chains=100, num_samples=10, **QUIET)
+    shifted = ENERGY + ebm.as_energy(lambda x: 100.0 + 0 * x[0], (2,))
+    draws = ebm.sample(
+        jr.key(0), shifted, ebm.MALA(), num_samples=200, init_state=first.state, **QUIET
+    )
+    assert draws.accept_prob.mean() > 0.5
+    energies = jax.vmap(jax.vmap(shifted))(draws.values)
+    np.testing.assert_allclose(draws.stats["potential_energy"], energies, rtol=1e-4)
+
+
 def test_thinning_keeps_every_nth_draw():
     settings = {"num_chains": 2, "num_warmup": 10, **QUIET}
     all_of_them = ebm.sample(jr.key(0), ENERGY, ebm.MALA(), num_samples=30, **settings)
