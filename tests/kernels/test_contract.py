@@ -25,13 +25,11 @@ KERNELS = {
     "UnadjustedMCLMC": ebm.UnadjustedMCLMC,
     "AdjustedMCLMC": ebm.AdjustedMCLMC,
 }
-#: All of the contract is tested for all kernels by `make slow`, and for two of them always.
+#: All of the contract is tested for all kernels by `make slow`, and for one of them always.
 each_kernel = pytest.mark.parametrize(
     "Kernel",
     [
-        pytest.param(
-            kernel, id=name, marks=() if name in ("MALA", "NUTS") else pytest.mark.slow
-        )
+        pytest.param(kernel, id=name, marks=() if name == "MALA" else pytest.mark.slow)
         for name, kernel in KERNELS.items()
     ],
 )

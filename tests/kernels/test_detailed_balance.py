@@ -94,7 +94,7 @@ def test_another_step_would_be_seen(x64):
     assert largest_error(MALAMove(1.001 * STEP), langevin, ebm.Banana(), None) > 1e-4
 
 
-@each_metric
+@pytest.mark.parametrize("metric", [METRICS["dense"]], ids=["dense"])
 @each_move
 def test_proposals_come_from_that_density(Move, log_proposal, metric, x64):
     """The share of proposals in a half plane, by quadrature of the density."""

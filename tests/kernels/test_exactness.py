@@ -68,7 +68,7 @@ def test_means_and_variances_where_it_is_harder(Kernel, name):
     assert_moments(draw_enough(Kernel, energy, 6), mean, variance)
 
 
-@pytest.mark.parametrize("Kernel", [ebm.MALA, ebm.HMC])
+@pytest.mark.parametrize("Kernel", [ebm.MALA, pytest.param(ebm.NUTS, marks=pytest.mark.slow)])
 def test_a_wrong_target_would_be_seen(Kernel):
     # A likelihood counted 5 % too often, as a doubled factor or a wrong scale would do.
     energy, mean, variance = TARGETS["correlated"]
@@ -119,7 +119,7 @@ def test_a_random_walk_in_five_dimensions():
     assert_moments(x, np.zeros(5), np.ones(5))
 
 
-@pytest.mark.parametrize("energy_variance", [5e-4, 5e-2])
+@pytest.mark.parametrize("energy_variance", [5e-4, pytest.param(5e-2, marks=pytest.mark.slow)])
 def test_unadjusted_mclmc_is_biased_as_its_step_is(energy_variance):
     """A few percent at the default, many where a hundred times the error is allowed."""
     scales = np.geomspace(0.3, 3, 10)
@@ -166,9 +166,7 @@ def run(kernel, num_samples, *args, num_chains=500, method="vectorized"):
 #: How many draws of 500 chains under `MCMC` carry the ESS that a variance needs.
 LONG = {"MALA": 1500, "NUTS": 300, "HMC": 300, "AdjustedMCLMC": 600}
 MCMC_PARAMS = [
-    pytest.param(
-        kernel, LONG.get(name, 3000), id=name, marks=() if name == "NUTS" else pytest.mark.slow
-    )
+    pytest.param(kernel, LONG.get(name, 3000), id=name, marks=pytest.mark.slow)
     for name, kernel in KERNELS.items()
 ]
 each_under_mcmc = pytest.mark.parametrize(("Kernel", "num_samples"), MCMC_PARAMS)

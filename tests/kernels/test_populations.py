@@ -40,7 +40,13 @@ TRUTHS = {
 }
 
 
-@pytest.mark.parametrize("kernel", [ebm.MALA(), ebm.HMC(num_steps=4, trajectory_length=None)])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        ebm.MALA(),
+        pytest.param(ebm.HMC(num_steps=4, trajectory_length=None), marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:`sample`")  # Of a population whose last step was too long.
 def test_tempered_smc(kernel):
     draws = run(MODES, ebm.TemperedSMC(kernel, REFERENCE))
@@ -86,6 +92,7 @@ def test_annealed_mala_ends_in_the_law_of_the_last_scale():
     assert_statistics(draws, {"square": (lambda x: x[..., 1] ** 2, last)})
 
 
+@pytest.mark.slow
 def test_annealed_unadjusted_langevin_is_biased_as_it_says():
     eta = 1.0
     sampler = ebm.AnnealedLangevin(SCALES, kernel=ebm.UnadjustedLangevin(step_size=eta))
