@@ -12,3 +12,10 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled():
+    yield
+    # A thousand tests compile several gigabytes.
+    jax.clear_caches()
