@@ -70,7 +70,7 @@ class LangevinMove(AbstractMove):
         new = self.init(noise, unravel(x + step * self._color(momentum)), energy)
         # The leapfrog's energy error is MALA's log acceptance ratio.
         end = momentum + 0.5 * step * self._whiten(new.logdensity_grad)
-        log_ratio = new.logdensity - state.logdensity + 0.5 * (noise @ noise - end @ end)
+        log_ratio = new.logdensity - state.logdensity + 0.5 * (noise - end) @ (noise + end)
         # From where the energy is infinite or NaN there is no way back: stay.
         is_finite = jnp.isfinite(log_ratio)
         new = jax.tree.map(lambda y, x: jnp.where(is_finite, y, x), new, state)
