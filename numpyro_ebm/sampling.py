@@ -495,12 +495,11 @@ def _fused(fixed: tuple, kept: PyTree) -> tuple[ChainState, PyTree, tuple[Scalar
     """Some transitions of all chains; what they keep is written in place."""
     problem, keeper, state, length = fixed
 
-    def step(_: Array, carry: tuple) -> tuple:
-        state, kept = carry
-        state, report = advance_chains(problem.move, problem.adaptation, problem.energy, state)
-        return state, keeper.update(kept, state, problem.points(state.z), report)
+    def visit(kept: PyTree, state: ChainState, report: Report) -> PyTree:
+        return keeper.update(kept, state, problem.points(state.z), report)
 
-    state, kept = jax.lax.fori_loop(0, length, step, (state, kept))
+    move, adaptation, energy = problem.move, problem.adaptation, problem.energy
+    state, kept = advance_chains(move, adaptation, energy, state, length, visit, kept)
     step_size = state.adapt_state.step_size.reshape(-1)[0]
     return state, kept, (state.accept_prob.mean(), step_size)
 

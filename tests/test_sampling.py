@@ -313,8 +313,8 @@ def test_a_stale_cache_would_freeze_the_chains():
         def energy(x, update=update):
             return 0.5 * x @ x + 3.0 * update
 
-        keys = jr.split(jr.key(update), 500)
-        stale, info = move.step_all(keys, stale, energy)
+        keys, i = jr.split(jr.key(update), 500), jnp.zeros((), int)
+        stale, info = move.step_all(keys, i, stale, energy)
         positions, fresh = run_chains(jr.key(update), move, energy, positions, 1)
     assert info.acceptance_rate.mean() < 0.1
     assert fresh.accept_prob.mean() > 0.5

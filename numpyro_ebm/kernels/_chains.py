@@ -1,5 +1,6 @@
 """Many chains at once under one adaptation."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -75,23 +76,44 @@ def start_chains(
 
 
 def advance_chains(
+    move: AbstractMove,
+    adaptation: AbstractAdaptation,
+    energy: Energy,
+    state: ChainState,
+    num_steps: int | Array,
+    visit: Callable[[Any, ChainState, Report], Any] = lambda kept, state, report: kept,
+    kept: Any = None,
+) -> tuple[ChainState, Any]:
+    """`num_steps` transitions of all chains, and what `visit` keeps of them."""
+
+    def step(_: Array, carry: tuple[ChainState, Any]) -> tuple[ChainState, Any]:
+        state, kept = carry
+        new, report = _advance(move, adaptation, energy, state)
+        return new, visit(kept, new._replace(move_state=move.unpack(new.move_state)), report)
+
+    state = state._replace(move_state=move.pack(state.move_state))
+    state, kept = jax.lax.fori_loop(0, num_steps, step, (state, kept))
+    return state._replace(move_state=move.unpack(state.move_state)), kept
+
+
+def _advance(
     move: AbstractMove, adaptation: AbstractAdaptation, energy: Energy, state: ChainState
 ) -> tuple[ChainState, Report]:
-    """One transition of all chains, and what they learn from it together."""
+    """One transition of all chains, packed, and what they learn from it together."""
     tuned = adaptation.tune(move, state.adapt_state)
-    rng_keys = jax.vmap(lambda key: jr.fold_in(key, state.i))(state.rng_key)
-    move_state, info = tuned.step_all(rng_keys, state.move_state, energy)
+    move_state, info = tuned.step_all(state.rng_key, state.i, state.move_state, energy)
     report = jax.vmap(tuned.report)(info)
     # One array instead of three: for one chain each costs a tenth of a small network.
     counts = report.accept_prob, report.diverging, report.n_grad
     row = jnp.stack([jnp.asarray(x, state.totals.dtype) for x in counts], -1)
     # What comes after the warm-up is counted apart.
     totals = jnp.where(state.i == state.num_warmup, 0, state.totals)
+    positions = move.unpack(move_state).position
     new = ChainState(
         i=state.i + 1,
         move_state=move_state,
         totals=totals + row,
-        adapt_state=adaptation.update(state.i, state.adapt_state, move_state.position, report),
+        adapt_state=adaptation.update(state.i, state.adapt_state, positions, report),
         rng_key=state.rng_key,
     )
     return new, report
@@ -112,11 +134,7 @@ def run_chains(
     """
     energy, move, positions = map(_constant, (energy, move, positions))
     state = start_chains(rng_key, move, NO_ADAPTATION, energy, positions, 0)
-
-    def step(_: Array, state: ChainState) -> ChainState:
-        return advance_chains(move, NO_ADAPTATION, energy, state)[0]
-
-    state = jax.lax.fori_loop(0, num_steps, step, state)
+    state, _ = advance_chains(move, NO_ADAPTATION, energy, state, num_steps)
     return state.z, state
 
 

@@ -53,9 +53,20 @@ class AbstractMove(eqx.Module):
     def report(self, info: Any) -> Report:
         return report(info.acceptance_rate, info.is_divergent, info.num_integration_steps)
 
-    def step_all(self, rng_keys: Key, states: Any, energy: Energy) -> tuple[Any, Any]:
-        """One transition of many chains, keys and states stacked along a leading axis."""
-        return jax.vmap(lambda key, state: self.step(key, state, energy))(rng_keys, states)
+    def pack(self, states: Any) -> Any:
+        """States that are stacked along a leading axis, laid out as `step_all` wants them."""
+        return states
+
+    def unpack(self, states: Any) -> Any:
+        return states
+
+    def step_all(self, rng_keys: Key, i: Array, states: Any, energy: Energy) -> tuple[Any, Any]:
+        """Transition `i` of many chains: each takes a `step` with `fold_in(rng_key, i)`."""
+
+        def step(rng_key: Key, state: Any) -> tuple[Any, Any]:
+            return self.step(jr.fold_in(rng_key, i), state, energy)
+
+        return jax.vmap(step)(rng_keys, states)
 
     def refresh(self, state: Any, energy: Energy) -> Any:
         """`state` with the energy and the gradient that it caches computed anew."""

@@ -1,5 +1,6 @@
 """Unadjusted Langevin dynamics."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_probability
-from .._types import Array, Energy, Float, Key, Point, Scalar, Shape
+from .._types import Array, Energy, Key, Point, Scalar, Shape
 from ._adaptation import Adaptation
 from ._kernel import AbstractKernel
 from ._move import TUNED_ERROR, AbstractMove, Report, report, tuning_of_error
@@ -48,13 +49,21 @@ class LangevinMove(AbstractMove):
         return LangevinState(position, -value, jax.tree.map(jnp.negative, gradient))
 
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
-        noise = jr.normal(rng_key, ravel_pytree(state.position)[0].shape)
-        return self._step(noise, state, energy)
+        flat, unravel = ravel_pytree(state.position)
+        return self._step(unravel(jr.normal(rng_key, flat.shape)), state, energy)
 
-    def step_all(self, rng_keys: Key, states: Any, energy: Energy) -> tuple[Any, Any]:
-        flat = jax.eval_shape(jax.vmap(lambda x: ravel_pytree(x)[0]), states.position)
-        noise = flat_normal(rng_keys[0], flat.shape)
-        return jax.vmap(lambda z, state: self._step(z, state, energy))(noise, states)
+    def pack(self, states: Any) -> Any:
+        axis = _chain_axis(states)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), states)
+
+    def unpack(self, states: Any) -> Any:
+        axis = _chain_axis(states)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), states)
+
+    def step_all(self, rng_keys: Key, i: Array, states: Any, energy: Energy) -> tuple[Any, Any]:
+        axis = _chain_axis(states)
+        noise = _normal_like(jr.fold_in(rng_keys[0], i), states.position)
+        return jax.vmap(lambda z, x: self._step(z, x, energy), axis, axis)(noise, states)
 
     def report(self, info: LangevinInfo) -> Report:
         error = (1 - info.acceptance_rate) / (1 - self.target_accept_prob)
@@ -62,41 +71,55 @@ class LangevinMove(AbstractMove):
         return report(info.acceptance_rate, ~info.is_finite, tuning=tuning)
 
     def _step(
-        self, noise: Float[Array, " d"], state: LangevinState, energy: Energy
+        self, noise: Point, state: LangevinState, energy: Energy
     ) -> tuple[LangevinState, LangevinInfo]:
-        x, unravel = ravel_pytree(state.position)
         step = jnp.sqrt(2 * self.step_size)
-        momentum = noise + 0.5 * step * self._whiten(state.logdensity_grad)
-        new = self.init(noise, unravel(x + step * self._color(momentum)), energy)
+
+        def kick(momentum: Point, gradient: Point) -> Point:
+            force = self._in_metric(gradient, transposed=True)
+            return jax.tree.map(lambda p, g: p + 0.5 * step * g, momentum, force)
+
+        momentum = kick(noise, state.logdensity_grad)
+        drift = self._in_metric(momentum)
+        position = jax.tree.map(lambda x, p: x + step * p, state.position, drift)
+        new = self.init(jr.key(0), position, energy)
         # The leapfrog's energy error is MALA's log acceptance ratio.
-        end = momentum + 0.5 * step * self._whiten(new.logdensity_grad)
-        log_ratio = new.logdensity - state.logdensity + 0.5 * (noise - end) @ (noise + end)
+        end = kick(momentum, new.logdensity_grad)
+        kinetic = jax.tree.map(lambda a, b: 0.5 * ((a - b) * (a + b)).sum(), noise, end)
+        log_ratio = new.logdensity - state.logdensity + sum(jax.tree.leaves(kinetic))
         # From where the energy is infinite or NaN there is no way back: stay.
         is_finite = jnp.isfinite(log_ratio)
         new = jax.tree.map(lambda y, x: jnp.where(is_finite, y, x), new, state)
         accept_prob = jnp.where(is_finite, jnp.exp(jnp.minimum(0, log_ratio)), 0)
         return new, LangevinInfo(accept_prob, is_finite)
 
-    def _whiten(self, gradient: Point) -> Float[Array, " d"]:
-        flat = ravel_pytree(gradient)[0]
-        metric = self.inverse_mass_matrix
-        if metric is None:
-            return flat
-        metric = jnp.asarray(metric)
-        return (
-            jnp.sqrt(metric) * flat
-            if metric.ndim == 1
-            else jnp.linalg.cholesky(metric).T @ flat
-        )
+    def _in_metric(self, x: Point, transposed: bool = False) -> Point:
+        """$M^{-1/2} x$, or its transpose times $x$."""
+        if self.inverse_mass_matrix is None:
+            return x
+        metric = jnp.asarray(self.inverse_mass_matrix)
+        flat, unravel = ravel_pytree(x)
+        if metric.ndim == 1:
+            return unravel(jnp.sqrt(metric) * flat)
+        root = jnp.linalg.cholesky(metric)
+        return unravel((root.T if transposed else root) @ flat)
 
-    def _color(self, flat: Float[Array, " d"]) -> Float[Array, " d"]:
-        metric = self.inverse_mass_matrix
-        if metric is None:
-            return flat
-        metric = jnp.asarray(metric)
-        return (
-            jnp.sqrt(metric) * flat if metric.ndim == 1 else jnp.linalg.cholesky(metric) @ flat
-        )
+
+def _chain_axis(states: LangevinState) -> int:
+    """Sums over rows of few coordinates are slow: there chains come last."""
+    num_chains = states.logdensity.size
+    size = sum(x.size for x in jax.tree.leaves(states.position))
+    return -1 if num_chains > 1 and size <= _SHORT * num_chains else 0
+
+
+def _normal_like(rng_key: Key, positions: Point) -> Point:
+    leaves, treedef = jax.tree.flatten(positions)
+    ends = list(itertools.accumulate(x.size for x in leaves))
+    flat = flat_normal(rng_key, (ends[-1],))
+    noise = [
+        flat[end - x.size : end].reshape(x.shape) for end, x in zip(ends, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, noise)
 
 
 def flat_normal(rng_key: Key, shape: Shape) -> Array:
@@ -116,6 +139,8 @@ def flat_normal(rng_key: Key, shape: Shape) -> Array:
     return jax.lax.optimization_barrier(noise).reshape(shape)
 
 
+#: Coordinates in a row that is too short to be summed fast.
+_SHORT = 32
 #: Numbers that, with the words they are made from, no longer stay in a core's cache.
 _CACHE = 2**18
 
