@@ -62,6 +62,8 @@ class Adaptation(AbstractAdaptation):
     adapt_mass_matrix: bool = eqx.field(static=True)
     dense_mass: bool = eqx.field(static=True)
     target_accept_prob: float
+    #: Shrink the metric of a short window towards a small multiple of one, as Stan does.
+    regularize_mass_matrix: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self) -> None:
         check_probability("target_accept_prob", self.target_accept_prob)
@@ -129,9 +131,11 @@ class Adaptation(AbstractAdaptation):
 
     def _end_window(self, state: AdaptState) -> AdaptState:
         metric_state = self._metric_algorithm().final(state.metric_state)
-        state = state._replace(
-            inverse_mass_matrix=metric_state.inverse_mass_matrix, metric_state=metric_state
-        )
+        metric = metric_state.inverse_mass_matrix
+        if not self.regularize_mass_matrix:
+            _, m2, count = state.metric_state.wc_state
+            metric = m2 / jnp.maximum(count - 1, 1)
+        state = state._replace(inverse_mass_matrix=metric, metric_state=metric_state)
         if self.adapt_step_size:
             # The best step depends on the metric: start over from where this window got to.
             step_size = self._step_size_algorithm().final(state.step_size_state)

@@ -66,11 +66,12 @@ def start_chains(
     start_key, run_key = jr.split(rng_key)
     start_keys, run_keys = jr.split(start_key, num_chains), jr.split(run_key, num_chains)
     one = jax.tree.map(lambda x: x[0], positions)
+    started = move.started(start_keys[0], one, energy)
     return ChainState(
         i=jnp.zeros((), int),
         move_state=jax.vmap(lambda key, x: move.init(key, x, energy))(start_keys, positions),
         totals=jnp.zeros((num_chains, 3)),
-        adapt_state=adaptation.init(move, one, num_warmup),
+        adapt_state=adaptation.init(started, one, num_warmup),
         rng_key=run_keys,
     )
 

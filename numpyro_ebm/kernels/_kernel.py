@@ -295,8 +295,10 @@ class AbstractKernel(MCMCKernel):
     ) -> KernelState:
         # Transition `i` draws from `fold_in(rng_key, i)`; momenta to start from come before.
         start_key = jr.fold_in(rng_key, _BEFORE)
+        move = self.move
         if jax.tree.leaves(position):
-            move_state = self.move.init(start_key, position, energy)
+            move_state = move.init(start_key, position, energy)
+            move = move.started(start_key, position, energy)
         else:
             move_state = StillState(position, -energy(position))
         zero = jnp.zeros((), jnp.result_type(float))
@@ -307,7 +309,7 @@ class AbstractKernel(MCMCKernel):
             mean_accept_prob=zero,
             diverging=jnp.zeros((), bool),
             n_grad=jnp.zeros((), int),
-            adapt_state=self.adaptation.init(self.move, position, num_warmup),
+            adapt_state=self.adaptation.init(move, position, num_warmup),
             rng_key=rng_key,
             **dict.fromkeys(set(self._state_type._fields) - set(KernelState._fields), zero),
         )

@@ -53,6 +53,10 @@ class AbstractMove(eqx.Module):
     def report(self, info: Any) -> Report:
         return report(info.acceptance_rate, info.is_divergent, info.num_integration_steps)
 
+    def started(self, rng_key: Key, position: Point, energy: Energy) -> "AbstractMove":
+        """The move with which a warm-up begins, of chains of which one is at `position`."""
+        return self
+
     def pack(self, states: Any) -> Any:
         """States that are stacked along a leading axis, laid out as `step_all` wants them."""
         return states

@@ -27,6 +27,7 @@ class HMCMove(AbstractMove):
     trajectory_length: float | Scalar | None = 2 * math.pi
     #: A fixed number of steps instead, of a step that does not vary.
     num_steps: int | None = eqx.field(static=True, default=None)
+    find_step_size: bool = eqx.field(static=True, default=False)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.hmc.init(position, log_density(energy))
@@ -41,6 +42,9 @@ class HMCMove(AbstractMove):
             rng_key, state, log_density(energy), step_size, metric, num_steps
         )
         return new, with_end_energy(info, state, metric)
+
+    def started(self, rng_key: Key, position: Point, energy: Energy) -> AbstractMove:
+        return with_found_step_size(self, rng_key, position, energy)
 
 
 class GHMCMove(AbstractMove):
@@ -75,6 +79,36 @@ def with_end_energy(info: Any, state: Any, metric: Array) -> Any:
     return info._replace(energy=jnp.where(info.is_accepted, info.energy, start))
 
 
+def with_found_step_size(
+    move: Any, rng_key: Key, position: Point, energy: Energy
+) -> AbstractMove:
+    """`move` with the step at which one leapfrog begins to be rejected, if it looks for it."""
+    if not move.find_step_size:
+        return move
+    hmc, metric = blackjax().mcmc.hmc, move.metric(position)
+    target = log_density(energy)
+
+    def leapfrog(step_size: Scalar) -> Callable[[Key, Any], Any]:
+        kernel = hmc.build_kernel()
+        return lambda key, state: kernel(key, state, target, step_size, metric, 1)
+
+    step_size = blackjax().adaptation.step_size.find_reasonable_step_size(
+        rng_key,
+        leapfrog,
+        hmc.init(position, target),
+        jnp.asarray(move.step_size, jnp.result_type(float)),
+    )
+    return eqx.tree_at(lambda m: m.step_size, move, step_size)
+
+
+def check_differentiation(forward_mode_differentiation: bool) -> None:
+    if forward_mode_differentiation:
+        raise NotImplementedError(
+            "`forward_mode_differentiation` must be False, because BlackJAX differentiates in "
+            "reverse mode: write loops of the model as `jax.lax.scan`, or use NumPyro's kernel."
+        )
+
+
 class HMC(AbstractKernel):
     r"""Hamiltonian Monte Carlo [Duane et al. 1987; Neal 2011].
 
@@ -99,6 +133,10 @@ class HMC(AbstractKernel):
       `trajectory_length=None`, or their step is `trajectory_length / num_steps`, as in NumPyro.
     - `trajectory_length`: the mean length of a trajectory, of at most 1000 steps.
     - `init_strategy`: where chains of a model start.
+    - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
+      leapfrog step begins to be rejected.
+    - `forward_mode_differentiation`: must be False; BlackJAX differentiates in reverse mode.
+    - `regularize_mass_matrix`: shrink the learnt metric towards a small multiple of one.
     """
 
     move: HMCMove
@@ -118,7 +156,11 @@ class HMC(AbstractKernel):
         num_steps: int | None = None,
         trajectory_length: float | None = 2 * math.pi,
         init_strategy: Callable[..., Any] = init_to_uniform,
+        find_heuristic_step_size: bool = False,
+        forward_mode_differentiation: bool = False,
+        regularize_mass_matrix: bool = True,
     ) -> None:
+        check_differentiation(forward_mode_differentiation)
         if num_steps is None and trajectory_length is None:
             raise ValueError(
                 "At least one of `num_steps` or `trajectory_length` must be specified."
@@ -134,9 +176,14 @@ class HMC(AbstractKernel):
                     stacklevel=user_level(),
                 )
             step_size, adapt_step_size = trajectory_length / num_steps, False
-        move = HMCMove(step_size, inverse_mass_matrix, trajectory_length, num_steps)
+        find = find_heuristic_step_size and adapt_step_size
+        move = HMCMove(step_size, inverse_mass_matrix, trajectory_length, num_steps, find)
         adaptation = Adaptation(
-            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+            adapt_step_size,
+            adapt_mass_matrix,
+            dense_mass,
+            target_accept_prob,
+            regularize_mass_matrix,
         )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)
 

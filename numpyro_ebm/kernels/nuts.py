@@ -13,6 +13,7 @@ from ._blackjax import blackjax
 from ._kernel import AbstractKernel
 from ._move import AbstractMove, log_density
 from ._state import HamiltonianState, KernelState
+from .hmc import check_differentiation, with_found_step_size
 
 
 class NUTSMove(AbstractMove):
@@ -21,6 +22,7 @@ class NUTSMove(AbstractMove):
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
     max_tree_depth: int = eqx.field(static=True, default=10)
+    find_step_size: bool = eqx.field(static=True, default=False)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.nuts.init(position, log_density(energy))
@@ -34,6 +36,9 @@ class NUTSMove(AbstractMove):
             self.metric(state.position),
             self.max_tree_depth,
         )
+
+    def started(self, rng_key: Key, position: Point, energy: Energy) -> AbstractMove:
+        return with_found_step_size(self, rng_key, position, energy)
 
 
 class NUTS(AbstractKernel):
@@ -58,9 +63,14 @@ class NUTS(AbstractKernel):
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
     - `dense_mass`: learn the whole matrix, not only its diagonal.
     - `target_accept_prob`: the mean acceptance probability along trajectories.
+    - `trajectory_length`: has no effect, as in NumPyro, so that both are called alike.
     - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients a transition; a pair of them
       is for the warm-up of `MCMC` and for what comes after it.
     - `init_strategy`: where chains of a model start.
+    - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
+      leapfrog step begins to be rejected.
+    - `forward_mode_differentiation`: must be False; BlackJAX differentiates in reverse mode.
+    - `regularize_mass_matrix`: shrink the learnt metric towards a small multiple of one.
     """
 
     move: NUTSMove
@@ -77,16 +87,26 @@ class NUTS(AbstractKernel):
         adapt_mass_matrix: bool = True,
         dense_mass: bool = False,
         target_accept_prob: float = 0.8,
+        trajectory_length: float | None = None,
         max_tree_depth: int | tuple[int, int] = 10,
         init_strategy: Callable[..., Any] = init_to_uniform,
+        find_heuristic_step_size: bool = False,
+        forward_mode_differentiation: bool = False,
+        regularize_mass_matrix: bool = True,
     ) -> None:
+        check_differentiation(forward_mode_differentiation)
         check_positive("max_tree_depth", max_tree_depth)
         if isinstance(max_tree_depth, tuple):
             warmup_depth, max_tree_depth = max_tree_depth
             self.warmup_move = NUTSMove(step_size, inverse_mass_matrix, warmup_depth)
-        move = NUTSMove(step_size, inverse_mass_matrix, max_tree_depth)
+        find = find_heuristic_step_size and adapt_step_size
+        move = NUTSMove(step_size, inverse_mass_matrix, max_tree_depth, find)
         adaptation = Adaptation(
-            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+            adapt_step_size,
+            adapt_mass_matrix,
+            dense_mass,
+            target_accept_prob,
+            regularize_mass_matrix,
         )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)
 

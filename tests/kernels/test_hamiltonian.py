@@ -11,9 +11,9 @@ import pytest
 from helpers import COVARIANCE, assert_moments
 
 import numpyro_ebm as ebm
-from numpyro_ebm.kernels import AdjustedMCLMCMove, GHMCMove, HMCMove
+from numpyro_ebm.kernels import Adaptation, AdjustedMCLMCMove, GHMCMove, HMCMove
 from numpyro_ebm.kernels._blackjax import blackjax
-from numpyro_ebm.kernels._move import jittered
+from numpyro_ebm.kernels._move import jittered, report
 
 METRICS = {"diagonal": np.array([2.0, 0.3]), "dense": COVARIANCE}
 
@@ -239,3 +239,48 @@ def test_an_infinite_energy_leaves_the_slice_of_ghmc_finite():
     )
     assert jnp.isfinite(draws.state.move_state.slice).all()
     assert_moments(draws.values[..., None], [np.sqrt(2 / np.pi)], [1 - 2 / np.pi])
+
+
+@pytest.mark.parametrize("kernel", [ebm.HMC, ebm.NUTS])
+@pytest.mark.parametrize("step_size", [1e-4, 100.0])
+def test_a_heuristic_finds_where_the_step_size_starts(kernel, step_size):
+    r"""On $\tfrac12 x^2$ in 3 dimensions a leapfrog of 2 is unstable, of 1/2 accepted."""
+    settings = {"step_size": step_size, "find_heuristic_step_size": True}
+    gaussian = ebm.Gaussian(np.zeros(3), np.eye(3))
+    found = kernel(potential_fn=gaussian, **settings).init(jr.key(0), 10).adapt_state.step_size
+    assert 0.5 < found < 4
+    quiet = {"num_warmup": 1, "num_samples": 1, "progress_bar": False}
+    state = ebm.sample(jr.key(0), gaussian, kernel(**settings), **quiet).state
+    # One update of dual averaging moves it by a bounded factor.
+    assert 0.05 < state.adapt_state.step_size < 40
+    fixed = kernel(potential_fn=gaussian, adapt_step_size=False, **settings)
+    assert fixed.init(jr.key(0), 10).adapt_state.step_size == np.float32(step_size)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("regularize", [False, True])
+def test_the_metric_is_the_covariance_of_its_window(dense, regularize):
+    """Stan's shrinks it: n / (n + 5) of it, and 0.001 times the rest."""
+    adaptation = Adaptation(False, True, dense, 0.8, regularize)
+    move = ebm.NUTS().move
+    points = np.random.default_rng(0).normal(size=(150, 3)) * [1, 2, 3]
+    reports = jax.vmap(report)(jnp.ones(1))
+    state = adaptation.init(move, jnp.zeros(3), 150)
+    update, window = eqx.filter_jit(adaptation.update), []
+    for i, (is_slow, is_end) in enumerate(np.asarray(state.schedule)):
+        state = update(jnp.asarray(i), state, jnp.asarray(points[None, i]), reports)
+        if is_slow:
+            window.append(points[i])
+        if is_end:
+            n, covariance = len(window), np.cov(np.array(window).T)
+            window = []
+    if regularize:
+        covariance = n / (n + 5) * covariance + 1e-3 * 5 / (n + 5) * np.eye(3)
+    expected = covariance if dense else np.diag(covariance)
+    np.testing.assert_allclose(state.inverse_mass_matrix, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_of_numpyro_is_refused():
+    with pytest.raises(NotImplementedError, match="forward_mode_differentiation"):
+        ebm.NUTS(forward_mode_differentiation=True)
+    assert ebm.NUTS(trajectory_length=8.0).move.max_tree_depth == 10
