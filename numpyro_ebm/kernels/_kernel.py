@@ -126,7 +126,7 @@ class AbstractKernel(MCMCKernel):
         split = jr.split if is_prng_key(rng_key) else jax.vmap(jr.split, out_axes=1)
         chain_key, start_key = split(rng_key)
         position = self._start(start_key, init_params, model_args, model_kwargs)
-        energy = self._energy(model_args, model_kwargs)
+        energy = self.get_potential_fn(model_args, model_kwargs)
 
         def init_one(chain_key: Key, position: Point) -> KernelState:
             return self._init_state(chain_key, position, energy, num_warmup)
@@ -137,14 +137,14 @@ class AbstractKernel(MCMCKernel):
     def sample(
         self, state: KernelState, model_args: tuple, model_kwargs: dict | None
     ) -> KernelState:
-        energy = self._energy(model_args, model_kwargs)
+        energy = self.get_potential_fn(model_args, model_kwargs)
         return _each_chain(lambda one: self._transition(one, energy), state)
 
     def refresh(
         self, state: KernelState, model_args: tuple, model_kwargs: dict | None
     ) -> KernelState:
         """Recompute the energy and gradient that `state` caches, for a target that changed."""
-        energy = self._energy(model_args, model_kwargs)
+        energy = self.get_potential_fn(model_args, model_kwargs)
 
         def refresh(one: KernelState) -> KernelState:
             if not jax.tree.leaves(one.z):
@@ -177,15 +177,34 @@ class AbstractKernel(MCMCKernel):
             return lambda position: position
         return self._postprocess_fn_gen(*model_args, **(model_kwargs or {}))
 
+    def get_potential_fn(
+        self, model_args: tuple = (), model_kwargs: dict | None = None
+    ) -> Energy:
+        """The energy over unconstrained space, for these arguments of the model."""
+        if self._potential_fn is not None:
+            return self._potential_fn
+        if self._potential_fn_gen is None:
+            raise RuntimeError("`get_potential_fn` needs the kernel's `init` to have run.")
+        return self._potential_fn_gen(*model_args, **(model_kwargs or {}))
+
     def get_constrain_fn(
-        self, model_args: tuple, model_kwargs: dict | None
+        self,
+        model_args: tuple = (),
+        model_kwargs: dict | None = None,
+        *,
+        return_deterministic: bool = False,
     ) -> Callable[[Point], Any]:
-        """What conditions the other blocks of a composite kernel: values of the sites alone."""
+        """What conditions the other blocks of a composite kernel: values of the sites alone.
+
+        **Arguments**
+
+        - `return_deterministic`: run the model, and return its deterministic sites as well.
+        """
         if self._model is None:
             return lambda position: position
         if self._transforms is None:
             raise RuntimeError("`get_constrain_fn` needs the kernel's `init` to have run.")
-        if self._transforms.dynamic_support:
+        if return_deterministic or self._transforms.dynamic_support:
             return self.postprocess_fn(model_args, model_kwargs)
         return partial(transform_fn, self._transforms.inv_transforms)
 
@@ -204,13 +223,6 @@ class AbstractKernel(MCMCKernel):
     def _forget(self) -> None:
         for name in _CLOSURES:
             setattr(self, name, None)
-
-    def _energy(self, model_args: tuple, model_kwargs: dict | None) -> Energy:
-        if self._potential_fn is not None:
-            return self._potential_fn
-        if self._potential_fn_gen is None:
-            raise RuntimeError("The kernel has no potential yet; call `init` first.")
-        return self._potential_fn_gen(*model_args, **(model_kwargs or {}))
 
     def _start(
         self,

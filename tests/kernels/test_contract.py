@@ -339,3 +339,20 @@ def test_another_tree_depth_in_warm_up():
     assert run.get_extra_fields()["num_steps"].max() <= 3
     run.run(jax.random.key(1))
     assert run.get_extra_fields()["num_steps"].max() > 3
+
+
+def test_potential_and_constraints_are_numpyros():
+    ours, theirs = ebm.NUTS(model), numpyro.infer.NUTS(model)
+    with pytest.raises(RuntimeError, match="`init`"):
+        ours.get_potential_fn((Y,))
+    z = ours.init(jax.random.key(0), 0, model_args=(Y,)).z
+    theirs.init(jax.random.key(0), 0, None, model_args=(Y,), model_kwargs={})
+    np.testing.assert_allclose(
+        ours.get_potential_fn((Y,))(z), theirs.get_potential_fn((Y,))(z), rtol=1e-5
+    )
+    for deterministic in (False, True):
+        ask = {"return_deterministic": deterministic}
+        one, other = (kernel.get_constrain_fn((Y,), **ask)(z) for kernel in (ours, theirs))
+        assert one.keys() == other.keys()
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other)
+    assert "norm" in one
