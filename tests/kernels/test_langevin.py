@@ -61,12 +61,12 @@ def test_its_acceptance_is_that_of_mala(metric, x64):
     for seed in range(10):
         key, start_key = jr.split(jr.key(seed))
         x = jr.normal(start_key, (2,))
-        move, mala = LangevinMove(0.3, metric), MALAMove(0.3, metric)
+        move, mala = LangevinMove(0.1, metric), MALAMove(0.1, metric)
         new, info = move.step(key, move.init(key, x, energy), energy)
         # The momentum of HMC that leads to the same place.
         matrix = jnp.eye(2) if metric is None else metric
         matrix = jnp.diag(matrix) if matrix.ndim == 1 else matrix
-        step = jnp.sqrt(0.6)
+        step = jnp.sqrt(0.2)
         p = jnp.linalg.solve(matrix, (new.position - x) / step)
         p = p - 0.5 * step * ebm.score(energy, x)
         q = p + 0.5 * step * (ebm.score(energy, x) + ebm.score(energy, new.position))
@@ -102,3 +102,12 @@ def test_flat_noise_is_normal(shape):
         assert abs(flat.var() - 1) < 4 * np.sqrt(2 / flat.size)
         assert abs((flat[1:] * flat[:-1]).mean()) < 4 / np.sqrt(flat.size)
         assert len(np.unique(flat)) > 0.9 * min(flat.size, 2**22)
+
+
+def test_a_step_that_runs_away_is_not_taken():
+    r"""At $\eta > 2$ the chain on $x^2/2$ is unstable: it doubles, to infinity."""
+    kernel = ebm.UnadjustedLangevin(step_size=3.0, adapt_step_size=False)
+    settings = {"num_chains": 20, "num_warmup": 0, "num_samples": 50, "progress_bar": False}
+    draws = ebm.sample(jr.key(0), ebm.Gaussian(np.zeros(1), np.eye(1)), kernel, **settings)
+    assert np.abs(draws.values).max() < 50
+    assert draws.stats["diverging"].any(1).all()
