@@ -56,6 +56,7 @@ docs: $(VENV)/.installed-docs ## Build the documentation in site/
 bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/drivers.py
 	$(BIN)/python benchmarks/effective.py
 
 clean: ## Remove what these commands made

@@ -25,8 +25,8 @@ def network(dim):
     return Energy(eqx.nn.MLP(dim, "scalar", 128, 3, jax.nn.silu, key=KEY))
 
 
-def milliseconds(energy, kernel, num_chains, dim, num_steps):
-    start = jr.normal(KEY, (num_chains, dim))
+def milliseconds(energy, kernel, num_chains, shape, num_steps):
+    start = jr.normal(KEY, (num_chains, *shape))
 
     def run():
         settings = {"num_warmup": 0, "num_samples": 1, "thinning": num_steps}
@@ -47,18 +47,25 @@ HMC = ebm.HMC(
     step_size=0.1, num_steps=10, trajectory_length=None, adapt_mass_matrix=False, **FIXED
 )
 ROWS = {
-    "MALA, 1000 chains": (network(2), ebm.MALA(step_size=0.05, **FIXED), 1000, 2, 500),
-    "Langevin, 1000 chains": (network(2), LANGEVIN, 1000, 2, 500),
-    "Langevin, 1 chain": (network(2), LANGEVIN, 1, 2, 100_000),
-    "Langevin, 1000 chains, 784 dimensions": (network(784), LANGEVIN, 1000, 784, 100),
+    "MALA, 1000 chains": (network(2), ebm.MALA(step_size=0.05, **FIXED), 1000, (2,), 500),
+    "Langevin, 1000 chains": (network(2), LANGEVIN, 1000, (2,), 500),
+    "Langevin, 1 chain": (network(2), LANGEVIN, 1, (2,), 100_000),
+    "Langevin, 1000 chains, 784 dimensions": (network(784), LANGEVIN, 1000, (784,), 100),
     "Langevin, double well, 10 dimensions": (
         lambda x: 2 * ((x**2 - 1) ** 2).sum(),
         LANGEVIN,
         1000,
-        10,
+        (10,),
         5000,
     ),
-    "HMC with 10 leapfrog steps, 200 chains": (network(2), HMC, 200, 2, 200),
+    "Langevin, 64 images of 28 x 28": (
+        ebm.ConvEnergy((28, 28), key=KEY),
+        LANGEVIN,
+        64,
+        (28, 28),
+        60,
+    ),
+    "HMC with 10 leapfrog steps, 200 chains": (network(2), HMC, 200, (2,), 200),
 }
 
 if __name__ == "__main__":

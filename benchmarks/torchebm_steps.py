@@ -28,6 +28,22 @@ class Energy(BaseModel):
         return self.net(x).squeeze(-1) + 0.5 * (x**2).sum(-1)
 
 
+class ConvEnergy(BaseModel):
+    """`ebm.ConvEnergy` of 28 x 28 pixels, with its reference N(0, 4)."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, 1, 1), nn.SiLU()),
+            *(nn.Conv2d(16, 32, 3, 2, 1), nn.SiLU()),
+            *(nn.Conv2d(32, 32, 3, 2, 1), nn.SiLU()),
+            *(nn.Flatten(), nn.Linear(7 * 7 * 32, 1)),
+        )
+
+    def forward(self, x):
+        return self.net(x).squeeze(-1) + 0.125 * (x**2).flatten(1).sum(-1)
+
+
 def milliseconds(run, num_steps):
     run(10)
     start = time.perf_counter()
@@ -56,9 +72,9 @@ def mala():
     return milliseconds(lambda n: sampler.sample(x=start, n_steps=n), 100)
 
 
-def langevin(model, num_chains, dim, num_steps):
+def langevin(model, num_chains, shape, num_steps):
     sampler = LangevinDynamics(model=model, step_size=0.01)
-    start = torch.randn(num_chains, dim)
+    start = torch.randn(num_chains, *shape)
     return milliseconds(lambda n: sampler.sample(x=start, n_steps=n), num_steps)
 
 
@@ -71,10 +87,13 @@ def hmc():
 ROWS = {
     "denoising score matching, batch 256": denoising,
     "HMC with one leapfrog step, 1000 chains": mala,
-    "Langevin, 1000 chains": lambda: langevin(Energy(), 1000, 2, 200),
-    "Langevin, 1 chain": lambda: langevin(Energy(), 1, 2, 2000),
-    "Langevin, 1000 chains, 784 dimensions": lambda: langevin(Energy(784), 1000, 784, 50),
-    "Langevin, double well, 10 dimensions": lambda: langevin(DoubleWellModel(), 1000, 10, 1000),
+    "Langevin, 1000 chains": lambda: langevin(Energy(), 1000, (2,), 200),
+    "Langevin, 1 chain": lambda: langevin(Energy(), 1, (2,), 2000),
+    "Langevin, 1000 chains, 784 dimensions": lambda: langevin(Energy(784), 1000, (784,), 50),
+    "Langevin, double well, 10 dimensions": lambda: langevin(
+        DoubleWellModel(), 1000, (10,), 1000
+    ),
+    "Langevin, 64 images of 28 x 28": lambda: langevin(ConvEnergy(), 64, (1, 28, 28), 60),
     "HMC with 10 leapfrog steps, 200 chains": hmc,
 }
 
