@@ -53,6 +53,7 @@ from .energies import (
     from_distribution as from_distribution,
 )
 from .estimation import (
+    EarlyStopping as EarlyStopping,
     Estimator as Estimator,
     EstimatorRunResult as EstimatorRunResult,
     EstimatorState as EstimatorState,
@@ -78,9 +79,27 @@ from .kernels import (
     UnadjustedLangevin as UnadjustedLangevin,
     UnadjustedMCLMC as UnadjustedMCLMC,
 )
+from .normalizers import Enumeration as Enumeration, Quadrature as Quadrature
 from .objectives import (
+    ConditionalNoiseContrastiveEstimation as ConditionalNoiseContrastiveEstimation,
+    ContrastiveDivergence as ContrastiveDivergence,
     DenoisingScoreMatching as DenoisingScoreMatching,
+    ExplicitScoreMatching as ExplicitScoreMatching,
+    FromData as FromData,
+    FromNoise as FromNoise,
+    GeneralizedScoreMatching as GeneralizedScoreMatching,
+    MaximumLikelihood as MaximumLikelihood,
+    MonteCarloLogZ as MonteCarloLogZ,
+    MultiscaleDenoisingScoreMatching as MultiscaleDenoisingScoreMatching,
+    NoiseContrastiveEstimation as NoiseContrastiveEstimation,
+    Persistent as Persistent,
+    PlainSlicedScoreMatching as PlainSlicedScoreMatching,
+    PseudoLikelihood as PseudoLikelihood,
+    RatioMatching as RatioMatching,
+    ScoreMatching as ScoreMatching,
+    ShortRunGenerator as ShortRunGenerator,
     SlicedScoreMatching as SlicedScoreMatching,
+    VarianceReducedDenoisingScoreMatching as VarianceReducedDenoisingScoreMatching,
 )
 from .plots import plot_energy as plot_energy, plot_images as plot_images
 from .sampling import (

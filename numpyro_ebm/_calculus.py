@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._types import Array, Float
+from ._types import Array, Float, Scalar
 from .energies import as_energy, check_energy
 
 
@@ -21,3 +21,26 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     energy, x = as_energy(energy), jnp.asarray(x, jnp.result_type(float))
     check_energy(energy, x.shape)
     return -jax.grad(energy)(x)
+
+
+def score_and_laplacian(
+    energy: Any, x: Float[Array, "*event"]
+) -> tuple[Float[Array, "*event"], Scalar]:
+    r"""$-\nabla E(x)$ and $\Delta E(x)$: forward over reverse, a coordinate at a time."""
+    value, slope_along = jax.linearize(lambda y: score(energy, y), x)
+    units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
+
+    def curvature(v: Array) -> Scalar:
+        return -jnp.sum(v * slope_along(v))
+
+    if x.size <= _UNROLLED:
+        return value, sum((curvature(v) for v in units), jnp.zeros((), x.dtype))
+    # Mapped at once, the units would make a whole Hessian.
+    total, _ = jax.lax.scan(
+        lambda total, v: (total + curvature(v), None), jnp.zeros((), x.dtype), units
+    )
+    return value, total
+
+
+#: Coordinates up to which a loop over them is written out.
+_UNROLLED = 8

@@ -1,11 +1,8 @@
 """Many chains on an energy, outside of a NumPyro model."""
 
-import contextlib
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from tqdm.auto import tqdm
 
 from ._checks import check_positive, user_level
+from ._interrupts import delayed_interrupt
 from ._types import Array, Float, Key, Point, PyTree, Scalar, Shape
 from .energies import (
     AbstractEnergy,
@@ -453,7 +451,7 @@ def _drive(
     kept = _empty(problem, keeper, state)
     left = end - int(state.i)
     length = _FIRST_CALL
-    with tqdm(total=left, disable=not progress_bar) as bar, _delayed_interrupt() as interrupted:
+    with tqdm(total=left, disable=not progress_bar) as bar, delayed_interrupt() as interrupted:
         for call in range(left):  # At most.
             if left == 0 or interrupted():
                 break
@@ -502,20 +500,6 @@ def _fused(fixed: tuple, kept: PyTree) -> tuple[ChainState, PyTree, tuple[Scalar
     state, kept = advance_chains(move, adaptation, energy, state, length, visit, kept)
     step_size = state.adapt_state.step_size.reshape(-1)[0]
     return state, kept, (state.accept_prob.mean(), step_size)
-
-
-@contextlib.contextmanager
-def _delayed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Say when Ctrl-C was pressed, instead of losing a call that has its buffers in hand."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _populate(

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import scipy.optimize
+from jax.flatten_util import ravel_pytree
 from scipy.stats import binom
 
 import numpyro_ebm as ebm
+from numpyro_ebm._trainable import partition_trainable
 
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
 MEAN = np.array([1.0, -2.0])
@@ -151,3 +154,24 @@ def assert_uniform(ranks, num_draws, *, num_simulations=2000):
     assert ours >= level, (
         f"an ECDF this far out has probability {ours:.1e}, the band {level:.1e}"
     )
+
+
+def minimize(loss, tree):
+    """The minimiser of `loss(tree)` over its trainable arrays, by BFGS; under x64."""
+    params, rest = partition_trainable(tree)
+    flat, unravel = ravel_pytree(params)
+
+    def rebuild(flat):
+        return eqx.combine(unravel(flat), rest)
+
+    value_and_grad = jax.jit(jax.value_and_grad(lambda flat: loss(rebuild(flat))))
+
+    def fun(flat):
+        value, slope = value_and_grad(jnp.asarray(flat))
+        return float(value), np.asarray(slope)
+
+    found = scipy.optimize.minimize(
+        fun, np.asarray(flat), jac=True, method="BFGS", options={"gtol": 1e-10}
+    )
+    assert np.abs(found.jac).max() < 1e-6, found.message
+    return rebuild(jnp.asarray(found.x))

@@ -1,3 +1,6 @@
+import os
+import signal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,8 @@ import pytest
 from helpers import ENERGIES, mixture, network, trees_equal
 
 import numpyro_ebm as ebm
-from numpyro_ebm import estimation
+from numpyro_ebm.estimation import _steps, estimator as estimator_module
+from numpyro_ebm.estimation._batches import Rows
 
 DATA = np.asarray(mixture().sample(jax.random.key(0), (100,)))
 
@@ -42,8 +46,8 @@ def test_run_is_many_updates(batch_size):
     result = run(9, by=by, batch_size=batch_size)
     state = by.init(jax.random.key(1), ENERGIES["Tilted"](), DATA)
     for loss in result.losses:
-        order = estimation._order(state, len(DATA), batch_size)
-        batch, _ = estimation._batch(state, jnp.asarray(DATA), None, order, batch_size)
+        rows = Rows(jnp.asarray(DATA), None, batch_size)
+        batch, _ = rows.batch(state, rows.order(state))
         state, expected = by.update(state, batch)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for a, b in zip(
@@ -61,8 +65,8 @@ def test_every_epoch_sees_each_point_once_in_a_new_order():
         rows = []
         for t in range(4):
             at = eqx.tree_at(lambda s: s.step, state, jnp.array(4 * epoch + t))
-            order = estimation._order(at, 100, 25)
-            rows.append(estimation._batch(at, jnp.arange(100), None, order, 25)[0])
+            source = Rows(jnp.arange(100), None, 25)
+            rows.append(source.batch(at, source.order(at))[0])
         epochs.append(np.concatenate(rows))
     assert all(sorted(rows) == list(range(100)) for rows in epochs)
     assert not np.array_equal(*epochs)
@@ -70,13 +74,13 @@ def test_every_epoch_sees_each_point_once_in_a_new_order():
 
 def test_runs_share_one_compilation(monkeypatch):
     by, traces = estimator(), []
-    step = estimation._step
+    step = _steps.step
 
     def counted(*args):
         traces.append(None)
         return step(*args)
 
-    monkeypatch.setattr(estimation, "_step", counted)
+    monkeypatch.setattr(_steps, "step", counted)
     run(30, by=by, batch_size=16)
     compiled = len(traces)
     energy = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, ENERGIES["Tilted"]())
@@ -121,21 +125,16 @@ def test_an_energy_that_is_nan_from_the_start():
         run(5, ENERGIES["Gaussian"]() + (lambda x: jnp.sqrt(-1 - jnp.sum(x**2))))
 
 
-def test_an_interrupt_returns_the_run_so_far(monkeypatch):
-    fused, calls = estimation._fused, []
+def test_an_interrupt_returns_the_run_so_far():
+    def press(state, losses):
+        if state.step > 5:
+            os.kill(os.getpid(), signal.SIGINT)
 
-    def interrupted(*args):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(None)
-        return fused(*args)
-
-    by = estimator()
-    monkeypatch.setattr(estimation, "_fused", interrupted)
+    by, handler = estimator(), signal.getsignal(signal.SIGINT)
     with pytest.warns(UserWarning, match="Interrupted at step"):
-        part = run(50, by=by)
-    monkeypatch.undo()
-    assert 0 < len(part.losses) < 50
+        part = run(50, by=by, callback=press)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert 5 < len(part.losses) < 50
     rest = run(50 - len(part.losses), by=by, init_state=part.state)
     assert trees_equal(arrays(rest.state.trainable), arrays(run(50, by=by).state.trainable))
 
@@ -194,6 +193,6 @@ def test_bad_input_is_refused_before_any_compilation(call, error, message, monke
     def compiled(*args):
         raise AssertionError("compiled before the input was checked")
 
-    monkeypatch.setattr(estimation, "_fused", compiled)
+    monkeypatch.setattr(estimator_module, "fused_steps", compiled)
     with pytest.raises(error, match=message):
         call()

@@ -18,6 +18,7 @@ FILES = {path.relative_to(ROOT): path for path in ROOT.rglob("*.py")}
 LEVELS = {
     "_types": 0,
     "_checks": 0,
+    "_interrupts": 0,
     "_trainable": 0,
     "datasets": 1,
     "energies": 1,
@@ -28,6 +29,7 @@ LEVELS = {
     "_factor": 2,
     "sampling": 2,
     "distribution": 2,
+    "normalizers": 2,
     "objectives": 2,
     "saving": 2,
     "estimation": 3,
@@ -38,7 +40,7 @@ LEVELS = {
 
 DOORS = {
     "blackjax": "kernels/_blackjax.py",
-    "optax": "estimation.py",
+    "optax": "estimation/",
     "arviz_base": "diagnostics/arviz.py",
     "arviz_stats": None,
     "arviz_plots": None,
@@ -71,7 +73,7 @@ def test_each_dependency_has_one_door(name):
     for level, module in imports(FILES[name]):
         package = module.split(".")[0]
         if level == 0 and package in DOORS:
-            assert name.as_posix() == DOORS[package] or name.name == "plots.py", module
+            assert name.as_posix().startswith(DOORS[package]) or name.name == "plots.py", module
 
 
 def run(code):

@@ -125,7 +125,7 @@ class DistributionEnergy(AbstractEnergy):
 
     def __call__(self, x: Array) -> Scalar:
         support: Any = self.distribution.support
-        if is_real(support) or _elementwise(support).event_dim:
+        if is_real(support) or elementwise(support).event_dim:
             return -jnp.asarray(self.distribution.log_prob(x))
         inside = jnp.all(support(x))
         # NumPyro's log_prob may be finite, or NaN, out there.
@@ -322,7 +322,7 @@ def _factor(name: str, value: Any) -> Array:
 
 def is_real(support: Any) -> bool:
     """Whether a constraint leaves every coordinate free."""
-    return isinstance(_elementwise(support), type(constraints.real))
+    return isinstance(elementwise(support), type(constraints.real))
 
 
 def common_support(supports: Sequence[Any]) -> constraints.Constraint | None:
@@ -373,10 +373,11 @@ def _discrete_parts(energy: Any) -> list[Any]:
 
 
 def _is_binary(distribution: dist.Distribution) -> bool:
-    return _elementwise(distribution.support) is constraints.boolean
+    return elementwise(distribution.support) is constraints.boolean
 
 
-def _elementwise(support: Any) -> Any:
+def elementwise(support: Any) -> Any:
+    """The constraint on each coordinate."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support

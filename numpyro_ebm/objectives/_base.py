@@ -1,27 +1,31 @@
 """`AbstractObjective`: a loss over an energy and a batch."""
 
 import abc
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 from .._types import Array, Float, Key, PyTree, Scalar
-from ..energies import AbstractEnergy
+from ..energies import AbstractEnergy, ConditionalEnergy, is_discrete, is_real
 
 
 class AbstractObjective(eqx.Module):
     """What an [`Estimator`][numpyro_ebm.Estimator] minimises.
 
     `trainable` is what optax sees: the energy and whatever is learned with it. `state` is only
-    carried from step to step.
+    carried from step to step. A batch is an array of points, one a row; of a
+    [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] it is a pair `(y, x)` of points and
+    their conditions.
     """
 
     @abc.abstractmethod
-    def init(self, rng_key: Key, energy: AbstractEnergy, data: Array) -> tuple[PyTree, PyTree]:
-        """`(trainable, state)` before the first step."""
+    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[PyTree, PyTree]:
+        """`(trainable, state)` before the first step; raises if it cannot fit this energy."""
 
     @abc.abstractmethod
     def loss(
@@ -29,7 +33,7 @@ class AbstractObjective(eqx.Module):
         rng_key: Key,
         trainable: PyTree,
         state: PyTree,
-        batch: Float[Array, "n *event"],
+        batch: PyTree,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[PyTree, dict[str, Scalar]]]:
         """`(loss, (state, metrics))` on a batch whose weights, if any, average to one."""
@@ -38,33 +42,91 @@ class AbstractObjective(eqx.Module):
     def finalize(self, trainable: PyTree, state: PyTree) -> Any:
         """What was learned."""
 
+    def quantify(
+        self,
+        rng_key: Key,
+        trainable: PyTree,
+        state: PyTree,
+        data: PyTree,
+        weights: Float[Array, " n"] | None,
+    ) -> Any:
+        """What was learned, with the standard errors that all of the data can give it."""
+        return self.finalize(trainable, state)
+
+    def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
+        """What the metrics of a run, one value a step, give reason to warn of."""
+        return None
+
 
 class AbstractPointwiseObjective(AbstractObjective):
     """A loss that is a mean over points. A subclass says what it is `at` one."""
+
+    #: Whether it is wrong for points that are constrained, or integers.
+    needs_real: ClassVar[bool] = True
 
     @abc.abstractmethod
     def at(self, rng_key: Key, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
         """The loss at one point."""
 
-    def init(
-        self, rng_key: Key, energy: AbstractEnergy, data: Array
-    ) -> tuple[AbstractEnergy, None]:
+    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Any, None]:
+        if self.needs_real:
+            check_real(self, energy)
         return energy, None
 
     def loss(
         self,
         rng_key: Key,
-        trainable: AbstractEnergy,
+        trainable: Any,
         state: None,
-        batch: Float[Array, "n *event"],
+        batch: PyTree,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[None, dict[str, Scalar]]]:
-        def at(rng_key: Key, x: Float[Array, "*event"]) -> Scalar:
-            return self.at(rng_key, trainable, x)
+        def at(rng_key: Key, point: Any) -> Scalar:
+            return self.at(rng_key, *at_condition(trainable, point))
 
-        losses = jax.vmap(at)(jr.split(rng_key, len(batch)), batch)
-        weighted = losses if weights is None else weights * losses
-        return jnp.mean(weighted), (state, {})
+        return mean_over(at, rng_key, batch, weights), (state, {})
 
-    def finalize(self, trainable: AbstractEnergy, state: None) -> AbstractEnergy:
+    def finalize(self, trainable: Any, state: None) -> Any:
         return trainable
+
+
+def at_condition(energy: Any, point: Any) -> tuple[AbstractEnergy, Any]:
+    """The energy and one point; of a pair `(y, x)` the energy given `x`, and `y`."""
+    if not isinstance(energy, ConditionalEnergy):
+        return energy, point
+    y, x = point
+    return energy.given(x), y
+
+
+def num_points(batch: PyTree) -> int:
+    return len(jax.tree.leaves(batch)[0])
+
+
+def mean_over(
+    at: Callable[[Key, Any], Scalar],
+    rng_key: Key,
+    batch: PyTree,
+    weights: Float[Array, " n"] | None,
+) -> Scalar:
+    """The weighted mean of `at(rng_key, point)` over a batch, a key each."""
+    return weighted_mean(jax.vmap(at)(jr.split(rng_key, num_points(batch)), batch), weights)
+
+
+def weighted_mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Scalar:
+    return jnp.mean(values if weights is None else weights * values)
+
+
+def check_real(objective: Any, energy: Any) -> None:
+    """Raise where score matching would be wrong without a trace."""
+    name = type(objective).__name__
+    if is_discrete(energy):
+        raise ValueError(
+            f"`{name}` needs derivatives, and this energy is one of integers: use "
+            "`ebm.PseudoLikelihood()` or `ebm.RatioMatching()`."
+        )
+    if isinstance(energy, AbstractEnergy) and not is_real(energy.support):
+        raise ValueError(
+            f"`{name}` is wrong on the support {energy.support}, at whose boundary the density "
+            "need not vanish: use `ebm.GeneralizedScoreMatching()`, or fit an energy of "
+            "unconstrained points, `ebm.Transformed(energy, transform)`, to transformed data."
+        )

@@ -18,7 +18,7 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
     whose minimiser it shares. Consistent on unbounded supports; a Gaussian comes out with the
     data's mean and covariance, see `tests/objectives/test_gaussian.py`. About two gradients of
     the energy a point and slice. The energy must be twice differentiable: SiLU or softplus,
-    not ReLU.
+    not ReLU. Blind to the proportions of separated modes.
 
     **Arguments**
 
@@ -37,3 +37,34 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
         # Unrolled: a mapped axis of length one costs a third of the step on CPU.
         curvature = sum(jnp.sum(v * slope_along(v)) for v in directions) / self.num_slices
         return curvature + 0.5 * jnp.sum(value**2)
+
+
+class PlainSlicedScoreMatching(AbstractPointwiseObjective):
+    r"""$\mathbb E[v^\top\partial_v s(x)+\tfrac12(v^\top s(x))^2]$, Song et al.'s first form.
+
+    For comparison: it estimates $\lVert s\rVert^2$ by slices as well, so that its variance is
+    larger than that of [`SlicedScoreMatching`][numpyro_ebm.SlicedScoreMatching], whose
+    minimiser it shares. The energy needs to be differentiated forward only, twice along each
+    slice. Shown by `tests/objectives/test_gaussian.py`.
+
+    **Arguments**
+
+    - `num_slices`: directions $v$ a point.
+    """
+
+    num_slices: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self) -> None:
+        check_positive("num_slices", self.num_slices)
+
+    def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
+        directions = jr.rademacher(rng_key, (self.num_slices, *x.shape), x.dtype)
+
+        def along(v: Array) -> Scalar:
+            def slope(y: Array) -> Scalar:
+                return -jax.jvp(energy, (y,), (v,))[1]
+
+            value, curvature = jax.jvp(slope, (x,), (v,))
+            return curvature + 0.5 * value**2
+
+        return sum((along(v) for v in directions), jnp.zeros(())) / self.num_slices

@@ -19,6 +19,20 @@ ANSWERS = {
     ),
     "SlicedScoreMatching": (ebm.SlicedScoreMatching(), COVARIANCE),
     "SlicedScoreMatching, 3 slices": (ebm.SlicedScoreMatching(3), COVARIANCE),
+    "PlainSlicedScoreMatching": (ebm.PlainSlicedScoreMatching(), COVARIANCE),
+    "ScoreMatching": (ebm.ScoreMatching(), COVARIANCE),
+    "ExplicitScoreMatching": (
+        ebm.ExplicitScoreMatching(lambda x: -np.linalg.inv(COVARIANCE) @ (x - MEAN)),
+        COVARIANCE,
+    ),
+    "VarianceReducedDenoisingScoreMatching": (
+        ebm.VarianceReducedDenoisingScoreMatching(NOISE),
+        COVARIANCE + NOISE**2 * np.eye(2),
+    ),
+    "ConditionalNoiseContrastiveEstimation": (
+        ebm.ConditionalNoiseContrastiveEstimation(1.0),
+        COVARIANCE,
+    ),
 }
 each_answer = pytest.mark.parametrize(
     ("objective", "covariance"), ANSWERS.values(), ids=ANSWERS

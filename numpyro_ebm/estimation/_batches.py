@@ -1,0 +1,160 @@
+"""Where the batches of a run come from: rows of arrays, or an iterator."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Sharding
+
+from .._checks import as_data
+from .._types import Array, Key, PyTree
+from ._state import EstimatorState
+
+#: As many batches of an iterator are stacked for one call.
+_MAX_STACKED = 32
+
+
+class Rows(eqx.Module):
+    """Batches of the rows of arrays, in a new order each epoch."""
+
+    data: PyTree
+    weights: Array | None
+    batch_size: int | None = eqx.field(static=True)
+    sharding: Sharding | None = eqx.field(static=True, default=None)
+
+    def order(self, state: EstimatorState) -> Array | None:
+        """The order in which the current epoch goes through the data."""
+        if self.batch_size is None:
+            return None
+        epoch = state.step // self._num_batches(self.batch_size)
+        # One sort of random words, where `jr.permutation` makes two: sorting is slow on CPU.
+        return jnp.argsort(jr.bits(state.fold_in(2 * epoch + 1), (num_rows(self.data),)))
+
+    def next_order(self, state: EstimatorState, order: Array | None) -> Array | None:
+        if order is None or self.batch_size is None:
+            return None
+        is_new_epoch = state.step % self._num_batches(self.batch_size) == 0
+        return jax.lax.cond(is_new_epoch, lambda: self.order(state), lambda: order)
+
+    def batch(self, state: EstimatorState, order: Array | None) -> tuple[PyTree, Array | None]:
+        rows = self.data, self.weights
+        if order is None or self.batch_size is None:
+            return rows
+        start = state.step % self._num_batches(self.batch_size) * self.batch_size
+        chosen = jax.lax.dynamic_slice_in_dim(order, start, self.batch_size)
+        batch = jax.tree.map(lambda x: x[chosen], rows)
+        if self.sharding is None:
+            return batch
+        return jax.lax.with_sharding_constraint(batch, self.sharding)
+
+    def _num_batches(self, batch_size: int) -> int:
+        return num_rows(self.data) // batch_size
+
+
+class Stack(eqx.Module):
+    """Batches of an iterator, stacked, from step `first` on."""
+
+    batches: PyTree
+    first: Array
+
+    def order(self, state: EstimatorState) -> None:
+        return None
+
+    def next_order(self, state: EstimatorState, order: None) -> None:
+        return None
+
+    def batch(self, state: EstimatorState, order: Any) -> tuple[PyTree, None]:
+        i = state.step - self.first
+        return jax.tree.map(lambda x: x[i], self.batches), None
+
+
+def next_source(
+    batches: Rows | Iterator[PyTree], state: EstimatorState, length: int
+) -> tuple[Rows | Stack, int]:
+    """What the next `length` steps see, and how many: less of an iterator, none at its end."""
+    if isinstance(batches, Rows):
+        return batches, length
+    taken = [as_batch(batch) for batch in itertools.islice(batches, min(length, _MAX_STACKED))]
+    if not taken:
+        return Stack(None, state.step), 0
+    # Always as many, so that one compilation serves them all.
+    filled = taken + [taken[-1]] * (_MAX_STACKED - len(taken))
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *filled)
+    return Stack(stacked, state.step), len(taken)
+
+
+def hold_out(batches: Any, fraction: float, rng_key: Key) -> tuple[Rows, Rows]:
+    """Rows to train on, and rows to stop by."""
+    if not isinstance(batches, Rows):
+        raise ValueError("`early_stopping` needs `data` as an array, not as an iterator.")
+    size = num_rows(batches.data)
+    num_held = max(1, round(fraction * size))
+    if num_held >= size:
+        raise ValueError(f"`early_stopping` would hold out all of the {size} points of `data`.")
+    order = jr.permutation(jr.fold_in(rng_key, 1), size)
+
+    def rows(chosen: Array, batch_size: int | None) -> Rows:
+        data, weights = jax.tree.map(lambda x: x[chosen], (batches.data, batches.weights))
+        if weights is not None:
+            weights = weights / weights.mean()
+        return Rows(data, weights, batch_size, batches.sharding)
+
+    batch_size = as_batch_size(batches.batch_size, size - num_held)
+    return rows(order[num_held:], batch_size), rows(order[:num_held], None)
+
+
+def as_batch(data: Any) -> PyTree:
+    """`data` as floats: an array, or a pair of arrays with as many rows each."""
+    if not isinstance(data, tuple):
+        return as_data(data)
+    if len(data) != 2:
+        raise ValueError(
+            "`data` must be an array, or a pair `(y, x)` for a conditional energy, got a tuple "
+            f"of {len(data)}."
+        )
+    pair = (as_data(data[0]), jax.tree.map(as_data, data[1]))
+    sizes = sorted({len(x) for x in jax.tree.leaves(pair)})
+    if len(sizes) > 1:
+        raise ValueError(f"The parts of `data` must have as many rows each, got {sizes}.")
+    return pair
+
+
+def as_weighted(data: Any, weights: Any) -> tuple[PyTree, Array | None]:
+    if weights is None:
+        return as_batch(data), None
+    first = data[0] if isinstance(data, tuple) else data
+    size = np.shape(first)[:1]
+    weights = jnp.asarray(weights, jnp.result_type(float))
+    if weights.shape != size:
+        raise ValueError(
+            f"`weights` must have shape {size}, one weight a row of `data`, got "
+            f"{weights.shape}."
+        )
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ValueError("`weights` must be finite, not negative, and not all zero.")
+    counts = np.asarray(weights) > 0
+    if not counts.all():
+        # Zero times NaN is NaN: what does not count is a copy of what does.
+        rows = np.where(counts, np.arange(len(counts)), int(np.argmax(counts)))
+        data = jax.tree.map(lambda x: np.asarray(x)[rows], data)
+    return as_batch(data), weights / weights.mean()
+
+
+def as_batch_size(batch_size: int | None, size: int) -> int | None:
+    if batch_size is None:
+        return None
+    if not 1 <= batch_size <= size:
+        raise ValueError(
+            f"`batch_size` must lie between 1 and the {size} points of `data`, got "
+            f"{batch_size}. Leave it out to use all of them in every step."
+        )
+    return batch_size
+
+
+def num_rows(data: PyTree) -> int:
+    return len(jax.tree.leaves(data)[0])

@@ -1,0 +1,82 @@
+"""Distributions of noise: fitted to the data, NumPyro's, or FlowJAX's."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._checks import as_floats
+from .._types import Array, Float, Key, Shape
+from ..energies import discrete_levels, is_discrete
+
+
+class GaussianNoise(eqx.Module):
+    """The Gaussian of a mean and a covariance's root, over points of any shape."""
+
+    loc: Float[Array, "*event"]
+    scale_tril: Float[Array, "d d"]
+
+    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        z = jr.normal(rng_key, (*sample_shape, self.loc.size), self.loc.dtype)
+        return self.loc + (z @ self.scale_tril.T).reshape(*sample_shape, *self.loc.shape)
+
+    def log_prob(self, x: Array) -> Array:
+        flat = (x - self.loc).reshape(*x.shape[: x.ndim - self.loc.ndim], -1)
+        root = self.scale_tril
+        z = jax.scipy.linalg.solve_triangular(root, flat[..., None], lower=True)[..., 0]
+        log_det = jnp.log(jnp.diagonal(root)).sum()
+        return -0.5 * (z**2).sum(-1) - log_det - 0.5 * root.shape[0] * jnp.log(2 * jnp.pi)
+
+
+class TwoValuedNoise(eqx.Module):
+    """Independent coordinates of two levels, the upper of them with probabilities `probs`."""
+
+    probs: Float[Array, "*event"]
+    levels: tuple[float, float] = eqx.field(static=True)
+
+    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        low, high = self.levels
+        up = jr.bernoulli(rng_key, self.probs, (*sample_shape, *self.probs.shape))
+        return jnp.where(up, high, low).astype(self.probs.dtype)
+
+    def log_prob(self, x: Array) -> Array:
+        log_probs = jnp.where(x == self.levels[1], jnp.log(self.probs), jnp.log1p(-self.probs))
+        return log_probs.sum(tuple(range(x.ndim - self.probs.ndim, x.ndim)))
+
+
+def fitted_noise(energy: Any, data: Array, widening: float = 1.0) -> Any:
+    """Noise like `data`: a Gaussian, or independent coordinates where they are discrete."""
+    values = np.asarray(data, float)
+    if is_discrete(energy):
+        levels = discrete_levels(energy)
+        if levels is None:
+            raise ValueError(f"Give the noise: {energy!r} is not of two-valued coordinates.")
+        share = (values == levels[1]).mean(0)
+        # No state is impossible.
+        return TwoValuedNoise(as_floats(np.clip(share, 0.01, 0.99)), levels)
+    flat = values.reshape(len(values), -1)
+    covariance = widening**2 * np.atleast_2d(np.cov(flat.T, bias=True))
+    # Pixels that never vary, and more of them than images, leave no root.
+    ridge = 1e-4 * max(np.trace(covariance) / len(covariance), 1e-12)
+    root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
+    return GaussianNoise(as_floats(values.mean(0)), as_floats(root))
+
+
+def check_noise(noise: Any, shape: Shape) -> None:
+    """Raise unless `noise` draws, and scores, points of this shape."""
+    if not (hasattr(noise, "sample") and hasattr(noise, "log_prob")):
+        raise TypeError(
+            "`noise` must have `sample(rng_key, sample_shape)` and `log_prob(x)`, as NumPyro's "
+            f"and FlowJAX's distributions do, got {type(noise).__name__}."
+        )
+    drawn = jax.eval_shape(lambda: noise.sample(jr.key(0), (2,)))
+    scored = jax.eval_shape(lambda: noise.log_prob(jnp.zeros((2, *shape))))
+    if drawn.shape != (2, *shape) or scored.shape != (2,):
+        raise ValueError(
+            f"`noise` must draw one point of shape {shape} at a time, got draws of shape "
+            f"{drawn.shape[1:]} whose `log_prob` has shape {scored.shape[1:]}. `to_event` "
+            "makes one distribution of a batch of coordinates."
+        )

@@ -1,0 +1,234 @@
+"""Noise-contrastive estimation: learning by telling data from noise."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import logsumexp
+
+from .._checks import check_positive
+from .._trainable import freeze, partition_trainable, unfreeze
+from .._types import Array, Energy, Float, Key, PyTree, Scalar
+from ..energies import ConditionalEnergy, Normalized
+from ._base import (
+    AbstractObjective,
+    AbstractPointwiseObjective,
+    at_condition,
+    num_points,
+    weighted_mean,
+)
+from ._noise import check_noise, fitted_noise
+
+
+class Contrasted(eqx.Module):
+    """What noise-contrastive estimation trains: an energy and its constant."""
+
+    energy: Any
+    log_z: Scalar | Any
+
+
+class NoiseContrastiveEstimation(AbstractObjective):
+    r"""$\mathbb E\operatorname{softplus}(-G(x)) + \nu\,\mathbb E\operatorname{softplus}(G(u))$.
+
+    Logistic regression between data and $\nu$ draws of noise a datum, with
+    $G(x) = -E(x) - \log Z - \log p_n(x) - \log\nu$ [Gutmann and Hyvärinen 2012]. The constant
+    is a parameter like any other: consistent for the energy *and* for $\log Z$, and what is
+    learned comes back [`Normalized`][numpyro_ebm.Normalized], with a standard error. Efficient
+    as $\nu$ grows, if the noise covers the data; where a classifier can tell them apart at once
+    (accuracy above 0.95) it learns nothing any more, and the run says so. $1+\nu$ energies a
+    point, no derivative in $x$. Shown by `tests/objectives/test_contrastive.py` against its
+    asymptotic variances.
+
+    The standard error is the sandwich of the logistic likelihood over all trained numbers, if
+    there are at most 500; of a larger network it is that of $\log Z$ for the learned energy as
+    it is, without the uncertainty of its shape.
+
+    A [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] learns the constant of each
+    condition as a part of itself.
+
+    **Arguments**
+
+    - `noise`: a NumPyro or FlowJAX distribution of points; by default a Gaussian fitted to the
+      data, wider by $1 + 0.5/\sqrt d$ in each direction (in high dimension, noise that is twice
+      as wide destroys $\log Z$), and independent coordinates for discrete energies.
+    - `num_noise`: $\nu$, draws of noise a datum.
+    """
+
+    noise: Any = None
+    num_noise: int = eqx.field(static=True, default=5)
+
+    def __check_init__(self) -> None:
+        check_positive("num_noise", self.num_noise)
+
+    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Contrasted, Any]:
+        points = data[0] if isinstance(energy, ConditionalEnergy) else data
+        noise = self.noise
+        if noise is None:
+            widening = 1 + 0.5 / np.sqrt(max(points[0].size, 1))
+            noise = fitted_noise(energy, points, widening)
+        check_noise(noise, points.shape[1:])
+        if isinstance(energy, ConditionalEnergy):
+            return Contrasted(energy, freeze(jnp.zeros(()))), noise
+        # Where classification starts at chance, and not at the network's accidental volume.
+        draws = noise.sample(rng_key, (1000,))
+        log_ratios = -jax.vmap(unfreeze(energy))(draws) - noise.log_prob(draws)
+        log_z = logsumexp(log_ratios) - jnp.log(len(draws))
+        return Contrasted(energy, jnp.where(jnp.isfinite(log_z), log_z, 0)), noise
+
+    def loss(
+        self,
+        rng_key: Key,
+        trainable: Contrasted,
+        state: Any,
+        batch: PyTree,
+        weights: Float[Array, " n"] | None,
+    ) -> tuple[Scalar, tuple[Any, dict[str, Scalar]]]:
+        size = num_points(batch)
+        noise = jax.lax.stop_gradient(state.sample(rng_key, (self.num_noise, size)))
+        is_pair = isinstance(trainable.energy, ConditionalEnergy)
+        other = (noise, batch[1]) if is_pair else noise
+        logits = self.logits(trainable, state, batch)
+        axes = (0, None) if is_pair else 0
+        over_noise = jax.vmap(lambda x: self.logits(trainable, state, x), (axes,))
+        noise_logits = over_noise(other)
+        losses = jax.nn.softplus(-logits) + jax.nn.softplus(noise_logits).sum(0)
+        shift = jnp.log(self.num_noise)
+        hits = jnp.mean(logits > -shift) + jnp.mean(noise_logits < -shift)
+        metrics = {"accuracy": 0.5 * hits, "log_z": unfreeze(trainable.log_z)}
+        return weighted_mean(losses, weights), (state, metrics)
+
+    def logits(self, trainable: Contrasted, noise: Any, batch: PyTree) -> Float[Array, " n"]:
+        """$G$: how much likelier each point of a batch is to be data than noise."""
+
+        def at(point: Any) -> Scalar:
+            energy, x = at_condition(trainable.energy, point)
+            return -energy(x)
+
+        points = batch[0] if isinstance(trainable.energy, ConditionalEnergy) else batch
+        log_prob = jax.vmap(at)(batch) - unfreeze(trainable.log_z)
+        return log_prob - noise.log_prob(points) - jnp.log(self.num_noise)
+
+    def finalize(self, trainable: Contrasted, state: Any) -> Any:
+        if isinstance(trainable.energy, ConditionalEnergy):
+            return trainable.energy
+        return Normalized(trainable.energy, trainable.log_z, jnp.nan)
+
+    def quantify(
+        self,
+        rng_key: Key,
+        trainable: Contrasted,
+        state: Any,
+        data: PyTree,
+        weights: Float[Array, " n"] | None,
+    ) -> Any:
+        if isinstance(trainable.energy, ConditionalEnergy):
+            return trainable.energy
+        std_error = _std_error(self, rng_key, trainable, state, data, weights)
+        return Normalized(trainable.energy, trainable.log_z, std_error)
+
+    def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
+        accuracy = metrics["accuracy"][-100:].mean()
+        if accuracy > _CHASM:
+            return (
+                f"The noise is told from the data with accuracy {accuracy:.2f}: hardly any of "
+                "it falls among the data, so that little was learned. Give a `noise` that is "
+                "closer to the data, such as a flow."
+            )
+        if accuracy < _TRIVIAL:
+            return (
+                f"The noise is told from the data with accuracy {accuracy:.2f} only: it is so "
+                "close to them that the energy learned little beyond it, or nothing yet."
+            )
+        return None
+
+
+class ConditionalNoiseContrastiveEstimation(AbstractPointwiseObjective):
+    r"""$2\,\mathbb E\operatorname{softplus}(E(x) - E(x+\sigma\epsilon))$.
+
+    Conditional noise-contrastive estimation [Ceylan and Gutmann 2018]: each datum is told from
+    itself plus noise: no noise distribution to choose, and no constant to learn. Consistent;
+    for $\sigma\to 0$ it is score matching (its loss $2\log 2$ plus $\sigma^2/2$ times that of
+    score matching), for large $\sigma$ it sees the proportions of modes. $1+\nu$ energies a
+    point, no derivative in $x$. Shown by `tests/objectives/test_contrastive.py`.
+
+    **Arguments**
+
+    - `noise_scale`: $\sigma$, in the units of the data.
+    - `num_noise`: $\nu$, noisy points a datum.
+    """
+
+    noise_scale: float | Scalar
+    num_noise: int = eqx.field(static=True, default=5)
+
+    def __check_init__(self) -> None:
+        check_positive("noise_scale", self.noise_scale)
+        check_positive("num_noise", self.num_noise)
+
+    def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
+        noise = jr.normal(rng_key, (self.num_noise, *x.shape), x.dtype)
+        noisy = jax.vmap(energy)(x + self.noise_scale * noise)
+        return 2 * jax.nn.softplus(energy(x) - noisy).mean()
+
+
+#: Balanced accuracies of the classifier, above and below which a run warns.
+_CHASM, _TRIVIAL = 0.95, 0.55
+#: Trained numbers up to which the standard error knows of all of them.
+_MOST_PARAMETERS = 500
+
+
+class _Moments(NamedTuple):
+    """Of the gradients of the logistic loss: their curvature, and their covariance."""
+
+    curvature: Array
+    covariance: Array
+
+
+@eqx.filter_jit
+def _std_error(
+    objective: NoiseContrastiveEstimation,
+    rng_key: Key,
+    trainable: Contrasted,
+    noise: Any,
+    data: Array,
+    weights: Float[Array, " n"] | None,
+) -> Scalar:
+    r"""Of $\log Z$: $H^{-1} V H^{-1}/n$, by the gradients at each datum and draw of noise."""
+    params, rest = partition_trainable(trainable)
+    if sum(x.size for x in jax.tree.leaves(params)) > _MOST_PARAMETERS:
+        params, rest = eqx.partition(
+            trainable, jax.tree.map(lambda x: x is trainable.log_z, trainable)
+        )
+    flat, unravel = ravel_pytree(params)
+    # `log_z` is the last of the fields, and so of the flat parameters.
+    num_data, num_noise = len(data), objective.num_noise
+    draws = noise.sample(rng_key, (num_noise * num_data,))
+
+    def gradients(points: Array) -> tuple[Array, Array]:
+        def logit(flat: Array, x: Array) -> Scalar:
+            full = unfreeze(eqx.combine(unravel(flat), rest))
+            return objective.logits(full, noise, x[None])[0]
+
+        return jax.vmap(jax.value_and_grad(logit), (None, 0))(flat, points)
+
+    def moments(points: Array, sign: int, weights: Array) -> _Moments:
+        logits, slopes = gradients(points)
+        prob = jax.nn.sigmoid(-sign * logits)
+        pull = prob[:, None] * slopes
+        mean = (weights[:, None] * pull).mean(0)
+        spread = jnp.einsum("n,ni,nj->ij", weights, pull - mean, pull - mean) / len(points)
+        curvature = jnp.einsum("n,ni,nj->ij", weights * prob * (1 - prob), slopes, slopes)
+        return _Moments(curvature / len(points), spread)
+
+    of_data = moments(data, 1, jnp.ones(num_data) if weights is None else weights)
+    of_noise = moments(draws, -1, jnp.ones(len(draws)))
+    inverse = jnp.linalg.pinv(
+        of_data.curvature + num_noise * of_noise.curvature, hermitian=True
+    )
+    # Each step draws its noise anew, so that only the data's own chance is left.
+    covariance = inverse @ of_data.covariance @ inverse
+    size = num_data if weights is None else weights.sum() ** 2 / (weights**2).sum()
+    return jnp.sqrt(covariance[-1, -1] / size)

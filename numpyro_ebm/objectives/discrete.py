@@ -1,0 +1,78 @@
+"""What fits energies of integers: one coordinate at a time is easy to normalise."""
+
+import abc
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from .._types import Array, Energy, Float, Key, Scalar
+from ..energies import discrete_levels, is_discrete
+from ._base import AbstractPointwiseObjective
+
+
+class _AbstractFlips(AbstractPointwiseObjective):
+    """A sum over coordinates of a function of the energy that flipping one would cost."""
+
+    needs_real: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def of_cost(self, cost: Scalar) -> Scalar:
+        """From $E(x^{(i)}) - E(x)$, where $x^{(i)}$ is $x$ with coordinate $i$ flipped."""
+
+    def init(self, rng_key: Key, energy: Any, data: Any) -> tuple[Any, None]:
+        levels = _levels(self, energy)
+        bad = ~jnp.isin(jax.tree.leaves(data)[0], jnp.asarray(levels))
+        if not isinstance(bad, Tracer) and bad.any():
+            raise ValueError(
+                f"`data` must hold the two values {levels[0]:g} and {levels[1]:g} of this "
+                f"energy, got {int(bad.sum())} others."
+            )
+        return energy, None
+
+    def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
+        low, high = _levels(self, energy)
+        flat = x.reshape(-1)
+
+        def cost(i: Array) -> Scalar:
+            flipped = flat.at[i].set(low + high - flat[i])
+            return energy(flipped.reshape(x.shape)) - energy(x)
+
+        return jnp.sum(self.of_cost(jax.vmap(cost)(jnp.arange(x.size))))
+
+
+class PseudoLikelihood(_AbstractFlips):
+    r"""$-\mathbb E\sum_i\log p(x_i\mid x_{-i})$ [Besag 1975].
+
+    For energies of two-valued coordinates, such as [`IsingModel`][numpyro_ebm.IsingModel].
+    Consistent, and less efficient than maximum likelihood where coordinates depend strongly on
+    each other. An energy a coordinate. Shown by `tests/objectives/test_population.py` on
+    enumerated Ising models.
+    """
+
+    def of_cost(self, cost: Scalar) -> Scalar:
+        return jax.nn.softplus(-cost)
+
+
+class RatioMatching(_AbstractFlips):
+    r"""$\mathbb E\sum_i\left(1 + p(x)/p(x^{(i)})\right)^{-2}$.
+
+    Score matching for binary data [Hyvärinen 2007], where $x^{(i)}$ is $x$ with coordinate $i$
+    flipped. Consistent. An energy a coordinate. Shown by `tests/objectives/test_population.py`
+    on enumerated Ising models.
+    """
+
+    def of_cost(self, cost: Scalar) -> Scalar:
+        return jax.nn.sigmoid(-cost) ** 2
+
+
+def _levels(objective: Any, energy: Any) -> tuple[float, float]:
+    levels = discrete_levels(energy) if is_discrete(energy) else None
+    if levels is None:
+        raise ValueError(
+            f"`{type(objective).__name__}` fits energies of two-valued coordinates, such as "
+            "`ebm.IsingModel` and `ebm.BernoulliRBM`; a class of your own says "
+            f"`levels: ClassVar = (0.0, 1.0)`. Got {energy!r}."
+        )
+    return levels

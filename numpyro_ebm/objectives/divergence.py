@@ -1,0 +1,313 @@
+"""Maximum likelihood by analysis and synthesis: contrastive divergence and its kin."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._checks import check_positive
+from .._trainable import unfreeze
+from .._types import Array, Float, Key, PyTree, Scalar, Shape
+from ..energies import ConditionalEnergy
+from ..kernels import MALA, AbstractKernel
+from ._base import AbstractObjective, at_condition, weighted_mean
+from ._chains import check_kernel, next_step_size, run_from, with_step
+from ._noise import check_noise, fitted_noise
+
+
+class Starts(NamedTuple):
+    """Where the chains of a step start.
+
+    - **points**: one a datum of the batch.
+    - **slots**: where in the buffer they come from, if there is one.
+    """
+
+    points: Array
+    slots: Array | None = None
+
+
+class AbstractStart(eqx.Module):
+    """Where the chains of contrastive divergence start."""
+
+    @abc.abstractmethod
+    def init(self, rng_key: Key, energy: Any, data: Array) -> PyTree:
+        """What is carried from step to step."""
+
+    @abc.abstractmethod
+    def begin(self, rng_key: Key, state: PyTree, points: Array) -> tuple[Starts, PyTree]:
+        """As many points as there are data in the batch."""
+
+    def end(self, state: PyTree, starts: Starts, points: Array, num_steps: int) -> PyTree:
+        """Take back where the chains ended."""
+        return state
+
+    def metrics(self, state: PyTree) -> dict[str, Scalar]:
+        return {}
+
+
+class FromData(AbstractStart):
+    r"""Chains start at the batch itself: CD-k [Hinton 2002].
+
+    **Biased**: on a Gaussian mean its gradient is $1-(1-\eta)^k$ times the likelihood's, with
+    the right fixed point; shapes come out wrong where few steps leave the data's neighbourhood,
+    and modes without data are never visited.
+    """
+
+    def init(self, rng_key: Key, energy: Any, data: Array) -> None:
+        return None
+
+    def begin(self, rng_key: Key, state: None, points: Array) -> tuple[Starts, None]:
+        return Starts(points), state
+
+
+class Buffer(NamedTuple):
+    """Where persistent chains stand, transitions since each began, and what begins one."""
+
+    points: Float[Array, "size *event"]
+    ages: Array
+    noise: Any
+
+
+class Persistent(AbstractStart):
+    """Chains go on from where earlier steps left them: PCD [Tieleman 2008].
+
+    A buffer of chains; each step draws some of them without replacement, begins a few anew from
+    noise, and writes them back to the slots they came from. Positions only are kept: an energy
+    that has changed must not be compared with one that has not. Asymptotically exact as the
+    learning rate goes to zero, for a kernel that is.
+
+    **Arguments**
+
+    - `size`: chains in the buffer, at least as many as a batch.
+    - `reinit`: the share of the chains of a step that begin anew.
+    - `noise`: where they begin, a distribution; by default a Gaussian fitted to the data.
+    """
+
+    size: int = eqx.field(static=True, default=10_000)
+    reinit: float = 0.05
+    noise: Any = None
+
+    def __check_init__(self) -> None:
+        check_positive("size", self.size)
+        if not 0 <= self.reinit <= 1:
+            raise ValueError(f"`reinit` must lie between 0 and 1, got {self.reinit}.")
+
+    def init(self, rng_key: Key, energy: Any, data: Array) -> Buffer:
+        noise = _noise(self.noise, energy, data)
+        points = noise.sample(rng_key, (self.size,))
+        return Buffer(points, jnp.zeros(self.size, int), noise)
+
+    def begin(self, rng_key: Key, state: Buffer, points: Array) -> tuple[Starts, Buffer]:
+        if len(points) > self.size:
+            raise ValueError(
+                f"`size` of the buffer must be at least the {len(points)} points of a batch, "
+                f"got {self.size}."
+            )
+        slot_key, again_key, noise_key = jr.split(rng_key, 3)
+        # Without replacement: of two chains in one slot, one would be lost.
+        _, slots = jax.lax.top_k(jr.uniform(slot_key, (self.size,)), len(points))
+        again = jr.bernoulli(again_key, self.reinit, (len(points),))
+        old, fresh = state.points[slots], state.noise.sample(noise_key, (len(points),))
+        points = jnp.where(_column(again, old), fresh, old)
+        ages = jnp.where(again, 0, state.ages[slots])
+        return Starts(points, slots), state._replace(ages=state.ages.at[slots].set(ages))
+
+    def end(self, state: Buffer, starts: Starts, points: Array, num_steps: int) -> Buffer:
+        return state._replace(
+            points=state.points.at[starts.slots].set(points),
+            ages=state.ages.at[starts.slots].add(num_steps),
+        )
+
+    def metrics(self, state: Buffer) -> dict[str, Scalar]:
+        return {"age": state.ages.mean(dtype=state.points.dtype)}
+
+
+class FromNoise(AbstractStart):
+    """Chains start from noise in each step, and are short [Nijkamp et al. 2019].
+
+    **A generator only**: what is learned is where `num_steps` transitions from the noise lead,
+    not an energy of the data (of a unit Gaussian, 5 steps from a noise four times as wide learn
+    a precision of 3.2). So it comes back as a
+    [`ShortRunGenerator`][numpyro_ebm.ShortRunGenerator].
+
+    **Arguments**
+
+    - `noise`: a distribution; by default a Gaussian fitted to the data.
+    """
+
+    noise: Any = None
+
+    def init(self, rng_key: Key, energy: Any, data: Array) -> Any:
+        return _noise(self.noise, energy, data)
+
+    def begin(self, rng_key: Key, state: Any, points: Array) -> tuple[Starts, Any]:
+        return Starts(state.sample(rng_key, (len(points),))), state
+
+
+class ShortRunGenerator(eqx.Module):
+    r"""A network that `num_steps` transitions turn into a generator: it samples, and no more.
+
+    **A generator only.** Its `potential` is no energy of its samples: their density is that of
+    the short run, and has neither a closed form nor a $\log Z$.
+    """
+
+    potential: Any
+    noise: Any
+    step_size: Scalar
+    kernel: AbstractKernel = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+
+    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        """Ends of short runs from the noise, of shape `(*sample_shape, *event_shape)`."""
+        start_key, chain_key = jr.split(rng_key)
+        size = int(np.prod(sample_shape, dtype=int))
+        starts = self.noise.sample(start_key, (size,))
+        move = with_step(self.kernel.move, self.step_size)
+        ends, _ = run_from(chain_key, move, unfreeze(self.potential), starts, self.num_steps)
+        return ends.reshape(*sample_shape, *ends.shape[1:])
+
+
+class ContrastiveState(NamedTuple):
+    """What contrastive divergence carries: its chains, and the step they have come to."""
+
+    starts: PyTree
+    step_size: Scalar
+
+
+class ContrastiveDivergence(AbstractObjective):
+    r"""$\mathbb E_{\text{data}}[E(x)] - \mathbb E_{\text{chains}}[E(x)]$.
+
+    Maximum likelihood by analysis and synthesis: its gradient is the likelihood's, because that
+    of $\log Z$ is $-\mathbb E_{p_\theta}[\nabla_\theta E]$, which chains estimate, a chain a
+    datum. The value is no loss: near zero it says that energies of data and draws agree, not
+    that the model is good. Exact, biased or a generator only, as its `start` says. With an
+    unadjusted kernel there is another bias: of data of variance $s$, Langevin steps $\eta$
+    learn the precision $(1-\sqrt{1-2\eta/s})/\eta$. Shown by
+    `tests/objectives/test_divergence.py`. `num_steps` gradients in $x$ a datum; no gradient
+    goes through the chains.
+
+    ```python
+    objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.05), 10, ebm.Persistent())
+    ```
+
+    **Arguments**
+
+    - `kernel`: any kernel, [`MALA()`][numpyro_ebm.MALA] by default; for discrete energies
+      `GibbsWithGradients()` or `BlockGibbs()`. While it trains, its step size follows the
+      acceptance towards the kernel's own target, unless it has `adapt_step_size=False`.
+    - `num_steps`: transitions of each chain in each step.
+    - `start`: [`Persistent()`][numpyro_ebm.Persistent] by default,
+      [`FromData()`][numpyro_ebm.FromData] or [`FromNoise()`][numpyro_ebm.FromNoise].
+    - `energy_penalty`: $\alpha$ in $\alpha\,\mathbb E[E(x)^2]$ over data and draws, which keeps
+      energies from drifting away together. It biases.
+    """
+
+    kernel: AbstractKernel = eqx.field(static=True, default=MALA(step_size=0.1))
+    num_steps: int = eqx.field(static=True, default=10)
+    start: AbstractStart = Persistent()
+    energy_penalty: float = eqx.field(default=0.0, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_positive("num_steps", self.num_steps)
+        check_kernel(self.kernel)
+        if not isinstance(self.start, AbstractStart):
+            raise TypeError(
+                "`start` must be `ebm.FromData()`, `ebm.Persistent()` or `ebm.FromNoise()`, "
+                f"got {self.start!r}."
+            )
+
+    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Any, ContrastiveState]:
+        is_pair = isinstance(energy, ConditionalEnergy)
+        if is_pair and not isinstance(self.start, FromData | FromNoise):
+            raise ValueError(
+                "`start` must be `ebm.FromData()` or `ebm.FromNoise()` for a "
+                "`ConditionalEnergy`, whose chains have a condition of their own each."
+            )
+        starts = self.start.init(rng_key, energy, data[0] if is_pair else data)
+        step_size = jnp.asarray(self.kernel.move.step_size, jnp.result_type(float))
+        return energy, ContrastiveState(starts, step_size)
+
+    def loss(
+        self,
+        rng_key: Key,
+        trainable: Any,
+        state: ContrastiveState,
+        batch: PyTree,
+        weights: Float[Array, " n"] | None,
+    ) -> tuple[Scalar, tuple[ContrastiveState, dict[str, Scalar]]]:
+        start_key, chain_key = jr.split(rng_key)
+        is_pair = isinstance(trainable, ConditionalEnergy)
+        points = batch[0] if is_pair else batch
+        starts, carried = self.start.begin(start_key, state.starts, points)
+        move = with_step(self.kernel.move, state.step_size)
+        conditions = batch[1] if is_pair else None
+        ends, accept_prob = run_from(
+            chain_key, move, trainable, starts.points, self.num_steps, conditions
+        )
+
+        def energies(points: Array) -> Float[Array, " n"]:
+            def at(point: Any) -> Scalar:
+                energy, x = at_condition(trainable, point)
+                return energy(x)
+
+            return jax.vmap(at)((points, conditions) if is_pair else points)
+
+        of_data, of_chains = energies(points), energies(ends)
+        # Chains that began at data weigh what these do.
+        chain_weights = weights if isinstance(self.start, FromData) or is_pair else None
+        gap = weighted_mean(of_chains, chain_weights) - weighted_mean(of_data, weights)
+        penalty = weighted_mean(of_data**2, weights) + weighted_mean(
+            of_chains**2, chain_weights
+        )
+        new_state = ContrastiveState(
+            self.start.end(carried, starts, ends, self.num_steps),
+            next_step_size(self.kernel, state.step_size, accept_prob),
+        )
+        metrics = {
+            "energy_gap": gap,
+            "accept_prob": accept_prob,
+            "step_size": state.step_size,
+            "movement": _distance(starts.points, ends),
+            "duplicates": jnp.mean(jnp.diff(jnp.sort(of_chains)) == 0),
+            **self.start.metrics(new_state.starts),
+        }
+        return self.energy_penalty * penalty - gap, (new_state, metrics)
+
+    def finalize(self, trainable: Any, state: ContrastiveState) -> Any:
+        if not isinstance(self.start, FromNoise) or isinstance(trainable, ConditionalEnergy):
+            return trainable
+        return ShortRunGenerator(
+            trainable, state.starts, state.step_size, self.kernel, self.num_steps
+        )
+
+    def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
+        accept_prob = metrics["accept_prob"][-100:].mean()
+        if accept_prob < _STUCK:
+            return (
+                f"The chains accept only {accept_prob:.2f} of their proposals, so that they "
+                "hardly move: use a smaller `step_size` of the kernel, or let it adapt."
+            )
+        return None
+
+
+#: Mean acceptance below which chains are said to be stuck.
+_STUCK = 0.1
+
+
+def _noise(noise: Any, energy: Any, data: Array) -> Any:
+    noise = fitted_noise(energy, data) if noise is None else noise
+    check_noise(noise, data.shape[1:])
+    return noise
+
+
+def _column(flags: Array, like: Array) -> Array:
+    return flags.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _distance(a: Array, b: Array) -> Scalar:
+    """The root mean square distance of rows."""
+    return jnp.sqrt(((a - b) ** 2).reshape(len(a), -1).sum(1).mean())

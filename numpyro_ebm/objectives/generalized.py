@@ -1,0 +1,72 @@
+"""Score matching on bounded supports."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._calculus import score
+from .._types import Array, Energy, Float, Key, Scalar
+from ..energies import AbstractEnergy, elementwise, is_discrete, is_real
+from ._base import AbstractPointwiseObjective
+
+
+class GeneralizedScoreMatching(AbstractPointwiseObjective):
+    r"""$\mathbb E\sum_j [h(x_j)(\partial_j s_j + \tfrac12 s_j^2) + h'(x_j)\,s_j]$.
+
+    Score matching for positive and bounded data [Hyvärinen 2007; Yu, Drton and Shojaie 2019]:
+    a weight $h$ that vanishes at the boundary takes the boundary term away, without which
+    score matching is wrong there (of exponential data it learns the rate 0, of half-normal
+    data a mean of 0.8). Consistent on supports that are bounded coordinate by coordinate; the
+    weight changes the efficiency only. As many gradients of the energy as a point has
+    coordinates. Shown by `tests/objectives/test_supports.py` against the closed forms of
+    exponential and half-normal data.
+
+    **Arguments**
+
+    - `weight`: $h$, from one coordinate to its weight; zero at the boundary, where it must be
+      differentiable from inside. By default, from the energy's `support`: $x^2$ above zero,
+      $(x-a)^2$ above $a$, $\left(\frac{(x-a)(b-x)}{b-a}\right)^2$ between $a$ and $b$.
+    """
+
+    weight: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
+    needs_real: ClassVar[bool] = False
+
+    def init(self, rng_key: Key, energy: Any, data: Any) -> tuple[Any, None]:
+        if is_discrete(energy):
+            raise ValueError(
+                "`GeneralizedScoreMatching` needs derivatives, and this energy is one of "
+                "integers: use `ebm.PseudoLikelihood()` or `ebm.RatioMatching()`."
+            )
+        if self.weight is None:
+            _distance(energy)
+        return energy, None
+
+    def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
+        distance = _distance(energy) if self.weight is None else self.weight
+        weight, slope = jax.jvp(distance, (x,), (jnp.ones_like(x),))
+        value, slope_along = jax.linearize(lambda y: score(energy, y), x)
+        units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
+        curvature = jax.lax.map(lambda v: jnp.sum(v * slope_along(v)), units).reshape(x.shape)
+        return jnp.sum(weight * (curvature + 0.5 * value**2) + slope * value)
+
+
+def _distance(energy: Any) -> Callable[[Array], Array]:
+    """The squared distance to the boundary of what `energy` lives on."""
+    support = elementwise(energy.support) if isinstance(energy, AbstractEnergy) else None
+    low = getattr(support, "lower_bound", None)
+    high = getattr(support, "upper_bound", None)
+    if low is not None and high is not None:
+        return lambda x: ((x - low) * (high - x) / (high - low)) ** 2
+    if low is not None:
+        return lambda x: (x - low) ** 2
+    if high is not None:
+        return lambda x: (high - x) ** 2
+    if support is not None and is_real(support):
+        return jnp.ones_like
+    raise ValueError(
+        f"`weight` is needed: the support {support} of this energy has no bounds of each "
+        "coordinate. Give `weight`, a function that vanishes at the boundary."
+    )

@@ -1,0 +1,129 @@
+r"""A surrogate of $\log Z$, for energies that are learned inside a NumPyro model."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax.core import Tracer
+from numpyro.primitives import mutable
+
+from .._checks import as_floats, check_positive
+from .._types import Array, Scalar
+from ..energies import as_energy, is_discrete
+from ..kernels import MALA, AbstractKernel
+from ._chains import check_kernel, next_step_size, run_from, with_step
+from ._noise import check_noise
+
+
+class MonteCarloLogZ(eqx.Module):
+    r"""A number whose gradient is that of $\log Z$: $-\mathbb E_{p_\theta}[\nabla_\theta E]$.
+
+    With it, the parameters of an energy can be learned *inside* a NumPyro model, by SVI:
+
+    ```python
+    surrogate = ebm.MonteCarloLogZ(ebm.MALA(step_size=0.1), 10)
+
+    def model(data):
+        precision = numpyro.param("precision", 1.0, constraint=constraints.positive)
+        energy = ebm.as_energy(lambda x: 0.5 * precision * x**2, ())
+        site = ebm.EnergyDistribution(ebm.Normalized(energy, surrogate.log_z(energy)))
+        with numpyro.plate("data", len(data)):
+            numpyro.sample("x", site, obs=data)
+    ```
+
+    The expectation is over chains that persist from step to step of SVI, in a mutable site.
+    Asymptotically exact as the learning rate goes to zero, for a kernel that is; the value is
+    no $\log Z$, so that the loss of SVI says nothing. Outside of SVI it is the constant zero,
+    and the guard refuses to infer parameters with it. They should be `numpyro.param`s, or have
+    a guide that is a point: chains can follow these, but not the draws of a wide guide. Shown
+    by `tests/objectives/test_surrogate.py`.
+
+    **Arguments**
+
+    - `kernel`, `num_steps`: what moves the chains, and how often in each step of SVI. The step
+      size follows the acceptance, unless the kernel has `adapt_step_size=False`.
+    - `num_chains`: more chains, less noise.
+    - `noise`: where they start, a distribution; by default the standard normal.
+    - `name`: of the site. Each energy of a model needs its own.
+    """
+
+    kernel: AbstractKernel = eqx.field(static=True, default=MALA(step_size=0.1))
+    num_steps: int = eqx.field(static=True, default=10)
+    num_chains: int = eqx.field(static=True, default=1000, kw_only=True)
+    noise: Any = eqx.field(default=None, kw_only=True)
+    name: str = eqx.field(static=True, default="log_z_chains", kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_kernel(self.kernel)
+        check_positive("num_steps", self.num_steps)
+        check_positive("num_chains", self.num_chains)
+
+    def log_z(self, energy: Any) -> Scalar:
+        """The surrogate, in a model under SVI; zero elsewhere.
+
+        **Raises** `ValueError` if the energy doesn't know its event shape.
+        """
+        energy = as_energy(energy)
+        rng_key = numpyro.prng_key()
+        if rng_key is None:
+            return jnp.zeros(())
+        start_key, chain_key = jax.random.split(rng_key)
+        begun = self._begin(start_key, energy)
+        state: Any = mutable(self.name, begun)  # pyright: ignore[reportArgumentType]
+        if isinstance(state, _Begun):
+            # A guide that sets itself up differentiates the model once, outside of `jit`.
+            is_compiled = isinstance(begun["points"], Tracer)
+            return jnp.zeros(()) if is_compiled else -jax.vmap(energy)(state["points"]).mean()
+        move = with_step(self.kernel.move, state["step_size"])
+        points = state["points"]
+        ends, accept_prob = run_from(
+            chain_key, move, _without_closure(energy, points[0]), points, self.num_steps
+        )
+        state["points"] = ends
+        state["step_size"] = next_step_size(self.kernel, state["step_size"], accept_prob)
+        return -jax.vmap(energy)(ends).mean()
+
+    def _begin(self, rng_key: Any, energy: Any) -> "_Begun":
+        shape = energy.event_shape
+        if shape is None:
+            raise ValueError(
+                "`energy` must know its event shape: `ebm.as_energy(energy, event_shape)`."
+            )
+        noise = self.noise
+        if noise is None:
+            noise = dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape))
+        check_noise(noise, shape)
+        points = as_floats(noise.sample(rng_key, (self.num_chains,)))
+        return _Begun(points=points, step_size=as_floats(self.kernel.move.step_size))
+
+
+class _Begun(dict):
+    """Chains that nobody carries yet, and under MCMC nobody ever will.
+
+    SVI passes what is mutable through JAX, which makes a plain `dict` of it; MCMC keeps what
+    the first trace of the model has shown.
+    """
+
+    def copy(self) -> "_Begun":
+        return _Begun(self)
+
+
+def _as_dict(names: tuple[str, ...], values: Any) -> Any:
+    return dict(zip(names, values, strict=True))
+
+
+jax.tree_util.register_pytree_node(
+    _Begun,
+    lambda begun: (tuple(begun.values()), tuple(begun)),
+    _as_dict,
+)
+
+
+def _without_closure(energy: Any, point: Array) -> Any:
+    """With what a function closes over as its leaves, where no gradient has to flow."""
+    if is_discrete(energy):
+        return energy
+    return eqx.filter_closure_convert(energy.__call__, point)

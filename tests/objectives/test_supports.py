@@ -1,0 +1,120 @@
+"""Score matching where points are constrained: closed forms, and refusals."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from helpers import minimize
+from numpyro.distributions import constraints
+
+import numpyro_ebm as ebm
+
+
+class Exponential(ebm.AbstractEnergy):
+    """A rate times x, above zero."""
+
+    rate: jax.Array
+    event_shape: tuple[int, ...] = eqx.field(static=True, default=())
+
+    @property
+    def support(self):
+        return constraints.positive
+
+    def __call__(self, x):
+        return self.rate * x
+
+
+class HalfNormal(Exponential):
+    """The mean of a unit normal cut off at zero."""
+
+    def __call__(self, x):
+        return 0.5 * (x - self.rate) ** 2
+
+
+def fit(objective, start, data):
+    objective.init(jr.key(0), start, data)
+
+    def loss(energy):
+        return objective.loss(jr.key(0), energy, None, data, None)[0]
+
+    return minimize(loss, start).rate
+
+
+def test_exponential_data(x64):
+    r"""$\hat\theta = 2\bar x/\overline{x^2}$ [Hyvärinen 2007]."""
+    data = jr.exponential(jr.key(0), (1000,)) / 2.5
+    fitted = fit(ebm.GeneralizedScoreMatching(), Exponential(jnp.array(1.0)), data)
+    np.testing.assert_allclose(fitted, 2 * data.mean() / (data**2).mean(), rtol=1e-8)
+    assert abs(fitted - 2.5) < 0.3
+
+
+def test_half_normal_data(x64):
+    r"""$\hat\mu = (m_3 - 2m_1)/m_2$."""
+    data = jnp.abs(jr.normal(jr.key(0), (2000,)))
+    fitted = fit(ebm.GeneralizedScoreMatching(), HalfNormal(jnp.array(1.0)), data)
+    m1, m2, m3 = (float((data**k).mean()) for k in (1, 2, 3))
+    np.testing.assert_allclose(fitted, (m3 - 2 * m1) / m2, rtol=1e-7)
+    assert abs(fitted) < 0.15
+
+
+@pytest.mark.parametrize("objective", [ebm.ScoreMatching(), ebm.SlicedScoreMatching()])
+def test_without_the_weight_it_would_be_wrong(objective, x64):
+    """A mean of 0.8 for half-normal data, were it not refused."""
+    data = jnp.abs(jr.normal(jr.key(0), (2000,)))
+    loss = lambda e: objective.loss(jr.key(0), e, None, data, None)[0]  # noqa: E731
+    np.testing.assert_allclose(minimize(loss, HalfNormal(jnp.array(0.0))).rate, data.mean())
+    with pytest.raises(ValueError, match=r"wrong on the support .* `ebm.GeneralizedScoreM"):
+        objective.init(jr.key(0), HalfNormal(jnp.array(0.0)), data)
+
+
+class Beta(ebm.AbstractEnergy):
+    """Two independent Beta densities by their exponents."""
+
+    exponents: jax.Array
+    event_shape: tuple[int, ...] = eqx.field(static=True, default=(2,))
+
+    @property
+    def support(self):
+        return constraints.independent(constraints.unit_interval, 1)
+
+    def __call__(self, x):
+        a, b = self.exponents
+        return -jnp.sum((a - 1) * jnp.log(x) + (b - 1) * jnp.log1p(-x))
+
+
+def test_bounded_data_on_the_population(x64):
+    """Quadrature nodes as data: the exponents come back to 1e-5."""
+    nodes, log_weights = ebm.Quadrature([1e-3] * 2, [1 - 1e-3] * 2, 301).nodes()
+    truth = Beta(jnp.array([4.0, 5.0]))
+    weights = len(nodes) * jax.nn.softmax(log_weights - jax.vmap(truth)(nodes))
+    objective = ebm.GeneralizedScoreMatching()
+    loss = lambda e: objective.loss(jr.key(0), e, None, nodes, weights)[0]  # noqa: E731
+    fitted = minimize(loss, Beta(jnp.array([2.0, 2.0])))
+    np.testing.assert_allclose(fitted.exponents, [4.0, 5.0], atol=1e-4)
+
+
+def test_where_there_is_no_weight():
+    simplex = ebm.as_energy(dist.Dirichlet(jnp.ones(3)))
+    with pytest.raises(ValueError, match="`weight` is needed"):
+        ebm.GeneralizedScoreMatching().init(jr.key(0), simplex, jnp.ones((2, 3)) / 3)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [ebm.ScoreMatching(), ebm.GeneralizedScoreMatching(), ebm.DenoisingScoreMatching(1)],
+)
+def test_integers_are_refused(objective):
+    with pytest.raises(ValueError, match="PseudoLikelihood"):
+        objective.init(jr.key(0), ebm.IsingModel((3,), 0.1), jnp.ones((2, 3)))
+
+
+def test_pseudo_likelihood_wants_two_levels():
+    with pytest.raises(ValueError, match="two-valued"):
+        ebm.PseudoLikelihood().init(
+            jr.key(0), ebm.Gaussian(np.zeros(2), np.eye(2)), jnp.ones((3, 2))
+        )
+    with pytest.raises(ValueError, match=r"two values -1 and 1 .* got 3 others"):
+        ebm.RatioMatching().init(jr.key(0), ebm.IsingModel((3,), 0.1), jnp.zeros((1, 3)))
