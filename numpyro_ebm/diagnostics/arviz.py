@@ -9,8 +9,9 @@ import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.infer import MCMC
-from xarray import DataTree
+from xarray import Dataset, DataTree
 
+from ..estimation import EstimatorRunResult
 from ..sampling import Draws
 
 #: NumPyro's names of what a kernel reports, and ArviZ's.
@@ -23,24 +24,29 @@ _STATS = {
 
 
 def to_arviz(
-    mcmc: MCMC | Draws,
+    mcmc: MCMC | Draws | EstimatorRunResult,
     *,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
-    """Collect an `MCMC` run, or what `sample` drew, in a `DataTree`.
+    """Collect an `MCMC` run, what `sample` drew, or how an `Estimator` fared, in a `DataTree`.
 
     Groups `posterior`, `sample_stats` (`lp` is the log-density, minus the potential energy; all
     that the kernel collected is there) and, for a model, `observed_data`. The plates of a model
-    name its dimensions. The model is not sampled and no likelihood is computed.
+    name its dimensions. The model is not sampled and no likelihood is computed. Of a fit there
+    is one group, `training`: the loss and the metrics, one value a `step`, and where it stopped
+    by held-out points, `validation_loss`, one an `evaluation`.
 
     **Arguments**
 
-    - `mcmc`: an `MCMC` after `run`, or the `Draws` of [`sample`][numpyro_ebm.sample].
+    - `mcmc`: an `MCMC` after `run`, the `Draws` of [`sample`][numpyro_ebm.sample], or the
+      result of [`Estimator.run`][numpyro_ebm.Estimator.run].
     - `coords`, `dims`: coordinates and dimension names, as in `arviz_base.from_dict`.
     """
     if isinstance(mcmc, Draws):
         return _from_draws(mcmc, coords, dims)
+    if isinstance(mcmc, EstimatorRunResult):
+        return _from_fit(mcmc)
     draws = mcmc.get_samples(group_by_chain=True)
     posterior = _by_name(draws)
     sites = _trace(mcmc, draws)
@@ -81,6 +87,16 @@ def _from_draws(draws: Draws, coords: Any, dims: Any) -> DataTree:
         check_conventions=False,
         attrs={"posterior": {"inference_library": "numpyro_ebm"}},
     )
+
+
+def _from_fit(result: EstimatorRunResult) -> DataTree:
+    columns = {"loss": result.losses, **result.metrics}
+    values: dict[str, Any] = {name: ("step", column) for name, column in columns.items()}
+    if len(result.validation_losses):
+        values["validation_loss"] = ("evaluation", result.validation_losses)
+    step = np.arange(len(result.losses))
+    attrs = {"inference_library": "numpyro_ebm"}
+    return DataTree.from_dict({"training": Dataset(values, {"step": step}, attrs)})
 
 
 def _by_name(draws: Any) -> dict[str, np.ndarray]:

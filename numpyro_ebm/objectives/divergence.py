@@ -12,10 +12,10 @@ import numpy as np
 from .._checks import check_positive
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
-from ..energies import ConditionalEnergy
+from ..energies import ConditionalEnergy, is_discrete
 from ..kernels import MALA, AbstractKernel
 from ._base import AbstractObjective, at_condition, weighted_mean
-from ._chains import check_kernel, next_step_size, run_from, with_step
+from ._chains import chain_divergence, check_kernel, next_step_size, run_from, with_step
 from ._noise import check_noise, fitted_noise
 
 
@@ -41,8 +41,10 @@ class AbstractStart(eqx.Module):
     def begin(self, rng_key: Key, state: PyTree, points: Array) -> tuple[Starts, PyTree]:
         """As many points as there are data in the batch."""
 
-    def end(self, state: PyTree, starts: Starts, points: Array, num_steps: int) -> PyTree:
-        """Take back where the chains ended."""
+    def end(
+        self, state: PyTree, starts: Starts, points: Array, is_stuck: Array, num_steps: int
+    ) -> PyTree:
+        """Take back where the chains ended, and which of them are stuck."""
         return state
 
     def metrics(self, state: PyTree) -> dict[str, Scalar]:
@@ -65,10 +67,11 @@ class FromData(AbstractStart):
 
 
 class Buffer(NamedTuple):
-    """Where persistent chains stand, transitions since each began, and what begins one."""
+    """Where persistent chains stand, since how many transitions, and what begins one."""
 
     points: Float[Array, "size *event"]
     ages: Array
+    is_stuck: Array
     noise: Any
 
 
@@ -76,9 +79,9 @@ class Persistent(AbstractStart):
     """Chains go on from where earlier steps left them: PCD [Tieleman 2008].
 
     A buffer of chains; each step draws some of them without replacement, begins a few anew from
-    noise, and writes them back to the slots they came from. Positions only are kept: an energy
-    that has changed must not be compared with one that has not. Asymptotically exact as the
-    learning rate goes to zero, for a kernel that is.
+    noise, and those that got stuck, and writes them back to the slots they came from. Positions
+    only are kept: an energy that has changed must not be compared with one that has not.
+    Asymptotically exact as the learning rate goes to zero, for a kernel that is.
 
     **Arguments**
 
@@ -99,7 +102,7 @@ class Persistent(AbstractStart):
     def init(self, rng_key: Key, energy: Any, data: Array) -> Buffer:
         noise = _noise(self.noise, energy, data)
         points = noise.sample(rng_key, (self.size,))
-        return Buffer(points, jnp.zeros(self.size, int), noise)
+        return Buffer(points, jnp.zeros(self.size, int), jnp.zeros(self.size, bool), noise)
 
     def begin(self, rng_key: Key, state: Buffer, points: Array) -> tuple[Starts, Buffer]:
         if len(points) > self.size:
@@ -110,16 +113,19 @@ class Persistent(AbstractStart):
         slot_key, again_key, noise_key = jr.split(rng_key, 3)
         # Without replacement: of two chains in one slot, one would be lost.
         _, slots = jax.lax.top_k(jr.uniform(slot_key, (self.size,)), len(points))
-        again = jr.bernoulli(again_key, self.reinit, (len(points),))
+        again = jr.bernoulli(again_key, self.reinit, (len(points),)) | state.is_stuck[slots]
         old, fresh = state.points[slots], state.noise.sample(noise_key, (len(points),))
         points = jnp.where(_column(again, old), fresh, old)
         ages = jnp.where(again, 0, state.ages[slots])
         return Starts(points, slots), state._replace(ages=state.ages.at[slots].set(ages))
 
-    def end(self, state: Buffer, starts: Starts, points: Array, num_steps: int) -> Buffer:
+    def end(
+        self, state: Buffer, starts: Starts, points: Array, is_stuck: Array, num_steps: int
+    ) -> Buffer:
         return state._replace(
             points=state.points.at[starts.slots].set(points),
             ages=state.ages.at[starts.slots].add(num_steps),
+            is_stuck=state.is_stuck.at[starts.slots].set(is_stuck),
         )
 
     def metrics(self, state: Buffer) -> dict[str, Scalar]:
@@ -190,6 +196,9 @@ class ContrastiveDivergence(AbstractObjective):
     `tests/objectives/test_divergence.py`. `num_steps` gradients in $x$ a datum; no gradient
     goes through the chains.
 
+    A chain that accepts nothing while its energy is above those of all data, as on a wall too
+    steep for the step size, does not count in that step: it would only be walled in higher.
+
     ```python
     objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.05), 10, ebm.Persistent())
     ```
@@ -204,12 +213,18 @@ class ContrastiveDivergence(AbstractObjective):
       [`FromData()`][numpyro_ebm.FromData] or [`FromNoise()`][numpyro_ebm.FromNoise].
     - `energy_penalty`: $\alpha$ in $\alpha\,\mathbb E[E(x)^2]$ over data and draws, which keeps
       energies from drifting away together. It biases.
+    - `kl_weight`: the weight of the term that contrastive divergence leaves out, the divergence
+      of where chains are from the energy [Du et al. 2021]: the energy of one more transition,
+      less its entropy by nearest neighbours. The only gradient that goes through a chain, and
+      through that transition alone. It costs about three gradients more a datum, and biases
+      persistent chains; for kernels whose transitions can be differentiated, like `MALA()`.
     """
 
     kernel: AbstractKernel = eqx.field(static=True, default=MALA(step_size=0.1))
     num_steps: int = eqx.field(static=True, default=10)
     start: AbstractStart = Persistent()
     energy_penalty: float = eqx.field(default=0.0, kw_only=True)
+    kl_weight: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self) -> None:
         check_positive("num_steps", self.num_steps)
@@ -227,6 +242,8 @@ class ContrastiveDivergence(AbstractObjective):
                 "`start` must be `ebm.FromData()` or `ebm.FromNoise()` for a "
                 "`ConditionalEnergy`, whose chains have a condition of their own each."
             )
+        if self.kl_weight and (is_pair or is_discrete(energy)):
+            raise ValueError("`kl_weight` is for energies of real points without a condition.")
         starts = self.start.init(rng_key, energy, data[0] if is_pair else data)
         step_size = jnp.asarray(self.kernel.move.step_size, jnp.result_type(float))
         return energy, ContrastiveState(starts, step_size)
@@ -239,7 +256,7 @@ class ContrastiveDivergence(AbstractObjective):
         batch: PyTree,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[ContrastiveState, dict[str, Scalar]]]:
-        start_key, chain_key = jr.split(rng_key)
+        start_key, chain_key, kl_key = jr.split(rng_key, 3)
         is_pair = isinstance(trainable, ConditionalEnergy)
         points = batch[0] if is_pair else batch
         starts, carried = self.start.begin(start_key, state.starts, points)
@@ -257,25 +274,33 @@ class ContrastiveDivergence(AbstractObjective):
             return jax.vmap(at)((points, conditions) if is_pair else points)
 
         of_data, of_chains = energies(points), energies(ends)
+        is_stuck = (accept_prob < _NOTHING) & (of_chains > of_data.max())
+        chain_weights = 1 - is_stuck.astype(of_chains.dtype)
+        chain_weights /= jnp.maximum(chain_weights.mean(), 1 / len(is_stuck))
         # Chains that began at data weigh what these do.
-        chain_weights = weights if isinstance(self.start, FromData) or is_pair else None
+        if weights is not None and (is_pair or isinstance(self.start, FromData)):
+            chain_weights *= weights
         gap = weighted_mean(of_chains, chain_weights) - weighted_mean(of_data, weights)
         penalty = weighted_mean(of_data**2, weights) + weighted_mean(
             of_chains**2, chain_weights
         )
         new_state = ContrastiveState(
-            self.start.end(carried, starts, ends, self.num_steps),
-            next_step_size(self.kernel, state.step_size, accept_prob),
+            self.start.end(carried, starts, ends, is_stuck, self.num_steps),
+            next_step_size(self.kernel, state.step_size, accept_prob.mean()),
         )
         metrics = {
             "energy_gap": gap,
-            "accept_prob": accept_prob,
+            "accept_prob": accept_prob.mean(),
+            "stuck": is_stuck.mean(dtype=of_chains.dtype),
             "step_size": state.step_size,
             "movement": _distance(starts.points, ends),
             "duplicates": jnp.mean(jnp.diff(jnp.sort(of_chains)) == 0),
             **self.start.metrics(new_state.starts),
         }
-        return self.energy_penalty * penalty - gap, (new_state, metrics)
+        loss = self.energy_penalty * penalty - gap
+        if self.kl_weight:
+            loss += self.kl_weight * chain_divergence(kl_key, move, trainable, ends)
+        return loss, (new_state, metrics)
 
     def finalize(self, trainable: Any, state: ContrastiveState) -> Any:
         if not isinstance(self.start, FromNoise) or isinstance(trainable, ConditionalEnergy):
@@ -286,7 +311,7 @@ class ContrastiveDivergence(AbstractObjective):
 
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
         accept_prob = metrics["accept_prob"][-100:].mean()
-        if accept_prob < _STUCK:
+        if accept_prob < _LOW:
             return (
                 f"The chains accept only {accept_prob:.2f} of their proposals, so that they "
                 "hardly move: use a smaller `step_size` of the kernel, or let it adapt."
@@ -294,8 +319,10 @@ class ContrastiveDivergence(AbstractObjective):
         return None
 
 
-#: Mean acceptance below which chains are said to be stuck.
-_STUCK = 0.1
+#: Mean acceptance below which a run is warned of.
+_LOW = 0.1
+#: Mean acceptance of a chain that accepts nothing.
+_NOTHING = 1e-3
 
 
 def _noise(noise: Any, energy: Any, data: Array) -> Any:

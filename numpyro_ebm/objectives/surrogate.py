@@ -83,7 +83,7 @@ class MonteCarloLogZ(eqx.Module):
             chain_key, move, _without_closure(energy, points[0]), points, self.num_steps
         )
         state["points"] = ends
-        state["step_size"] = next_step_size(self.kernel, state["step_size"], accept_prob)
+        state["step_size"] = next_step_size(self.kernel, state["step_size"], accept_prob.mean())
         return -jax.vmap(energy)(ends).mean()
 
     def _begin(self, rng_key: Any, energy: Any) -> "_Begun":

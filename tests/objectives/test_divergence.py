@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import numpyro_ebm as ebm
+from numpyro_ebm.objectives._chains import chain_divergence
 
 
 class Gauss(ebm.AbstractEnergy):
@@ -104,7 +105,9 @@ def test_a_buffer_writes_back_to_the_slots_it_drew_from():
     starts, buffer = start.begin(jr.key(2), buffer, data)
     assert len(set(starts.slots.tolist())) == 30
     np.testing.assert_array_equal(starts.points, buffer.points[starts.slots])
-    after = start.end(buffer, starts, starts.points + 1000.0, 7)
+    is_stuck = jnp.arange(30) < 2
+    after = start.end(buffer, starts, starts.points + 1000.0, is_stuck, 7)
+    assert set(np.flatnonzero(after.is_stuck)) == set(starts.slots[:2].tolist())
     moved = np.flatnonzero((after.points > 500).all(1))
     assert set(moved) == set(starts.slots.tolist())
     assert after.ages.sum() == 7 * 30
@@ -150,6 +153,7 @@ def test_its_metrics_and_its_health():
     objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.5), 3, persistent(500))
     result = learn_precision(objective, 50, 500)
     names = {"energy_gap", "accept_prob", "step_size", "movement", "duplicates", "age"}
+    names |= {"stuck"}
     assert set(result.metrics) == names
     assert all(len(values) == 50 for values in result.metrics.values())
     assert result.metrics["age"][-1] == 150
@@ -192,3 +196,54 @@ def test_the_penalty_holds_energies_together():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_chain_on_a_wall_does_not_count_and_begins_anew():
+    """Beyond 3 the energy is so steep that no step of this size is accepted."""
+
+    def wall(x):
+        return 0.5 * jnp.sum(x**2) + 1e4 * jnp.sum(jax.nn.relu(jnp.abs(x) - 3) ** 2)
+
+    energy, data = ebm.as_energy(wall, (1,)), unit_data(100)
+    start = ebm.Persistent(100, reinit=0.0)
+    objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.5), 10, start)
+    trainable, state = objective.init(jr.key(0), energy, data)
+    points = state.starts.points.at[:20].set(10.0)
+    state = state._replace(starts=state.starts._replace(points=points))
+    loss, (state, metrics) = objective.loss(jr.key(1), trainable, state, data, None)
+    np.testing.assert_allclose(metrics["stuck"], 0.2)
+    assert abs(loss) < 1.0
+    assert set(np.flatnonzero(state.starts.is_stuck)) == set(range(20))
+    _, (state, metrics) = objective.loss(jr.key(2), trainable, state, data, None)
+    assert metrics["stuck"] < 0.02
+    assert np.abs(state.starts.points).max() < 5
+
+
+def test_the_divergence_that_is_left_out_and_its_gradient():
+    r"""After a Langevin step from N(0, 1) in three dimensions, and its derivative in $a$.
+
+    $v = (1-\eta a)^2 + 2\eta$ is the variance there: $\mathrm{KL} = 3(av - \log v)/2$ up to a
+    constant, whose outer $a$ stays fixed.
+    """
+    eta, a = 0.2, 1.5
+    move = langevin(eta).move
+
+    def divergence(a, key):
+        data_key, chain_key = jr.split(key)
+        energy = Gauss(a, jnp.zeros(()))
+        return chain_divergence(chain_key, move, energy, jr.normal(data_key, (500, 3)))
+
+    slope = -3 * eta * (1 - eta * a)
+    expected = a * slope - slope / ((1 - eta * a) ** 2 + 2 * eta)
+    keys = jr.split(jr.key(0), 144)
+    found = jax.jit(lambda: jax.lax.map(lambda key: jax.grad(divergence)(a, key), keys))()
+    error = found.std() / 12
+    print(f"gradient {found.mean():.4f} +- {error:.4f}, expected {expected:.4f}")
+    assert abs(found.mean() - expected) < 4 * error
+    assert error < 0.03
+    objective = ebm.ContrastiveDivergence(langevin(eta), 1, ebm.FromData(), kl_weight=1.0)
+    assert np.isfinite(learn_precision(objective, 20, 200).losses).all()
+    with pytest.raises(ValueError, match="`kl_weight` is for energies of real points"):
+        ebm.ContrastiveDivergence(kl_weight=1.0).init(
+            jr.key(0), ebm.IsingModel((2, 2), 0.1), jnp.ones((3, 2, 2))
+        )

@@ -1,0 +1,105 @@
+"""What each objective learns, on two densities that are known: the divergence, and the seconds.
+
+The Kullback-Leibler divergence from the truth to what was learned is computed on a grid, log Z
+included. Run one table with `python benchmarks/estimators.py moons` (or `ring`), a few rows of
+it with `... moons NoiseContrastiveEstimation`.
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+
+import numpyro_ebm as ebm
+
+MALA = ebm.MALA(step_size=0.01)
+
+
+def moons_density(noise=0.1, num_nodes=400):
+    """The density of `datasets.two_moons`: each arc as a mixture of Gaussians along it."""
+    angle = (np.arange(num_nodes) + 0.5) * np.pi / num_nodes
+    upper = np.stack([np.cos(angle), np.sin(angle)], 1)
+    centres = np.concatenate([upper, np.array([1.0, 0.5]) - upper])
+    weights = np.full(len(centres), 1 / len(centres))
+    return ebm.GaussianMixture(weights, centres, noise**2 * np.eye(2))
+
+
+def objectives(noise_scale):
+    return {
+        "ScoreMatching": ebm.ScoreMatching(),
+        "SlicedScoreMatching": ebm.SlicedScoreMatching(),
+        "PlainSlicedScoreMatching": ebm.PlainSlicedScoreMatching(),
+        "DenoisingScoreMatching": ebm.DenoisingScoreMatching(noise_scale),
+        "VarianceReducedDenoisingScoreMatching": ebm.VarianceReducedDenoisingScoreMatching(
+            noise_scale / 5
+        ),
+        "ConditionalNoiseContrastiveEstimation": ebm.ConditionalNoiseContrastiveEstimation(0.3),
+        "NoiseContrastiveEstimation": ebm.NoiseContrastiveEstimation(),
+        "ContrastiveDivergence, from data": ebm.ContrastiveDivergence(MALA, 10, ebm.FromData()),
+        "ContrastiveDivergence, persistent": ebm.ContrastiveDivergence(MALA, 10),
+        "MaximumLikelihood": ebm.MaximumLikelihood(
+            ebm.Quadrature([-5.0, -5.0], [6.0, 5.0], (89, 81))
+        ),
+    }
+
+
+TABLES = {
+    # Name: truth, hidden units, points, steps, noise of denoising, box.
+    "moons": (moons_density(), 128, 8192, 6000, 0.05, ([-6.0, -6.0], [7.0, 6.5])),
+    "ring": (ebm.Ring(), 64, 20_000, 3000, 0.1, ([-8.0, -8.0], [8.0, 8.0])),
+}
+
+
+class Judge:
+    """KL to what was learned, and its log Z, by the trapezoidal rule on a fine grid."""
+
+    def __init__(self, truth, box):
+        grid = ebm.Quadrature(*map(np.array, box), 601)
+        self.points, self.log_weights = grid.nodes()
+        self.log_p = -jax.vmap(truth)(self.points) - truth.log_z
+        self.mass = jnp.exp(self.log_p + self.log_weights)
+
+    def __call__(self, energy):
+        """`(KL, log Z)`."""
+        log_q = -jax.lax.map(energy, self.points, batch_size=8192)
+        log_z = jax.nn.logsumexp(log_q + self.log_weights)
+        return float(self.mass @ (self.log_p - log_q + log_z)), float(log_z)
+
+
+def fit(objective, table, seed=0, progress_bar=False):
+    """`(energy, seconds)`."""
+    truth, width, num_points, num_steps, _, _ = TABLES[table]
+    data_key, init_key, run_key = jr.split(jr.key(seed), 3)
+    data = truth.sample(data_key, (num_points,))
+    energy = ebm.MLPEnergy(2, width, 2, key=init_key)
+    optim = optax.adam(optax.cosine_decay_schedule(3e-3, num_steps))
+    estimator = ebm.Estimator(objective, optim)
+    settings = {"batch_size": 256, "progress_bar": progress_bar}
+    start = time.perf_counter()
+    result = estimator.run(run_key, num_steps, energy, data, **settings)
+    return result.energy, time.perf_counter() - start
+
+
+def main(table, *only):
+    truth, *_, noise_scale, box = TABLES[table]
+    judge = Judge(truth, box)
+    print(f"{table:<40}{'KL':>8}{'log Z':>9}{'learned':>18}{'seconds':>9}")
+    for name, objective in objectives(noise_scale).items():
+        if only and name not in only:
+            continue
+        energy, seconds = fit(objective, table)
+        divergence, log_z = judge(ebm.unfreeze(energy))
+        learned = f"{energy.log_z:.4f}" if hasattr(energy, "log_z") else ""
+        if getattr(energy, "std_error", 0) > 0:
+            learned += f" +- {energy.std_error:.4f}"
+        print(
+            f"{name:<40}{divergence:>8.4f}{log_z:>9.4f}{learned:>18}{seconds:>9.1f}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
