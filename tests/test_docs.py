@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/index.md",
+    "docs/choose-estimator.md",
     "docs/sampling.md",
     "docs/compose.md",
     "docs/bayesian.md",

@@ -78,3 +78,15 @@ def test_islands(tmp_path):
     assert float(re.search(r"MALA: r_hat <= ([\d.]+)", printed).group(1)) < 1.01
     assert float(re.search(r"tempered: r_hat <= ([\d.]+)", printed).group(1)) < 1.02
     assert (tmp_path / "islands.png").stat().st_size > 10_000
+
+
+def test_objectives(tmp_path):
+    printed = run("05_objectives.py", tmp_path / "objectives.png", 1000, cwd=tmp_path)
+    rows = dict(re.findall(r"^(.+?) +([\d.]+) +-?[\d.]+", printed, re.MULTILINE))
+    assert len(rows) == 6
+    for name, divergence in rows.items():
+        assert float(divergence) < 0.25, name
+    estimate = re.search(r"noise-contrastive +[\d.]+ +(\S+) +(\S+) \+- (\S+)", printed)
+    log_z, learned, error = map(float, estimate.groups())
+    assert abs(log_z - learned) < 5 * error + 0.01
+    assert (tmp_path / "objectives.png").stat().st_size > 10_000

@@ -239,7 +239,7 @@ class Estimator:
                     bar.update(len(losses))
                     if saved is not None:
                         saved.save(state, is_due=False)
-                    stops = callback is not None and callback(state, losses) is True
+                    stops = callback is not None and bool(callback(state, losses))
                     if watch.is_over(state) or stops or interrupted():
                         break
             except NonFiniteStepError as stop:

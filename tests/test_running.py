@@ -1,0 +1,264 @@
+"""What looks after a run of `Estimator`: averages, early stopping, iterators, checkpoints."""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import ENERGIES, mixture, trees_equal
+
+import numpyro_ebm as ebm
+
+DATA = np.asarray(mixture().sample(jax.random.key(0), (100,)))
+KEY = jax.random.key(1)
+
+
+def estimator(learning_rate=1e-2, **kwargs):
+    return ebm.Estimator(ebm.SlicedScoreMatching(), optax.adam(learning_rate), **kwargs)
+
+
+def run(num_steps=20, data=DATA, *, by=None, energy=None, **kwargs):
+    energy = ENERGIES["Gaussian"]() if energy is None else energy
+    settings = {"progress_bar": False, **kwargs}
+    return (by or estimator()).run(KEY, num_steps, energy, data, **settings)
+
+
+def arrays(tree):
+    return eqx.filter(tree, eqx.is_array)
+
+
+def batches(size=10):
+    return (DATA[start : start + size] for start in itertools.cycle(range(0, 100, size)))
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.9])
+def test_the_average_is_that_of_all_steps(decay):
+    by = estimator(ema_decay=decay)
+    state = by.init(KEY, ENERGIES["Gaussian"](), DATA)
+    average = np.asarray(state.trainable.loc)
+    for t in range(6):
+        state, _ = by.update(state, DATA)
+        weight = min(decay, t / (t + 1))
+        average = weight * average + (1 - weight) * np.asarray(state.trainable.loc)
+    result = run(6, by=by)
+    np.testing.assert_allclose(result.energy.loc, average, rtol=1e-5)
+    assert not np.allclose(result.energy.loc, state.trainable.loc, rtol=1e-3)
+
+
+def test_early_stopping_returns_to_the_best_on_held_out_points():
+    """A network with room to learn ten points by heart."""
+    energy = ebm.MLPEnergy(2, 64, key=jax.random.key(3))
+    by = ebm.Estimator(ebm.ScoreMatching(), optax.adam(1e-2))
+    stopping = ebm.EarlyStopping(fraction=0.5, every=20, patience=3)
+    result = run(5000, DATA[:20], by=by, energy=energy, early_stopping=stopping)
+    losses = result.validation_losses
+    assert len(result.losses) < 5000
+    assert len(losses) == len(result.losses) // 20
+    assert np.argmin(losses) == len(losses) - 1 - 3
+    assert result.state.step == 20 * (np.argmin(losses) + 1)
+    stops = ebm.to_arviz(result)["training"]
+    np.testing.assert_array_equal(stops["validation_loss"], losses)
+
+
+def test_batches_of_an_iterator():
+    by = estimator()
+    result = run(35, batches(), by=by)
+    state = by.init(KEY, ENERGIES["Gaussian"](), next(batches()))
+    for expected, batch in zip(result.losses, batches(), strict=False):
+        state, loss = by.update(state, batch)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert result.state.step == 35
+
+
+def test_an_iterator_that_ends_ends_the_run():
+    with pytest.warns(UserWarning, match="ended after 7 of 20 steps"):
+        result = run(20, itertools.islice(batches(), 7))
+    assert len(result.losses) == 7
+    with pytest.raises(ValueError, match="an iterator without a batch"):
+        run(20, iter([]))
+    with pytest.raises(ValueError, match="are for arrays; an iterator gives"):
+        run(20, batches(), batch_size=10)
+    with pytest.raises(ValueError, match="needs `data` as an array"):
+        run(20, batches(), early_stopping=ebm.EarlyStopping())
+
+
+def test_a_callback_sees_and_stops_the_run():
+    seen = []
+
+    def callback(state, losses):
+        seen.extend(losses)
+        return state.step >= 10
+
+    result = run(1000, callback=callback)
+    np.testing.assert_array_equal(seen, result.losses)
+    assert 10 <= len(seen) < 1000
+
+
+def test_rows_of_weight_zero_may_be_anything():
+    masked = np.concatenate([DATA, np.full((50, 2), np.nan)])
+    mask = np.arange(150) < 100
+    result = run(data=masked, weights=mask, by=estimator())
+    np.testing.assert_allclose(result.energy.loc, run().energy.loc, atol=0.02)
+    with pytest.raises(ValueError, match="finite, got 100 NaN"):
+        run(data=masked)
+
+
+def test_a_stable_update_leaves_the_state_where_it_cannot_step():
+    by = estimator()
+    state = by.init(KEY, ENERGIES["Gaussian"](), DATA)
+    same, loss = by.stable_update(state, np.full((10, 2), np.nan))
+    assert np.isnan(loss)
+    assert trees_equal(arrays(same), arrays(state))
+    moved, loss = by.stable_update(state, DATA)
+    expected, _ = by.update(state, DATA)
+    assert np.isfinite(loss)
+    assert trees_equal(arrays(moved), arrays(expected))
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch():
+    optim = optax.MultiSteps(optax.sgd(0.1), 4).gradient_transformation()
+    energy, objective = ENERGIES["Gaussian"](), ebm.ScoreMatching()
+    parts = [DATA[:25], DATA[25:50], DATA[50:75], DATA[75:]]
+    small = run(4, iter(parts), by=ebm.Estimator(objective, optim), energy=energy).energy
+    large = run(1, by=ebm.Estimator(objective, optax.sgd(0.1)), energy=energy).energy
+    np.testing.assert_allclose(small.loc, large.loc, rtol=1e-5)
+
+
+def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
+    path, by = tmp_path / "fit.eqx", estimator()
+    whole = run(50, by=by, batch_size=32)
+    part = run(20, by=by, batch_size=32, checkpoint=path)
+    rest = run(50, by=by, batch_size=32, checkpoint=path)
+    np.testing.assert_array_equal(np.concatenate([part.losses, rest.losses]), whole.losses)
+    assert trees_equal(arrays(rest.state), arrays(whole.state))
+    assert len(run(50, by=by, batch_size=32, checkpoint=path).losses) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["fit.eqx"]
+
+
+def test_a_checkpoint_of_an_iterator_skips_what_was_seen(tmp_path):
+    path, by = tmp_path / "fit.eqx", estimator()
+    whole = run(50, batches(), by=by)
+    part = run(20, batches(), by=by, checkpoint=path)
+    rest = run(50, batches(), by=by, checkpoint=path)
+    np.testing.assert_array_equal(np.concatenate([part.losses, rest.losses]), whole.losses)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "fit.eqx"
+    run(checkpoint=path)
+    with pytest.raises(ValueError, match="is of a run with another `rng_key`"):
+        estimator().run(jax.random.key(9), 30, ENERGIES["Gaussian"](), DATA, checkpoint=path)
+    with pytest.raises(ValueError, match="is not of this estimator, energy and data"):
+        run(energy=ENERGIES["Tilted"](), checkpoint=path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="is not of this estimator, energy and data"):
+        run(checkpoint=path)
+
+
+PROGRAM = """
+    import sys, jax, numpy as np, optax, numpyro_ebm as ebm
+    from numpyro_ebm.estimation import _watching
+    _watching._SECONDS_A_CHECKPOINT = 0.0
+    energy, data = ebm.Gaussian(np.zeros(2), np.eye(2)), np.linspace(-1, 1, 200).reshape(100, 2)
+    estimator = ebm.Estimator(ebm.SlicedScoreMatching(), optax.adam(1e-3))
+    settings = {"progress_bar": False, "batch_size": 20}
+    result = estimator.run(
+        jax.random.key(1), int(sys.argv[2]), energy, data, checkpoint=sys.argv[1], **settings
+    )
+    print(float(result.losses[-1]), *np.asarray(result.energy.loc))
+"""
+
+
+def test_a_run_survives_sigkill(tmp_path):
+    def command(path, num_steps):
+        return [sys.executable, "-c", textwrap.dedent(PROGRAM), str(path), str(num_steps)]
+
+    path = tmp_path / "killed.eqx"
+    victim = subprocess.Popen(command(path, 10_000_000))
+    while not path.exists():
+        time.sleep(0.05)
+        assert victim.poll() is None
+    time.sleep(1.0)
+    victim.kill()
+    victim.wait()
+    like = ebm.Estimator(ebm.SlicedScoreMatching(), optax.adam(1e-3)).init(
+        KEY, ebm.Gaussian(np.zeros(2), np.eye(2)), DATA
+    )
+    done = int(eqx.tree_deserialise_leaves(path, like).step)
+    assert done > 0
+    ends = [
+        subprocess.run(command(file, done + 500), capture_output=True, text=True, check=True)
+        for file in (path, tmp_path / "whole.eqx")
+    ]
+    assert ends[0].stdout == ends[1].stdout != ""
+
+
+SHARDED = """
+    import jax, numpy as np, optax, numpyro, numpyro_ebm as ebm
+    numpyro.set_host_device_count(2)
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    energy, data = ebm.Gaussian(np.zeros(2), np.eye(2)), np.linspace(-1, 2, 200).reshape(100, 2)
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    for batch_size in (None, 20):
+        losses = [
+            ebm.Estimator(ebm.ScoreMatching(), optax.sgd(1e-2)).run(
+                jax.random.key(1), 50, energy, data,
+                batch_size=batch_size, sharding=layout, progress_bar=False,
+            ).losses
+            for layout in (None, sharding)
+        ]
+        np.testing.assert_allclose(*losses, rtol=1e-4)
+    print(len(jax.devices()))
+"""
+
+
+def test_batches_over_two_devices():
+    command = [sys.executable, "-c", textwrap.dedent(SHARDED)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2"
+
+
+def test_a_fit_as_a_training_group():
+    objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.5), 2, ebm.FromData())
+    result = run(12, by=ebm.Estimator(objective, optax.sgd(1e-3)))
+    training = ebm.to_arviz(result)["training"]
+    assert set(training.data_vars) == {"loss", *result.metrics}
+    assert dict(training.sizes) == {"step": 12}
+    np.testing.assert_array_equal(training["energy_gap"], result.metrics["energy_gap"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: estimator(ema_decay=1.0), "`ema_decay` must lie between 0 and 1"),
+        (lambda: ebm.EarlyStopping(fraction=0.0), "`fraction` must lie between"),
+        (lambda: ebm.EarlyStopping(every=0), "`every` must be positive"),
+        (lambda: ebm.EarlyStopping(patience=0), "`patience` must be positive"),
+        (lambda: run(data=DATA[:1], early_stopping=ebm.EarlyStopping()), "hold out all of"),
+        (lambda: run(data=(DATA, DATA)), r"`energy` must be a `ConditionalEnergy"),
+        (lambda: run(data=(DATA, DATA[:3])), "must have as many rows each"),
+        (lambda: run(data=(DATA, DATA, DATA)), "got a tuple of 3"),
+        (lambda: run(energy=ebm.freeze(ENERGIES["Gaussian"]())), "has nothing to train"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+def test_the_average_is_in_use_for_evaluation():
+    by = estimator(ema_decay=0.9)
+    state = run(30, by=by).state
+    plain = eqx.tree_at(lambda s: s.trainable, state, by.get_energy(state))
+    assert by.evaluate(state, DATA) == estimator().evaluate(
+        eqx.tree_at(lambda s: s.average, plain, None), DATA
+    )
+    assert jnp.isfinite(by.evaluate(state, DATA))
