@@ -99,49 +99,134 @@ def mala(num_chains, num_steps, step_size=0.05):
     return lambda: ours(ENERGY, start), lambda: theirs(PARAMS, start)
 
 
-def fitting(objective, loss_at, num_steps=1000, batch_size=256):
-    """`Estimator.run`, progress bar and all, and one jitted scan of the same steps."""
+def fitting(objective, loss_fn, carried=None, num_steps=1000, batch_size=256, bar=False):
+    """`Estimator.run`, and one jitted scan of the same steps.
+
+    `loss_fn(key, energy, batch, carried)` gives a loss and what is carried on.
+    """
     optim = optax.adam(1e-3)
     estimator = ebm.Estimator(objective, optim)
+    trained = {"network": PARAMS, "log_z": jnp.zeros(())}
 
     @jax.jit
-    def theirs(params, data, key):
+    def theirs(trained, data, key):
         def step(carry, key):
-            params, opt_state = carry
+            trained, opt_state, carried = carry
             row_key, loss_key = jr.split(key)
             batch = data[jr.randint(row_key, (batch_size,), 0, len(data))]
-            keys = jr.split(loss_key, batch_size)
 
-            def loss_fn(params):
-                def energy(x):
-                    return network_energy(params, x)
+            def loss_of(trained):
+                def energy(x, params=trained):
+                    return network_energy(params["network"], x) + params["log_z"]
 
-                return jax.vmap(lambda k, x: loss_at(k, energy, x))(keys, batch).mean()
+                return loss_fn(loss_key, energy, batch, carried)
 
-            loss, grads = jax.value_and_grad(loss_fn)(params)
+            (loss, carried), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
             updates, opt_state = optim.update(grads, opt_state)
-            return (optax.apply_updates(params, updates), opt_state), loss
+            return (optax.apply_updates(trained, updates), opt_state, carried), loss
 
-        return jax.lax.scan(step, (params, optim.init(params)), jr.split(key, num_steps))
+        start = (trained, optim.init(trained), carried)
+        return jax.lax.scan(step, start, jr.split(key, num_steps))
 
     def ours():
-        result = estimator.run(
-            KEY, num_steps, ENERGY, DATA, batch_size=batch_size, progress_bar=False
-        )
-        return result.losses
+        settings = {"batch_size": batch_size, "progress_bar": bar}
+        return estimator.run(KEY, num_steps, ENERGY, DATA, **settings).losses
 
-    return ours, lambda: theirs(PARAMS, DATA, KEY)
+    return ours, lambda: theirs(trained, DATA, KEY)
 
 
-def denoising_at(key, energy, x):
+def fixed(energy):
+    """The same energy, with nothing to differentiate."""
+    (params,) = jax.lax.stop_gradient(energy.__defaults__)
+    return lambda x: energy(x, params)
+
+
+def pointwise(loss_at):
+    def loss_fn(key, energy, batch, carried):
+        keys = jr.split(key, len(batch))
+        return jax.vmap(lambda k, x: loss_at(k, energy, x))(keys, batch).mean(), carried
+
+    return loss_fn
+
+
+@pointwise
+def denoising(key, energy, x):
     noise = jr.normal(key, x.shape)
     return 0.5 * jnp.sum((noise - 0.1 * jax.grad(energy)(x + 0.1 * noise)) ** 2)
 
 
-def sliced_at(key, energy, x):
+@pointwise
+def sliced(key, energy, x):
     v = jr.rademacher(key, x.shape, x.dtype)
     gradient, slope = jax.jvp(jax.grad(energy), (x,), (v,))
     return -jnp.sum(v * slope) + 0.5 * jnp.sum(gradient**2)
+
+
+@pointwise
+def implicit(key, energy, x):
+    gradient, slope = jax.linearize(jax.grad(energy), x)
+    laplacian = sum(slope(v)[i] for i, v in enumerate(jnp.eye(2)))
+    return -laplacian + 0.5 * jnp.sum(gradient**2)
+
+
+def contrast(key, energy, batch, carried):
+    """Five draws a datum of the Gaussian that `NoiseContrastiveEstimation` fits."""
+    loc, root = carried
+    noise = loc + jr.normal(key, (5, len(batch), 2)) @ root.T
+
+    def logit(x):
+        z = jax.scipy.linalg.solve_triangular(root, x - loc, lower=True)
+        log_noise = -0.5 * z @ z - jnp.log(2 * jnp.pi * root[0, 0] * root[1, 1])
+        return -energy(x) - log_noise - jnp.log(5)
+
+    of_noise = jax.vmap(jax.vmap(logit))(noise)
+    losses = jax.nn.softplus(-jax.vmap(logit)(batch)) + jax.nn.softplus(of_noise).sum(0)
+    return losses.mean(), carried
+
+
+def chains(persistent, adjusted, step_size=0.01, num_steps=10):
+    """Contrastive divergence with chains of MALA or Langevin, as one writes it by hand."""
+
+    def moved(key, energy, x):
+        value_and_grad = jax.vmap(jax.value_and_grad(energy))
+
+        def langevin(carry, key):
+            x, _, gradient = carry
+            y = x - step_size * gradient + jnp.sqrt(2 * step_size) * jr.normal(key, x.shape)
+            return (y, *value_and_grad(y)), None
+
+        def mala(carry, key):
+            noise_key, accept_key = jr.split(key)
+            x, value, gradient = carry
+            (y, value_y, gradient_y), _ = langevin(carry, noise_key)
+            forth = jnp.sum((y - x + step_size * gradient) ** 2, -1)
+            back = jnp.sum((x - y + step_size * gradient_y) ** 2, -1)
+            log_ratio = value - value_y + (forth - back) / (4 * step_size)
+            accept = jnp.log(jr.uniform(accept_key, value.shape)) < log_ratio
+            new = (
+                jnp.where(accept[:, None], y, x),
+                jnp.where(accept, value_y, value),
+                jnp.where(accept[:, None], gradient_y, gradient),
+            )
+            return new, None
+
+        step = mala if adjusted else langevin
+        start = (x, *value_and_grad(x))
+        return jax.lax.stop_gradient(jax.lax.scan(step, start, jr.split(key, num_steps))[0][0])
+
+    def loss_fn(key, energy, batch, buffer):
+        slot_key, again_key, noise_key, chain_key = jr.split(key, 4)
+        start = batch
+        if persistent:
+            slots = jr.randint(slot_key, (len(batch),), 0, len(buffer))
+            again = jr.bernoulli(again_key, 0.05, (len(batch), 1))
+            start = jnp.where(again, jr.normal(noise_key, batch.shape), buffer[slots])
+        ends = moved(chain_key, fixed(energy), start)
+        if persistent:
+            buffer = buffer.at[slots].set(ends)
+        return (jax.vmap(energy)(batch) - jax.vmap(energy)(ends)).mean(), buffer
+
+    return loss_fn
 
 
 def site(num_chains=1000, num_steps=500, step_size=1e-3):
@@ -183,6 +268,30 @@ def driver():
     return ours, mala(1000, 500)[1]
 
 
+def fits():
+    noise = ebm.NoiseContrastiveEstimation().init(KEY, ENERGY, DATA)[1]
+    buffer = jr.normal(KEY, (10_000, 2))
+    fixed = {"step_size": 0.01, "adapt_step_size": False}
+    mala, langevin = ebm.MALA(**fixed), ebm.UnadjustedLangevin(**fixed)
+    divergence = ebm.ContrastiveDivergence
+    rows = {
+        "DenoisingScoreMatching": (ebm.DenoisingScoreMatching(0.1), denoising),
+        "SlicedScoreMatching": (ebm.SlicedScoreMatching(), sliced),
+        "ScoreMatching": (ebm.ScoreMatching(), implicit),
+        "NoiseContrastiveEstimation": (
+            ebm.NoiseContrastiveEstimation(),
+            contrast,
+            (noise.loc, noise.scale_tril),
+        ),
+        "CD-10 from data, MALA": (divergence(mala, 10, ebm.FromData()), chains(False, True)),
+        "CD-10 persistent, MALA": (divergence(mala, 10), chains(True, True), buffer),
+        "CD-10 persistent, Langevin": (divergence(langevin, 10), chains(True, False), buffer),
+    }
+    steps = {name: fitting(*row, num_steps=300) for name, row in rows.items()}
+    bar = fitting(ebm.DenoisingScoreMatching(0.1), denoising, num_steps=1000, bar=True)
+    return {**steps, "DenoisingScoreMatching, with its bar": bar}
+
+
 if __name__ == "__main__":
     print(f"{'':<44}{'ratio':>6}  quartiles     hand-written")
     compare("MALA, 1 chain x 20000", *mala(1, 20_000))
@@ -190,11 +299,5 @@ if __name__ == "__main__":
     compare("MALA, 1000 chains x 500", *mala(1000, 500))
     compare("MALA under MCMC (compiles each run)", *driver())
     compare("gradient of a model with an energy site", *site())
-    compare(
-        "DenoisingScoreMatching, 1000 steps x 256",
-        *fitting(ebm.DenoisingScoreMatching(0.1), denoising_at),
-    )
-    compare(
-        "SlicedScoreMatching, 1000 steps x 256",
-        *fitting(ebm.SlicedScoreMatching(), sliced_at),
-    )
+    for name, row in fits().items():
+        compare(name, *row)

@@ -10,7 +10,12 @@ import time
 import torch
 from torch import nn
 from torchebm.core import BaseModel, DoubleWellModel
-from torchebm.losses import DenoisingScoreMatching
+from torchebm.losses import (
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    ScoreMatching,
+    SlicedScoreMatching,
+)
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
 
@@ -51,19 +56,25 @@ def milliseconds(run, num_steps):
     return 1000 * (time.perf_counter() - start) / num_steps
 
 
-def denoising():
+def fitting(loss_of):
     energy, data = Energy(), torch.randn(8192, 2)
-    loss_fn = DenoisingScoreMatching(model=energy, noise_scale=0.1)
+    loss_fn = loss_of(energy)
     optimiser = torch.optim.Adam(energy.parameters(), lr=1e-3)
 
     def run(num_steps):
         for _ in range(num_steps):
             loss = loss_fn(data[torch.randint(8192, (256,))])
+            loss = loss[0] if isinstance(loss, tuple) else loss
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
 
-    return milliseconds(run, 300)
+    return milliseconds(run, 200)
+
+
+def persistent(energy):
+    sampler = LangevinDynamics(model=energy, step_size=0.01)
+    return ContrastiveDivergence(model=energy, sampler=sampler, k_steps=10, persistent=True)
 
 
 def mala():
@@ -85,7 +96,14 @@ def hmc():
 
 
 ROWS = {
-    "denoising score matching, batch 256": denoising,
+    "denoising score matching, batch 256": lambda: fitting(
+        lambda energy: DenoisingScoreMatching(model=energy, noise_scale=0.1)
+    ),
+    "sliced score matching, batch 256": lambda: fitting(
+        lambda energy: SlicedScoreMatching(model=energy, n_projections=1)
+    ),
+    "score matching, batch 256": lambda: fitting(lambda energy: ScoreMatching(model=energy)),
+    "persistent CD-10 with Langevin, batch 256": lambda: fitting(persistent),
     "HMC with one leapfrog step, 1000 chains": mala,
     "Langevin, 1000 chains": lambda: langevin(Energy(), 1000, (2,), 200),
     "Langevin, 1 chain": lambda: langevin(Energy(), 1, (2,), 2000),

@@ -94,8 +94,16 @@ def test_the_gradient_of_cd_k_is_shrunk(num_steps):
         moved = eqx.tree_at(lambda e: e.mean, trainable, mean)
         return objective.loss(jr.key(1), moved, state, data, None)[0]
 
+    def through_the_chain(mean):
+        noise = jr.normal(jr.key(2), (num_steps, *data.shape))
+        ends = data
+        for each in noise:
+            ends = ends - eta * (ends - mean) + np.sqrt(2 * eta) * each
+        return 0.5 * ((data - mean) ** 2 - (ends - mean) ** 2).mean()
+
     shrink = 1 - (1 - eta) ** num_steps
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(0.0), -shrink, atol=0.01)
+    assert abs(jax.grad(through_the_chain)(0.0) + shrink) > 0.1
 
 
 def test_a_buffer_writes_back_to_the_slots_it_drew_from():
@@ -113,6 +121,20 @@ def test_a_buffer_writes_back_to_the_slots_it_drew_from():
     assert after.ages.sum() == 7 * 30
     untouched = np.setdiff1d(np.arange(100), starts.slots)
     np.testing.assert_array_equal(after.points[untouched], buffer.points[untouched])
+
+
+def test_no_chain_is_lost():
+    """In 200 steps; of a buffer that writes first in, first out, most are copies by then."""
+    start, size, batch = ebm.Persistent(1000, reinit=0.0), 1000, jnp.zeros((100, 1))
+    names = jnp.arange(size, dtype=float)[:, None]
+    buffer = start.init(jr.key(0), ebm.as_energy(lambda x: jnp.sum(x**2), (1,)), batch + 1)
+    buffer, fifo = buffer._replace(points=names), names
+    for i in range(200):
+        starts, buffer = start.begin(jr.fold_in(jr.key(1), i), buffer, batch)
+        fifo = fifo.at[(100 * i + jnp.arange(100)) % size].set(fifo[starts.slots])
+        buffer = start.end(buffer, starts, starts.points, jnp.zeros(100, bool), 1)
+    assert len(set(buffer.points[:, 0].tolist())) == size
+    assert len(set(fifo[:, 0].tolist())) < 0.5 * size
 
 
 def test_a_share_of_the_chains_begins_anew():
