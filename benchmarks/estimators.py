@@ -49,6 +49,7 @@ def rows(noise_scale):
     reduced = ebm.VarianceReducedDenoisingScoreMatching(noise_scale / 5)
     conditional = ebm.ConditionalNoiseContrastiveEstimation(0.3)
     from_data = ebm.ContrastiveDivergence(MALA, 10, ebm.FromData())
+    persistent = ebm.ContrastiveDivergence(MALA, 10, ebm.Persistent(reinit=0.01))
     grid = ebm.Quadrature([-5.0, -5.0], [6.0, 5.0], (89, 81))
     return {
         "ScoreMatching": (ebm.ScoreMatching(), score_matching),
@@ -59,7 +60,7 @@ def rows(noise_scale):
         "ConditionalNoiseContrastiveEstimation": (conditional, contrasts),
         "NoiseContrastiveEstimation": (ebm.NoiseContrastiveEstimation(), contrasts),
         "ContrastiveDivergence, from data": (from_data, contrasts),
-        "ContrastiveDivergence, persistent": (ebm.ContrastiveDivergence(MALA, 10), likelihood),
+        "ContrastiveDivergence, persistent": (persistent, likelihood),
         "MaximumLikelihood": (ebm.MaximumLikelihood(grid), likelihood),
     }
 

@@ -86,7 +86,8 @@ class Persistent(AbstractStart):
     **Arguments**
 
     - `size`: chains in the buffer, at least as many as a batch.
-    - `reinit`: the share of the chains of a step that begin anew.
+    - `reinit`: the share of the chains of a step that begin anew. For a while they are where
+      the noise is, and not where the energy is: on two moons 5 % of them cost 0.01 nats.
     - `noise`: where they begin, a distribution; by default a Gaussian fitted to the data.
     """
 

@@ -34,7 +34,7 @@ def langevin(step_size):
     return ebm.UnadjustedLangevin(step_size=step_size, adapt_step_size=False)
 
 
-def learn_precision(objective, num_steps=600, size=4000, rate=0.1):
+def learn_precision(objective, num_steps=400, size=2000, rate=0.1):
     optim = optax.sgd(optax.cosine_decay_schedule(rate, num_steps))
     estimator = ebm.Estimator(objective, optim, ema_decay=0.99)
     start = Gauss(jnp.ones(()), ebm.freeze(jnp.zeros(())))
@@ -42,7 +42,7 @@ def learn_precision(objective, num_steps=600, size=4000, rate=0.1):
     return result
 
 
-def persistent(size=4000):
+def persistent(size=2000):
     return ebm.Persistent(size, reinit=0.0, noise=dist.Normal(0, 1).expand([1]).to_event(1))
 
 
@@ -73,7 +73,7 @@ def test_short_runs_learn_where_they_end(start_variance, num_steps, answer):
     """Not the data's precision of one: a generator, and labelled as such."""
     noise = dist.Normal(0, start_variance**0.5).expand([1]).to_event(1)
     objective = ebm.ContrastiveDivergence(langevin(0.05), num_steps, ebm.FromNoise(noise))
-    generator = learn_precision(objective, 800, rate=0.3).energy
+    generator = learn_precision(objective, 500, rate=0.3).energy
     assert isinstance(generator, ebm.ShortRunGenerator)
     np.testing.assert_allclose(generator.potential.precision, answer, rtol=0.03)
     draws = jax.jit(lambda: generator.sample(jr.key(1), (20_000,)))()
