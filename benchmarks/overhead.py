@@ -287,7 +287,7 @@ def fits():
         "CD-10 persistent, MALA": (divergence(mala, 10), chains(True, True), buffer),
         "CD-10 persistent, Langevin": (divergence(langevin, 10), chains(True, False), buffer),
     }
-    steps = {name: fitting(*row, num_steps=300) for name, row in rows.items()}
+    steps = {name: fitting(*row, num_steps=600) for name, row in rows.items()}
     bar = fitting(ebm.DenoisingScoreMatching(0.1), denoising, num_steps=1000, bar=True)
     return {**steps, "DenoisingScoreMatching, with its bar": bar}
 

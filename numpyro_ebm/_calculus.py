@@ -30,14 +30,14 @@ def score_and_laplacian(
     value, slope_along = jax.linearize(lambda y: score(energy, y), x)
     units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
 
-    def curvature(v: Array) -> Scalar:
-        return -jnp.sum(v * slope_along(v))
-
     if x.size <= _UNROLLED:
-        return value, sum((curvature(v) for v in units), jnp.zeros((), x.dtype))
+        diagonal = [-jnp.ravel(slope_along(v))[i] for i, v in enumerate(units)]
+        return value, sum(diagonal, jnp.zeros((), x.dtype))
     # Mapped at once, the units would make a whole Hessian.
     total, _ = jax.lax.scan(
-        lambda total, v: (total + curvature(v), None), jnp.zeros((), x.dtype), units
+        lambda total, v: (total - jnp.sum(v * slope_along(v)), None),
+        jnp.zeros((), x.dtype),
+        units,
     )
     return value, total
 

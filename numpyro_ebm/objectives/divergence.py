@@ -267,14 +267,14 @@ class ContrastiveDivergence(AbstractObjective):
             chain_key, move, trainable, starts.points, self.num_steps, conditions
         )
 
-        def energies(points: Array) -> Float[Array, " n"]:
-            def at(point: Any) -> Scalar:
-                energy, x = at_condition(trainable, point)
-                return energy(x)
+        def energy_at(point: Any) -> Scalar:
+            energy, x = at_condition(trainable, point)
+            return energy(x)
 
-            return jax.vmap(at)((points, conditions) if is_pair else points)
-
-        of_data, of_chains = energies(points), energies(ends)
+        both = jnp.concatenate([points, ends])
+        if is_pair:
+            both = both, jax.tree.map(lambda x: jnp.concatenate([x, x]), conditions)
+        of_data, of_chains = jnp.split(jax.vmap(energy_at)(both), 2)
         is_stuck = (accept_prob < _NOTHING) & (of_chains > of_data.max())
         chain_weights = 1 - is_stuck.astype(of_chains.dtype)
         chain_weights /= jnp.maximum(chain_weights.mean(), 1 / len(is_stuck))

@@ -145,7 +145,7 @@ def test_its_loss_is_that_of_its_logits(x64):
     data = jr.normal(jr.key(0), (50, 1))
     trainable, state = objective.init(jr.key(1), energy, data)
     loss, (_, metrics) = objective.loss(jr.key(2), trainable, state, data, None)
-    noise = WIDE.sample(jr.key(2), (3, 50))
+    noise = WIDE.sample(jr.key(2), (150,)).reshape(3, 50, 1)
     log_ratio = WIDE.log_prob(noise) + jax.vmap(jax.vmap(energy))(noise) + trainable.log_z
     of_noise = jnp.log1p(jnp.exp(-log_ratio - jnp.log(3)))
     log_ratio = WIDE.log_prob(data) + jax.vmap(energy)(data) + trainable.log_z
