@@ -64,7 +64,9 @@ OBJECTIVES = {
     "contrastive divergence": ebm.ContrastiveDivergence(
         ebm.MALA(step_size=0.01), 5, ebm.FromData()
     ),
-    "persistent": ebm.ContrastiveDivergence(ebm.MALA(step_size=0.01), 5),
+    "persistent": ebm.ContrastiveDivergence(
+        ebm.MALA(step_size=0.01), 10, ebm.Persistent(2000, reinit=0.01)
+    ),
 }
 start = ebm.MLPEnergy(2, 64, key=jr.key(1))
 optim = optax.adam(optax.cosine_onecycle_schedule(NUM_STEPS, 1e-2))
@@ -89,7 +91,7 @@ for name, result in results.items():
 
 # %%
 figure, axes = plt.subplots(
-    2, 4, figsize=(13, 6), layout="constrained", sharex=True, sharey=True
+    2, 4, figsize=(13, 5), layout="constrained", sharex=True, sharey=True
 )
 shown = {"data": None, "truth": truth} | {n: r.energy for n, r in results.items()}
 for ax, (name, energy) in zip(axes.flat, shown.items(), strict=True):
