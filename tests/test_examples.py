@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -38,6 +40,7 @@ def test_digits_prior(tmp_path):
     assert (tmp_path / "digits.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_glasses_and_hats(tmp_path):
     printed = run("02_glasses_and_hats.py", tmp_path / "people.png", cwd=tmp_path)
     rows = re.findall(r"^(.+?) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
@@ -50,6 +53,7 @@ def test_glasses_and_hats(tmp_path):
     assert (tmp_path / "people.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_pulses(tmp_path):
     printed = run("03_pulses.py", tmp_path / "pulses.png", cwd=tmp_path)
     rows = re.findall(
@@ -85,7 +89,7 @@ def test_objectives(tmp_path):
     rows = dict(re.findall(r"^(.+?) +([\d.]+) +-?[\d.]+", printed, re.MULTILINE))
     assert len(rows) == 6
     for name, divergence in rows.items():
-        assert float(divergence) < 0.25, name
+        assert float(divergence) < 0.4, name
     estimate = re.search(r"noise-contrastive +[\d.]+ +(\S+) +(\S+) \+- (\S+)", printed)
     log_z, learned, error = map(float, estimate.groups())
     assert abs(log_z - learned) < 5 * error + 0.01

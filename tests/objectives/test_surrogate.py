@@ -84,6 +84,7 @@ def test_a_prior_of_latents_is_learned_with_its_decoder():
     np.testing.assert_allclose(result.params["precision"], expected, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_network_as_the_likelihood():
     net = ebm.MLPEnergy(1, 16, 1, key=jr.key(0))
     reference = dist.Normal(0.0, 1.0).expand([1]).to_event(1)
