@@ -34,6 +34,7 @@ from .energies import (
     IsingModel as IsingModel,
     LatentEnergy as LatentEnergy,
     Logit as Logit,
+    LogZ as LogZ,
     Marginal as Marginal,
     Mixture as Mixture,
     MLPEnergy as MLPEnergy,
@@ -79,7 +80,19 @@ from .kernels import (
     UnadjustedLangevin as UnadjustedLangevin,
     UnadjustedMCLMC as UnadjustedMCLMC,
 )
-from .normalizers import Enumeration as Enumeration, Quadrature as Quadrature
+from .normalizers import (
+    AnnealedImportanceSampling as AnnealedImportanceSampling,
+    BridgeSampling as BridgeSampling,
+    Enumeration as Enumeration,
+    ImportanceSampling as ImportanceSampling,
+    NestedSampling as NestedSampling,
+    Quadrature as Quadrature,
+    SequentialMonteCarlo as SequentialMonteCarlo,
+    ThermodynamicIntegration as ThermodynamicIntegration,
+    log_partition as log_partition,
+    log_partition_ratio as log_partition_ratio,
+    normalize as normalize,
+)
 from .objectives import (
     ConditionalNoiseContrastiveEstimation as ConditionalNoiseContrastiveEstimation,
     ContrastiveDivergence as ContrastiveDivergence,

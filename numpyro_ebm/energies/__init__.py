@@ -17,11 +17,13 @@ from ._base import (
     same_support as same_support,
 )
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
+from ._log_z import LogZ as LogZ, judged as judged
 from ._networks import ConvEnergy as ConvEnergy, MLPEnergy as MLPEnergy
 from ._normalized import (
     Mixture as Mixture,
     Normalized as Normalized,
     exact_sampler as exact_sampler,
+    log_z_of as log_z_of,
 )
 from ._numpyro import ModelEnergy as ModelEnergy, OnSite as OnSite
 from ._preprocessing import (

@@ -15,6 +15,7 @@ from numpyro.distributions.constraints import Constraint
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Float, Key, Point, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, common_support, is_real, show_number, show_term
+from ._log_z import LogZ
 
 
 class Normalized(AbstractEnergy):
@@ -25,24 +26,23 @@ class Normalized(AbstractEnergy):
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `log_z`: $\log\int e^{-E(x)}\,dx$.
-    - `std_error`: the standard error of `log_z`, if it was estimated.
+    - `log_z`: $\log\int e^{-E(x)}\,dx$, or a [`LogZ`][numpyro_ebm.LogZ] with its error, as
+      [`log_partition`][numpyro_ebm.log_partition] returns it.
+    - `std_error`: the standard error of `log_z`, if it was estimated; infinite if unknown.
     """
 
     energy: AbstractEnergy
-    constants: Frozen | tuple[Scalar, Scalar]
+    constant: Frozen | LogZ
 
     def __init__(self, energy: Any, log_z: Any, std_error: Any = 0.0) -> None:
         self.energy = as_energy(energy)
-        for name, value in {"log_z": log_z, "std_error": std_error}.items():
-            if not isinstance(value, Tracer) and not np.all(np.isfinite(value)):
-                raise ValueError(f"`{name}` must be finite, got {value}.")
-        if not isinstance(std_error, Tracer) and np.any(np.asarray(std_error) < 0):
-            raise ValueError(f"`std_error` must not be negative, got {std_error}.")
-        float_type = jnp.result_type(float)
-        self.constants = freeze(
-            (jnp.asarray(log_z, float_type), jnp.asarray(std_error, float_type))
-        )
+        constant = log_z if isinstance(log_z, LogZ) else LogZ(log_z, std_error)
+        value, error = constant.estimate, constant.std_error
+        if not isinstance(value, Tracer) and not np.isfinite(value):
+            raise ValueError(f"`log_z` must be finite, got {value}.")
+        if not isinstance(error, Tracer) and not np.asarray(error) >= 0:
+            raise ValueError(f"`std_error` must not be negative or NaN, got {error}.")
+        self.constant = freeze(constant)
 
     @property
     def event_shape(self) -> Shape | None:
@@ -54,11 +54,16 @@ class Normalized(AbstractEnergy):
 
     @property
     def log_z(self) -> Scalar:
-        return unfreeze(self.constants)[0]
+        return self.partition.estimate
 
     @property
     def std_error(self) -> Scalar:
-        return unfreeze(self.constants)[1]
+        return self.partition.std_error
+
+    @property
+    def partition(self) -> LogZ:
+        """The constant with all that is known about its error."""
+        return unfreeze(self.constant)
 
     @property
     def sample(self) -> Callable[..., Array]:

@@ -5,13 +5,27 @@ from ._adaptation import (
     Adaptation as Adaptation,
     AdaptState as AdaptState,
 )
+from ._annealing import (
+    MAX_LEVELS as MAX_LEVELS,
+    Annealing as Annealing,
+    Descent as Descent,
+    Particles as Particles,
+    descend as descend,
+    keeping_ess as keeping_ess,
+    next_descent as next_descent,
+)
 from ._chains import (
+    NO_ADAPTATION as NO_ADAPTATION,
     ChainState as ChainState,
     advance_chains as advance_chains,
     run_chains as run_chains,
     start_chains as start_chains,
 )
-from ._kernel import AbstractKernel as AbstractKernel, run_short_chain as run_short_chain
+from ._kernel import (
+    AbstractKernel as AbstractKernel,
+    run_short_chain as run_short_chain,
+    step_adaptation as step_adaptation,
+)
 from ._move import (
     AbstractMove as AbstractMove,
     Report as Report,

@@ -8,25 +8,33 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.scipy.special import logsumexp
 
 from .._checks import as_floats, check_positive, check_probability
 from .._types import Array, Float, Key, Scalar
-from ..energies import ConditionalEnergy, as_energy, check_energy, exact_sampler
-from ._blackjax import blackjax
+from ..energies import (
+    AbstractEnergy,
+    ConditionalEnergy,
+    as_energy,
+    check_energy,
+    exact_sampler,
+)
+from ._adaptation import Adaptation
+from ._annealing import Annealing, descend, keeping_ess
 from ._chains import run_chains
 from ._kernel import AbstractKernel, step_adaptation
+from ._move import AbstractMove
 from .langevin import UnadjustedLangevin
 from .mala import MALA
 
 
 class Population(NamedTuple):
-    """Draws that came down together.
+    r"""Draws that came down together.
 
     - **values**: `(draw, *event)`.
     - **accept_prob**: the mean acceptance probability at the end of the way.
     - **num_steps**: the number of transitions on the way.
-    - **log_z**: an unbiased estimate of $Z$, as a logarithm; NaN where there is none.
+    - **log_z**: an estimate of $\log Z$, whose bias falls as draws grow; NaN where there is
+      none.
     """
 
     values: Array
@@ -66,72 +74,41 @@ class TemperedSMC(AbstractPopulation):
     - `target_ess`: the effective sample size after each step, as a part of the particles.
     """
 
-    kernel: AbstractKernel = eqx.field(static=True)
-    reference: Any
-    num_steps: int = eqx.field(static=True, default=5)
-    target_ess: float = 0.9
+    move: AbstractMove
+    adaptation: Adaptation
+    reference: AbstractEnergy
+    num_steps: int = eqx.field(static=True)
+    target_ess: float
 
-    def __check_init__(self) -> None:
-        check_positive("num_steps", self.num_steps)
-        check_probability("target_ess", self.target_ess)
-        step_adaptation(self.kernel)
-        exact_sampler(as_energy(self.reference))
+    def __init__(
+        self,
+        kernel: AbstractKernel,
+        reference: Any,
+        num_steps: int = 5,
+        target_ess: float = 0.9,
+    ) -> None:
+        check_positive("num_steps", num_steps)
+        check_probability("target_ess", target_ess)
+        self.move, self.adaptation = kernel.move, step_adaptation(kernel)
+        self.reference = as_energy(reference)
+        exact_sampler(self.reference)
+        self.num_steps, self.target_ess = num_steps, target_ess
 
     def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
-        reference = as_energy(self.reference)
-        energy = as_energy(energy, reference.event_shape)
+        energy = as_energy(energy, self.reference.event_shape)
+        check_energy(energy, self.reference.event_shape or ())
         start_key, loop_key = jr.split(rng_key)
-        particles = exact_sampler(reference)(start_key, (num_draws,))
-        check_energy(energy, particles.shape[1:])
-        smc, adaptation = blackjax().smc, step_adaptation(self.kernel)
-
-        def log_ratio(x: Array) -> Scalar:
-            return reference(x) - energy(x)
-
-        def descend(carry: tuple) -> tuple:
-            i, particles, tempering, step_size, _, log_z = carry
-            resample_key, move_key = jr.split(jr.fold_in(loop_key, i))
-            delta = smc.ess.ess_solver(
-                jax.vmap(log_ratio),
-                particles,
-                self.target_ess,
-                1 - tempering,
-                smc.solver.dichotomy,
-            )
-            delta = jnp.clip(delta, 0, 1 - tempering)
-            log_weights = delta * jax.vmap(log_ratio)(particles)
-            log_sum = logsumexp(log_weights)
-            weights = jnp.exp(log_weights - log_sum)
-            source = smc.resampling.systematic(resample_key, weights, num_draws)
-            tempering = jnp.where(delta > 1 - tempering - 1e-6, 1, tempering + delta)
-
-            def tempered(x: Array) -> Scalar:
-                return (1 - tempering) * reference(x) + tempering * energy(x)
-
-            particles, chains = run_chains(
-                move_key, self._move(step_size), tempered, particles[source], self.num_steps
-            )
-            accept_prob = jnp.nan_to_num(chains.accept_prob).mean()
-            if adaptation.adapt_step_size:
-                step_size *= jnp.exp(1.5 * (accept_prob - adaptation.target_accept_prob))
-            log_z += log_sum - jnp.log(num_draws)
-            return i + 1, particles, tempering, step_size, accept_prob, log_z
-
-        zero = jnp.zeros(())
-        log_z = jnp.asarray(getattr(reference, "log_z", jnp.nan), zero.dtype)
-        step_size = as_floats(self.kernel.move.step_size)
-        carry = (jnp.zeros((), int), particles, zero, step_size, zero, log_z)
-        i, particles, *_, accept_prob, log_z = jax.lax.while_loop(
-            lambda carry: (carry[2] < 1) & (carry[0] < _MAX_TEMPERATURES), descend, carry
+        annealing = Annealing(
+            self.move, self.adaptation, self.reference, energy, self.num_steps
         )
-        return Population(particles, accept_prob, i * self.num_steps, log_z)
-
-    def _move(self, step_size: Scalar) -> Any:
-        return eqx.tree_at(lambda move: move.step_size, self.kernel.move, step_size)
-
-
-#: More than this many steps down mean that the reference misses the target.
-_MAX_TEMPERATURES = 10_000
+        start = annealing.start(start_key, num_draws)
+        end, _ = descend(loop_key, annealing, start, keeping_ess(self.target_ess))
+        return Population(
+            values=end.particles.chains.z,
+            accept_prob=end.particles.accept_prob,
+            num_steps=end.num_levels * self.num_steps,
+            log_z=end.log_ratio_z + getattr(self.reference, "log_z", jnp.nan),
+        )
 
 
 class AnnealedLangevin(AbstractPopulation):

@@ -1,16 +1,28 @@
-"""`AbstractExactMethod`: a normaliser without Monte-Carlo error."""
+"""What estimates a normaliser: methods without Monte-Carlo error, and those with."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
-from .._types import Array, Energy, Float, Scalar
+from .._arviz import array_stats
+from .._types import Array, Energy, Float, Key, Scalar
+from ..energies import AbstractEnergy, LogZ, judged
 
 
-class AbstractExactMethod(eqx.Module):
+class AbstractNormalizer(eqx.Module):
+    r"""How $\log Z$ is estimated; [`log_partition`][numpyro_ebm.log_partition] asks it."""
+
+    @abc.abstractmethod
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        r"""$\log Z$ of `energy`, with its error."""
+
+
+class AbstractExactMethod(AbstractNormalizer):
     r"""$\log Z$ as a deterministic function of the energy's parameters."""
 
     @abc.abstractmethod
@@ -22,7 +34,7 @@ def log_sum(
     energy: Energy, nodes: Float[Array, "n *event"], log_weights: Float[Array, " n"]
 ) -> Scalar:
     r"""$\log\sum_i w_i e^{-E(x_i)}$, in blocks, whose inner values a gradient computes anew."""
-    num_blocks = -(-len(nodes) // _BLOCK)
+    num_blocks = -(-len(nodes) // BLOCK)
     size = -(-len(nodes) // num_blocks)
     missing = num_blocks * size - len(nodes)
     # A block is filled up with nodes that weigh nothing.
@@ -42,4 +54,70 @@ def log_sum(
 
 
 #: Nodes at once.
-_BLOCK = 8192
+BLOCK = 8192
+
+
+def rounding(*energies: Array) -> Scalar:
+    """The error of a log weight that is a sum of such energies, by their float type."""
+    size = jnp.sum(
+        jnp.stack([jnp.abs(jnp.where(jnp.isfinite(e), e, 0)).mean() for e in energies])
+    )
+    return jnp.finfo(jnp.result_type(float)).eps * size
+
+
+def with_common_checks(log_z: LogZ, noise: Scalar) -> LogZ:
+    """`log_z` with the checks of all estimates; `noise` is what rounding may do to it."""
+    return judged(
+        log_z,
+        {
+            "the estimate is not finite": ~jnp.isfinite(log_z.estimate),
+            "the energies are too large for their floating-point type, whose rounding exceeds "
+            "the standard error: set `jax_enable_x64`": noise
+            > jnp.maximum(log_z.std_error, _FINE),
+        },
+    )
+
+
+#: An error that nobody minds.
+_FINE = 1e-4
+
+
+def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> LogZ:
+    r"""$\log\frac1n\sum_i w_i$ of independent weights, and what their tail says about it."""
+    values = np.asarray(log_weights, float)
+    values = np.where(np.isnan(values), -np.inf, values)
+    num = len(values)
+    estimate = logsumexp(values) - np.log(num)
+    ess = float(np.exp(2 * logsumexp(values) - logsumexp(2 * values)))
+    finite = values[np.isfinite(values)]
+    log_z = LogZ(
+        estimate,
+        np.sqrt(max(1 / ess - 1 / num, 0)),
+        lower=values.mean(),
+        ess=ess,
+        df=num - 1,
+        **more,
+    )
+    tail = _tail_index(finite) if len(finite) > _FEWEST_WEIGHTS else np.inf
+    limit = min(1 - 1 / np.log10(num), 0.7) if num > 1 else 0.0
+    log_z = judged(
+        log_z,
+        {
+            f"the effective sample size is below {_FEWEST_WEIGHTS}": not ess >= _FEWEST_WEIGHTS,
+            "the weights have so heavy a tail (Pareto k) that few draws decide, as where the "
+            "proposal or reference misses some of the target": not tail <= limit,
+        },
+    )
+    return with_common_checks(log_z, noise)
+
+
+#: Fewer weights of one size carry no interval.
+_FEWEST_WEIGHTS = 50
+
+
+def _tail_index(log_weights: np.ndarray) -> float:
+    """Pareto's k of the largest weights [Vehtari et al. 2024]; equal weights have no tail."""
+    if np.ptp(log_weights) < 1e-3:
+        return -np.inf
+    # ArviZ takes the logarithms of one over the weights.
+    return float(array_stats().psislw(-log_weights)[1])

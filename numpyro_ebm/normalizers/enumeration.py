@@ -1,15 +1,15 @@
 """Normalisers by enumeration of all states."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import Array, Float, Scalar, Shape
-from ..energies import discrete_levels
-from ._base import AbstractExactMethod, log_sum
+from .._types import Array, Float, Key, Scalar, Shape
+from ..energies import LogZ, discrete_levels
+from ._base import AbstractExactMethod, log_sum, rounding, with_common_checks
 
 
 class Enumeration(AbstractExactMethod):
@@ -25,9 +25,17 @@ class Enumeration(AbstractExactMethod):
 
     event_shape: Shape | None = eqx.field(static=True, default=None)
 
+    #: Coordinates whose states can be listed.
+    most: ClassVar[int] = 20
+
     def log_z(self, energy: Any) -> Scalar:
         states = self.states(energy)
         return log_sum(energy, states, jnp.zeros(len(states)))
+
+    def estimate(self, rng_key: Key, energy: Any) -> LogZ:
+        value, noise = _evaluate(self, energy)
+        log_z = LogZ(value, noise, lower=value, upper=value, method="Enumeration")
+        return with_common_checks(log_z, noise)
 
     def states(self, energy: Any) -> Float[Array, "n *event"]:
         """All states of `energy`, one a row."""
@@ -40,14 +48,17 @@ class Enumeration(AbstractExactMethod):
                 f"shape (or `event_shape=`), got {energy!r}."
             )
         size = math.prod(shape)
-        if size > _MOST:
+        if size > self.most:
             raise ValueError(
-                f"`Enumeration` is for up to {_MOST} coordinates, got {size}: their 2^{size} "
-                "states are too many."
+                f"`Enumeration` is for up to {self.most} coordinates, got {size}: 2^{size} "
+                "states are too many to list."
             )
         bits = (np.arange(2**size)[:, None] >> np.arange(size)) & 1
         states = np.asarray(levels)[bits].reshape(-1, *shape)
         return jnp.asarray(states, jnp.result_type(float))
 
 
-_MOST = 20
+@eqx.filter_jit
+def _evaluate(method: Enumeration, energy: Any) -> tuple[Scalar, Scalar]:
+    value = method.log_z(energy)
+    return value, rounding(value)

@@ -119,7 +119,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
     def finalize(self, trainable: Contrasted, state: Any) -> Any:
         if isinstance(trainable.energy, ConditionalEnergy):
             return trainable.energy
-        return Normalized(trainable.energy, trainable.log_z, jnp.nan)
+        return Normalized(trainable.energy, trainable.log_z, jnp.inf)
 
     def quantify(
         self,

@@ -1,0 +1,84 @@
+r"""`LogZ`: an estimate of $\log Z$ with all that is known about its error."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from scipy.stats import t
+
+from .._checks import as_floats, check_probability
+from .._types import Array, Scalar
+
+
+class LogZ(eqx.Module):
+    r"""$\log\int e^{-E(x)}\,dx$, estimated, and how far to trust it.
+
+    - **estimate**: of $\log Z$.
+    - **std_error**: its standard error; infinite where nothing is known about the error.
+    - **lower**, **upper**: estimates of bounds, $E\log w \le \log Z \le E'\log w'$, where the
+      method has them, else infinite. The upper one holds if draws of the target were exact.
+    - **upper_is_exact**: whether they were.
+    - **ess**: how many independent weights of one size would tell as much.
+    - **df**: degrees of freedom of the Student-t law of the error; infinite is normal.
+    - **checks**: what would make the error meaningless, and whether it happened.
+    - **method**: the name of what estimated it.
+    """
+
+    estimate: Scalar = eqx.field(converter=as_floats)
+    std_error: Scalar = eqx.field(converter=as_floats, default=0.0)
+    lower: Scalar = eqx.field(converter=as_floats, default=-np.inf)
+    upper: Scalar = eqx.field(converter=as_floats, default=np.inf)
+    upper_is_exact: Array | bool = False
+    ess: Scalar = eqx.field(converter=as_floats, default=np.inf)
+    df: Scalar = eqx.field(converter=as_floats, default=np.inf)
+    checks: dict[str, Any] = eqx.field(default_factory=dict)
+    method: str = eqx.field(static=True, default="given")
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What happened of that which makes the error meaningless; empty is good."""
+        return tuple(check for check, failed in self.checks.items() if bool(failed))
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:
+        r"""Ends of a confidence interval of $\log Z$.
+
+        **Raises** `ValueError`, with the reason, where the draws cannot carry one.
+        """
+        check_probability("prob", prob)
+        if self.problems:
+            raise ValueError(
+                f"There is no interval for this log Z of {float(self.estimate):.6g} by "
+                f"{self.method}: {'; '.join(self.problems)}."
+            )
+        width = float(t.ppf(0.5 + prob / 2, float(self.df)) * self.std_error)
+        return float(self.estimate) - width, float(self.estimate) + width
+
+    def __repr__(self) -> str:
+        if any(isinstance(x, Tracer) for x in (self.estimate, self.std_error)):
+            return f"LogZ(traced, by {self.method})"
+        text = f"log Z = {float(self.estimate):.6g}"
+        if self.ok:
+            text += f" +- {float(self.std_error):.2g}"
+        if jnp.isfinite(self.lower) or jnp.isfinite(self.upper):
+            sign = "<=" if self.upper_is_exact else "<~"
+            upper = f" {sign} {float(self.upper):.6g}" if jnp.isfinite(self.upper) else ""
+            text += f", bounds {float(self.lower):.6g} <= log Z{upper}"
+        if jnp.isfinite(self.ess):
+            text += f", ESS {float(self.ess):.4g}"
+        problems = "".join(f"\n  no interval: {problem}" for problem in self.problems)
+        return f"{text} ({self.method}){problems}"
+
+
+def judged(log_z: LogZ, checks: dict[str, Any]) -> LogZ:
+    """`log_z` with more checks, and an infinite error where one of them failed."""
+    checks = {text: jnp.asarray(failed, bool) for text, failed in checks.items()}
+    failed = jnp.stack(list(checks.values())).any()
+    std_error = jnp.where(failed, jnp.inf, log_z.std_error)
+    return dataclasses.replace(log_z, std_error=std_error, checks={**log_z.checks, **checks})

@@ -1,0 +1,141 @@
+"""Where a path begins: its reference, and the space in which particles move."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._checks import as_floats
+from .._trainable import unfreeze
+from .._types import Array, Key, Scalar, Shape
+from ..energies import (
+    AbstractEnergy,
+    Normalized,
+    Sum,
+    Tilted,
+    Transformed,
+    as_energy,
+    bijection,
+    check_energy,
+    discrete_levels,
+    is_discrete,
+    is_real,
+    same_support,
+)
+from ..kernels import HMC, AbstractKernel, Annealing, GibbsWithGradients, step_adaptation
+
+
+class UniformUnits(AbstractEnergy):
+    r"""Zero for all $2^d$ states of two-valued units: none is likelier than another."""
+
+    levels: Any = eqx.field(static=True)
+    event_shape: Shape = eqx.field(static=True)
+
+    @property
+    def log_z(self) -> Scalar:
+        return as_floats(math.prod(self.event_shape) * math.log(2))
+
+    def __call__(self, x: Array) -> Scalar:
+        return 0 * jnp.sum(x)
+
+    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        low, high = self.levels
+        up = jr.bernoulli(rng_key, shape=(*sample_shape, *self.event_shape))
+        return as_floats(jnp.where(up, high, low))
+
+
+def find_reference(energy: Any) -> AbstractEnergy | None:
+    """A proper density that is a part of `energy`, or all states of units; else `None`."""
+    energy = unfreeze(energy)
+    if isinstance(energy, Normalized):
+        return find_reference(energy.energy)
+    if isinstance(energy, Tilted):
+        reference: Any = energy.reference
+        return reference if is_reference(reference) else None
+    if isinstance(energy, Sum):
+        found = (t if is_reference(t) else find_reference(t) for t in energy.terms)
+        return next((reference for reference in found if reference is not None), None)
+    levels, shape = discrete_levels(energy), energy.event_shape
+    if levels is not None and shape is not None:
+        return UniformUnits(levels=levels, event_shape=shape)
+    return None
+
+
+def is_reference(energy: Any) -> bool:
+    return hasattr(energy, "log_z") and hasattr(energy, "sample")
+
+
+def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> AbstractEnergy:
+    """`reference`, or that of `energy`; raises unless it can be drawn from and covers it."""
+    found = find_reference(energy) if reference is None else as_energy(unfreeze(reference))
+    if found is None:
+        raise ValueError(
+            f"`{name}` is needed, because {energy!r} has no reference of its own: a NumPyro "
+            "distribution somewhat wider than the target, such as a Gaussian fitted to data, "
+            f"`{name}=dist.MultivariateNormal(data.mean(0), covariance_matrix=1.5 * np.cov("
+            "data.T))`. An `ebm.Tilted` energy brings one along."
+        )
+    if not is_reference(found):
+        raise ValueError(
+            f"`{name}` must be normalised and have an exact sampler: a NumPyro distribution, "
+            f"or an energy with `log_z` and `sample`; got {found!r}."
+        )
+    if energy.event_shape not in (None, found.event_shape):
+        raise ValueError(
+            f"`{name}` lives on points of shape {found.event_shape}, the energy on points of "
+            f"shape {energy.event_shape}."
+        )
+    check_energy(energy, found.event_shape or ())
+    return found
+
+
+def annealing(
+    energy: AbstractEnergy,
+    kernel: AbstractKernel | None,
+    reference: Any,
+    num_steps: int | None = None,
+) -> Annealing:
+    """How particles move from a reference to `energy`, in unconstrained space."""
+    reference = reference_for(reference, energy, "reference")
+    if not is_discrete(energy):
+        reference, energy = unconstrained(reference, energy)
+    if kernel is None:
+        kernel = GibbsWithGradients() if is_discrete(energy) else _short_trajectories()
+    if kernel.has_target:
+        raise ValueError(
+            "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
+            f"`energy`: pass `ebm.{type(kernel).__name__}()`."
+        )
+    if num_steps is None:
+        num_steps = max(2, math.prod(reference.event_shape or ()) // 4 * is_discrete(energy))
+    made = Annealing(kernel.move, step_adaptation(kernel), reference, energy, num_steps)
+    # Python's numbers would be constants of the compiled program.
+    return jax.tree.map(_as_array, made)
+
+
+def _short_trajectories() -> HMC:
+    # A transition of two steps forgets as much as five of one, for fewer gradients.
+    return HMC(num_steps=2, trajectory_length=None)
+
+
+def unconstrained(reference: AbstractEnergy, energy: AbstractEnergy) -> tuple[Any, Any]:
+    r"""Both in the space in which chains can move, with the same $Z$."""
+    if is_real(energy.support) and is_real(reference.support):
+        return reference, energy
+    if not same_support(energy.support, reference.support):
+        raise ValueError(
+            f"The reference has the support {reference.support}, the energy "
+            f"{energy.support}: give a reference of the same support. "
+            "`ebm.EnergyDistribution(energy, event_shape, support=...)` tells the energy's."
+        )
+    transform = bijection(energy.support)
+    return Transformed(reference, transform), Transformed(energy, transform)
+
+
+def _as_array(leaf: Any) -> Any:
+    is_number = isinstance(leaf, float | np.ndarray | np.generic)
+    return as_floats(leaf) if is_number else leaf

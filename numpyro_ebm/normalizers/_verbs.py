@@ -1,0 +1,183 @@
+r"""The verbs: estimate $\log Z$, and make a normalised energy of it."""
+
+import math
+import warnings
+from typing import Any
+
+from jax.core import Tracer
+
+from .._checks import user_level
+from .._integrable import check_integrable
+from .._types import Key, Shape
+from ..energies import (
+    AbstractEnergy,
+    LogZ,
+    Normalized,
+    Transformed,
+    as_energy,
+    bijection,
+    is_discrete,
+    is_real,
+    judged,
+)
+from ._base import AbstractExactMethod, AbstractNormalizer
+from ._reference import find_reference
+from .bridge import BridgeSampling
+from .enumeration import Enumeration
+from .quadrature import Quadrature
+from .sequential import SequentialMonteCarlo
+
+
+def log_partition(
+    rng_key: Key,
+    energy: Any,
+    method: AbstractNormalizer | None = None,
+    *,
+    event_shape: Shape | None = None,
+) -> LogZ:
+    r"""Estimate $\log Z = \log\int e^{-E(x)}\,dx$, with its error.
+
+    ```python
+    log_z = ebm.log_partition(jax.random.key(0), energy)
+    print(log_z, log_z.interval(0.95))
+    ```
+
+    By default: what the energy knows itself; up to 20 spins,
+    [`Enumeration`][numpyro_ebm.Enumeration]; up to three dimensions,
+    [`Quadrature`][numpyro_ebm.Quadrature] on a box that is looked for; else
+    [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo] from the reference that the
+    energy brings along. Exact methods do not use the key.
+
+    **Arguments**
+
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes. Its support is integrated over.
+    - `method`: such as [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo],
+      [`BridgeSampling`][numpyro_ebm.BridgeSampling] or
+      [`AnnealedImportanceSampling`][numpyro_ebm.AnnealedImportanceSampling].
+    - `event_shape`: the shape of one point, if the energy doesn't know it.
+
+    **Raises** `ValueError` where a method needs a reference that the energy hasn't. Warns where
+    the result carries no interval, and why.
+    """
+    energy = as_energy(energy, event_shape)
+    method = default_method(energy) if method is None else method
+    if not isinstance(method, AbstractNormalizer):
+        raise TypeError(
+            "`method` must be a normaliser, such as `ebm.SequentialMonteCarlo(...)`, got "
+            f"{method!r}."
+        )
+    log_z = method.estimate(rng_key, energy)
+    if isinstance(log_z.estimate, Tracer):
+        return log_z
+    if not isinstance(method, AbstractExactMethod):
+        log_z = judged(log_z, {_IMPROPER: not _is_integrable(energy)})
+    _warn("log_partition", log_z)
+    return log_z
+
+
+def log_partition_ratio(
+    rng_key: Key,
+    energy: Any,
+    other: Any,
+    method: BridgeSampling = BridgeSampling(),
+    *,
+    event_shape: Shape | None = None,
+) -> LogZ:
+    r"""Estimate $\log Z - \log Z'$ of two energies that overlap, by bridge sampling.
+
+    Neither needs a reference. The nearer the two, the smaller the error: of neighbours on a
+    path, or of one energy before and after training.
+
+    **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition], and
+
+    - `other`: the energy of $Z'$, on the same points.
+    - `method`: with what draws from both.
+    """
+    energy, other = as_energy(energy, event_shape), as_energy(other, event_shape)
+    if energy.event_shape is not None and other.event_shape not in (None, energy.event_shape):
+        raise ValueError(
+            f"`other` lives on points of shape {other.event_shape}, `energy` on points of "
+            f"shape {energy.event_shape}."
+        )
+    log_z = method.ratio(rng_key, energy, other)
+    _warn("log_partition_ratio", log_z)
+    return log_z
+
+
+def normalize(
+    rng_key: Key,
+    energy: Any,
+    method: AbstractNormalizer | None = None,
+    *,
+    event_shape: Shape | None = None,
+) -> Normalized:
+    """`energy` with its [`LogZ`][numpyro_ebm.LogZ], so that it is a density.
+
+    ```python
+    density = ebm.normalize(jax.random.key(0), energy)
+    density.partition    # the constant, with its error
+    ```
+
+    An [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] of it has a proper `log_prob`, a
+    [`Mixture`][numpyro_ebm.Mixture] takes it, and [`compare`][numpyro_ebm.compare] judges it.
+
+    **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition].
+    """
+    energy = as_energy(energy, event_shape)
+    return Normalized(energy, log_partition(rng_key, energy, method))
+
+
+class Analytic(AbstractExactMethod):
+    r"""The energy's own `log_z`."""
+
+    def log_z(self, energy: Any) -> Any:
+        return energy.log_z
+
+    def estimate(self, rng_key: Key, energy: Any) -> LogZ:
+        if isinstance(energy, Normalized):
+            return energy.partition
+        value = energy.log_z
+        return LogZ(value, 0.0, lower=value, upper=value, method="Analytic")
+
+
+def default_method(energy: AbstractEnergy) -> AbstractNormalizer:
+    """What suits the dimension, and what the energy knows."""
+    if hasattr(energy, "log_z"):
+        return Analytic()
+    shape = energy.event_shape
+    if shape is None:
+        raise ValueError(
+            "`event_shape` is needed, because this energy doesn't know the shape of one point."
+        )
+    dim = math.prod(shape)
+    if is_discrete(energy):
+        return Enumeration() if dim <= Enumeration.most else SequentialMonteCarlo()
+    if 1 <= dim <= 3 and is_real(energy.support):
+        return Quadrature.around(energy)
+    if find_reference(energy) is not None:
+        return SequentialMonteCarlo()
+    raise ValueError(
+        f"`method` is needed: {energy!r} has {dim} dimensions, too many for quadrature, and no "
+        "reference from which one could come down to it. Give one that is wider than the "
+        "target, `ebm.SequentialMonteCarlo(reference=dist.MultivariateNormal(...))`, or tilt "
+        "one, `ebm.Tilted(network, reference)`, when you build the energy. "
+        "`ebm.BridgeSampling()` needs none, but chains that mix."
+    )
+
+
+_IMPROPER = (
+    "the energy seems not to fall off in every direction, see `ebm.check_integrable(energy)`"
+)
+
+
+def _is_integrable(energy: AbstractEnergy) -> bool:
+    if is_discrete(energy) or hasattr(energy, "log_z") or energy.event_shape is None:
+        return True
+    if not is_real(energy.support):
+        energy = Transformed(energy, bijection(energy.support))
+    return check_integrable(energy, num_rays=32).ok
+
+
+def _warn(verb: str, log_z: LogZ) -> None:
+    if not log_z.ok:
+        warnings.warn(f"`{verb}`: {log_z}", stacklevel=user_level())

@@ -1,0 +1,179 @@
+"""Importance sampling, in one step or along a path."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._checks import check_positive
+from .._types import Array, Float, Key, Scalar
+from ..energies import AbstractEnergy, LogZ, exact_sampler, is_real, log_z_of, same_support
+from ..kernels import AbstractKernel, Annealing, Particles, keeping_ess
+from ._base import BLOCK, AbstractNormalizer, rounding, weighted
+from ._reference import annealing, reference_for
+from ._schedule import Schedule, pilot, respaced, without_adaptation
+
+
+class ImportanceSampling(AbstractNormalizer):
+    r"""$\log\frac1n\sum_i w_i$, with $w_i = e^{-E(x_i)}/q(x_i)$ and $x_i \sim q$.
+
+    Unbiased for $Z$. In few dimensions hard to beat; in many, the weights of almost all draws
+    vanish. `lower` is $E\log w$. Their effective number and the index of their tail, Pareto's
+    $k$ [[Vehtari et al. 2024](https://jmlr.org/papers/v25/19-556.html)], decide whether there
+    is an interval. Shown by `tests/normalizers/test_estimates.py`.
+
+    **Arguments**
+
+    - `proposal`: $q$, wider than the target: a NumPyro distribution, or an energy with `log_z`
+      and `sample`; by default the reference of a [`Tilted`][numpyro_ebm.Tilted] energy.
+    - `num_samples`: draws of it.
+    """
+
+    proposal: Any = None
+    num_samples: int = eqx.field(static=True, default=20_000)
+
+    def __check_init__(self) -> None:
+        check_positive("num_samples", self.num_samples)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        proposal = reference_for(self.proposal, energy, "proposal")
+        covers = is_real(proposal.support) or same_support(proposal.support, energy.support)
+        if not covers:
+            raise ValueError(
+                f"`proposal` has the support {proposal.support} and never falls on the rest of "
+                f"the energy's, {energy.support}: give one that covers it."
+            )
+        log_weights, noise = _weigh(rng_key, energy, proposal, self.num_samples)
+        return weighted(log_weights, noise, method=type(self).__name__)
+
+
+@eqx.filter_jit
+def _weigh(
+    rng_key: Key, energy: AbstractEnergy, proposal: Any, num_samples: int
+) -> tuple[Float[Array, " n"], Scalar]:
+    draws = exact_sampler(proposal)(rng_key, (num_samples,))
+    is_inside = jnp.ones(num_samples, bool)
+    if energy.support is not None and not is_real(energy.support):
+        inside: Any = energy.support
+        is_inside = jax.vmap(lambda x: jnp.all(inside(x)))(draws)
+
+    def both(x: Array) -> tuple[Scalar, Scalar]:
+        return proposal(x), energy(x)
+
+    of_proposal, of_energy = jax.lax.map(both, draws, batch_size=min(BLOCK, num_samples))
+    log_weights = of_proposal - jnp.where(is_inside, of_energy, jnp.inf) + proposal.log_z
+    return log_weights, rounding(of_proposal, of_energy)
+
+
+class AnnealedImportanceSampling(AbstractNormalizer):
+    r"""$\log w = -\sum_k (\beta_k - \beta_{k-1})(E(x_k) + \log q(x_k))$ along a path.
+
+    Annealed importance sampling [[Neal 2001](https://doi.org/10.1023/A:1008923215028)]: points
+    start from the reference $q$ and are moved on $q^{1-\beta}e^{-\beta E}$ as $\beta$ rises;
+    $E[w] = Z$, so that `lower` $= E\log w \le \log Z$. Then back, from draws of the target,
+    for `upper` $\ge \log Z$ [[Grosse et al. 2015](https://arxiv.org/abs/1511.02543)]. That half
+    is a bound if those draws are exact, as where the energy has a `sample`; else they are where
+    the forward points ended, resampled, and it is approximate. A pilot of tempered sequential
+    Monte Carlo chooses the $\beta_k$ and the step size at each. Shown by
+    `tests/normalizers/test_estimates.py`.
+
+    **Arguments**
+
+    - `kernel`: what moves the points: by default [`HMC`][numpyro_ebm.HMC] of two leapfrog
+      steps, or [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
+    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sample`, wider than
+      the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
+      of spins.
+    - `num_temperatures`: the number of $\beta_k$ above zero.
+    - `num_particles`: points, each with a weight of its own.
+    - `num_steps`: transitions at each $\beta_k$.
+    """
+
+    kernel: AbstractKernel | None = eqx.field(static=True, default=None)
+    reference: Any = None
+    num_temperatures: int = eqx.field(static=True, default=500, kw_only=True)
+    num_particles: int = eqx.field(static=True, default=500, kw_only=True)
+    num_steps: int = eqx.field(static=True, default=1, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_positive("num_temperatures", self.num_temperatures)
+        check_positive("num_particles", self.num_particles)
+        check_positive("num_steps", self.num_steps)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        anneal = annealing(energy, self.kernel, self.reference, self.num_steps)
+        log_weights, upper, noise = _there_and_back(
+            rng_key, anneal, self.num_temperatures, self.num_particles
+        )
+        is_exact = hasattr(anneal.energy, "sample")
+        return weighted(
+            log_weights,
+            noise,
+            upper=upper,
+            upper_is_exact=is_exact,
+            method=type(self).__name__,
+        )
+
+
+@eqx.filter_jit
+def _there_and_back(
+    rng_key: Key, annealing: Annealing, num_temperatures: int, num_particles: int
+) -> tuple[Float[Array, " n"], Scalar, Scalar]:
+    pilot_key, start_key, target_key, back_key = jr.split(rng_key, 4)
+    schedule = respaced(pilot(pilot_key, annealing, keeping_ess(0.9)), num_temperatures)
+    fixed = without_adaptation(annealing)
+    log_weights, ends = _rise(fixed, fixed.start(start_key, num_particles), schedule)
+    start = _draws_of_target(target_key, fixed, log_weights, ends)
+    backwards = _fall(fixed, fixed.start_at(back_key, start), schedule)
+    constant = log_z_of(annealing.reference)
+    noise = rounding(ends.reference["logdensity"], ends.chains.move_state.logdensity)
+    return log_weights + constant, backwards.mean() + constant, noise
+
+
+def _rise(
+    annealing: Annealing, particles: Particles, schedule: Schedule
+) -> tuple[Float[Array, " n"], Particles]:
+    """Log weights of points that start from the reference, and where they end."""
+    betas, step_sizes, _ = schedule
+    rungs = jnp.diff(betas), betas[1:], step_sizes[1:]
+    return _walk(annealing, particles, rungs, reverse=False)
+
+
+def _fall(annealing: Annealing, particles: Particles, schedule: Schedule) -> Float[Array, " n"]:
+    r"""Log weights of points that start from the target, whose mean bounds $\log Z$."""
+    betas, step_sizes, _ = schedule
+    deltas = jnp.diff(betas)
+    rungs = deltas[1:], betas[1:-1], step_sizes[1:-1]
+    log_weights, particles = _walk(annealing, particles, rungs, reverse=True)
+    return log_weights + _scaled(deltas[0], particles.log_ratio)
+
+
+def _walk(
+    annealing: Annealing, particles: Particles, rungs: tuple[Array, ...], reverse: bool
+) -> tuple[Float[Array, " n"], Particles]:
+    """Weigh by `delta`, then move at `beta`, rung by rung."""
+
+    def level(carry: tuple[Array, Particles], rung: tuple) -> tuple[tuple, None]:
+        log_weights, particles = carry
+        delta, beta, step_size = rung
+        log_weights += _scaled(delta, particles.log_ratio)
+        moved = annealing.move_at(particles._replace(step_size=step_size), beta)
+        return (log_weights, moved), None
+
+    start = jnp.zeros_like(particles.log_ratio), particles
+    return jax.lax.scan(level, start, rungs, reverse=reverse)[0]
+
+
+def _scaled(delta: Scalar, log_ratio: Array) -> Array:
+    return jnp.where(delta > 0, delta * log_ratio, 0)
+
+
+def _draws_of_target(
+    rng_key: Key, annealing: Annealing, log_weights: Array, ends: Particles
+) -> Array:
+    num = len(log_weights)
+    if hasattr(annealing.energy, "sample"):
+        return exact_sampler(annealing.energy)(rng_key, (num,))
+    return ends.chains.z[jr.categorical(rng_key, log_weights, shape=(num,))]

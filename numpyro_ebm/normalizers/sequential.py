@@ -1,0 +1,209 @@
+"""Populations that come down a path: sequential Monte Carlo, and the path's integral."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.scipy.special import logsumexp
+
+from .._checks import check_positive, check_probability
+from .._types import Array, Key, Scalar
+from ..energies import AbstractEnergy, LogZ, judged, log_z_of
+from ..kernels import MAX_LEVELS, AbstractKernel, Annealing, Descent, keeping_ess
+from ._base import AbstractNormalizer, rounding, with_common_checks
+from ._reference import annealing
+from ._schedule import follow, pilot, without_adaptation
+
+
+class SequentialMonteCarlo(AbstractNormalizer):
+    r"""$\log\frac1M\sum_m \hat Z_m$ of $M$ populations that come down to the target.
+
+    Tempered sequential Monte Carlo [[Del Moral, Doucet and Jasra
+    2006](https://doi.org/10.1111/j.1467-9868.2006.00553.x)]. One adaptive population, the
+    sampler [`TemperedSMC`][numpyro_ebm.TemperedSMC], goes ahead and chooses temperatures and
+    step sizes; the islands follow it, so that each $\hat Z_m$ is unbiased. How they differ is
+    an honest error: a Student-t interval of $M-1$ degrees of freedom. `lower` is
+    $E\log\hat Z$, `ess` counts islands. In high dimension the method of choice. What it cannot
+    see is a mode that every island lost: more particles and a wider reference tell. Shown by
+    `tests/normalizers/test_estimates.py`.
+
+    **Arguments**
+
+    - `kernel`: what moves the particles, its step size tuned at each temperature if it adapts:
+      by default [`HMC`][numpyro_ebm.HMC] of two leapfrog steps, or
+      [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
+    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sample`, wider than
+      the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
+      of spins.
+    - `target_ess`: the effective sample size after each step down, as a part of the particles.
+    - `num_islands`: $M$; `num_particles`: particles of each.
+    - `num_steps`: transitions at each temperature; by default two, or a quarter of the spins.
+    """
+
+    kernel: AbstractKernel | None = eqx.field(static=True, default=None)
+    reference: Any = None
+    target_ess: float = eqx.field(default=0.9, kw_only=True)
+    num_islands: int = eqx.field(static=True, default=8, kw_only=True)
+    num_particles: int = eqx.field(static=True, default=256, kw_only=True)
+    num_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        _check(self)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        return judged(*_by_islands(rng_key, *_parts(self, energy)))
+
+
+class ThermodynamicIntegration(AbstractNormalizer):
+    r"""$\log Z = -\int_0^1 E_\beta[E(x) + \log q(x)]\,d\beta$ along a path.
+
+    The integrand rises in $\beta$, so that its left and right sums are `lower` and `upper`. The
+    trapezoidal rule is corrected by the variances, which are its slopes [[Friel, Hurn and Wyse
+    2014](https://doi.org/10.1007/s11222-013-9397-1)]. The particles are those of tempered
+    sequential Monte Carlo, in steps that are also short beside the spread of the integrand, and
+    the error is by independent islands. It needs what is integrated to have a variance under
+    the reference. Shown by `tests/normalizers/test_estimates.py`.
+
+    **Arguments** are those of [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo].
+    """
+
+    kernel: AbstractKernel | None = eqx.field(static=True, default=None)
+    reference: Any = None
+    target_ess: float = eqx.field(default=0.9, kw_only=True)
+    num_islands: int = eqx.field(static=True, default=8, kw_only=True)
+    num_particles: int = eqx.field(static=True, default=256, kw_only=True)
+    num_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        _check(self)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        return judged(*_by_integrals(rng_key, *_parts(self, energy)))
+
+
+def _check(method: Any) -> None:
+    check_probability("target_ess", method.target_ess)
+    check_positive("num_particles", method.num_particles)
+    check_positive("num_steps", 1 if method.num_steps is None else method.num_steps)
+    if method.num_islands < 4:
+        raise ValueError(
+            f"`num_islands` must be at least 4, got {method.num_islands}: the error is how "
+            "islands differ."
+        )
+
+
+def _parts(method: Any, energy: AbstractEnergy) -> tuple[Annealing, Any, int, int]:
+    anneal = annealing(energy, method.kernel, method.reference, method.num_steps)
+    target_ess = jnp.asarray(method.target_ess, jnp.result_type(float))
+    return anneal, target_ess, method.num_islands, method.num_particles
+
+
+@eqx.filter_jit
+def _by_islands(
+    rng_key: Key, annealing: Annealing, target_ess: Any, num_islands: int, num_particles: int
+) -> tuple[LogZ, dict[str, Array]]:
+    pilot_key, islands_key = jr.split(rng_key)
+    schedule = pilot(pilot_key, annealing, keeping_ess(target_ess), num_particles)
+    fixed = without_adaptation(annealing)
+
+    def one(key: Key) -> Descent:
+        start_key, run_key = jr.split(key)
+        start = fixed.start(start_key, num_particles)
+        return follow(run_key, fixed, schedule, start)[0]
+
+    islands = jax.vmap(one)(jr.split(islands_key, num_islands))
+    log_zs = islands.log_ratio_z
+    constant = log_z_of(annealing.reference)
+    total = logsumexp(log_zs) - jnp.log(num_islands)
+    ess = jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs))
+    spread = jnp.exp(log_zs - total)
+    log_z = LogZ(
+        constant + total,
+        spread.std(ddof=1) / jnp.sqrt(num_islands),
+        lower=constant + log_zs.mean(),
+        ess=ess,
+        df=num_islands - 1,
+        method="SequentialMonteCarlo",
+    )
+    log_z = with_common_checks(log_z, _rounding(islands))
+    few = {"a few islands outweigh the others": ess < _LEAST_SHARE * num_islands}
+    return log_z, {**few, **_health(islands)}
+
+
+class _Integral(NamedTuple):
+    """Of the mean log ratio over beta: left and right sums, and the trapezoids' correction."""
+
+    left: Scalar
+    right: Scalar
+    correction: Scalar
+
+    @property
+    def value(self) -> Scalar:
+        return 0.5 * (self.left + self.right) - self.correction
+
+
+@eqx.filter_jit
+def _by_integrals(
+    rng_key: Key, annealing: Annealing, target_ess: Any, num_islands: int, num_particles: int
+) -> tuple[LogZ, dict[str, Array]]:
+    by_ess = keeping_ess(target_ess)
+
+    def advance(log_ratio: Array, room: Scalar) -> Scalar:
+        # Where the integrand has a long tail, the effective size would allow more.
+        return jnp.minimum(by_ess(log_ratio, room), _SHORT / log_ratio.std())
+
+    def integrate(kept: _Integral, old: Descent, new: Descent) -> _Integral:
+        before, after = old.particles.log_ratio, new.particles.log_ratio
+        delta = new.beta - old.beta
+        return _Integral(
+            kept.left + delta * before.mean(),
+            kept.right + delta * after.mean(),
+            kept.correction + delta**2 / 12 * (after.var() - before.var()),
+        )
+
+    pilot_key, islands_key = jr.split(rng_key)
+    schedule = pilot(pilot_key, annealing, advance, num_particles)
+    fixed = without_adaptation(annealing)
+
+    def one(key: Key) -> tuple[Descent, _Integral]:
+        start_key, run_key = jr.split(key)
+        start = fixed.start(start_key, num_particles)
+        return follow(run_key, fixed, schedule, start, integrate, _Integral(*jnp.zeros(3)))
+
+    islands, integrals = jax.vmap(one)(jr.split(islands_key, num_islands))
+    constant = log_z_of(annealing.reference)
+    values = integrals.value
+    log_z = LogZ(
+        constant + values.mean(),
+        values.std(ddof=1) / jnp.sqrt(num_islands),
+        lower=constant + integrals.left.mean(),
+        upper=constant + integrals.right.mean(),
+        ess=num_islands,
+        df=num_islands - 1,
+        method="ThermodynamicIntegration",
+    )
+    return with_common_checks(log_z, _rounding(islands)), _health(islands)
+
+
+#: A step of beta, in standard deviations of the integrand.
+_SHORT = 0.5
+#: The least effective number of islands, as a part of them.
+_LEAST_SHARE = 0.5
+
+
+def _rounding(islands: Descent) -> Scalar:
+    particles = islands.particles
+    return rounding(particles.reference["logdensity"], particles.chains.move_state.logdensity)
+
+
+def _health(islands: Descent) -> dict[str, Array]:
+    return {
+        "the particles hardly move at the end, less than one proposal in ten is accepted": ~(
+            islands.particles.accept_prob.mean() >= 0.1
+        ),
+        f"the target was not reached in {MAX_LEVELS} steps, the reference misses it": (
+            islands.num_levels >= MAX_LEVELS
+        ).any(),
+    }
