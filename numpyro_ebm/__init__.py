@@ -14,6 +14,14 @@ from ._normalization import (
     check_normalization as check_normalization,
 )
 from ._trainable import freeze as freeze, unfreeze as unfreeze
+from .comparison import (
+    Comparison as Comparison,
+    HyvarinenScore as HyvarinenScore,
+    LogLikelihood as LogLikelihood,
+    LogScore as LogScore,
+    compare as compare,
+    log_likelihood as log_likelihood,
+)
 from .diagnostics import to_arviz as to_arviz
 from .distribution import EnergyDistribution as EnergyDistribution
 from .energies import (

@@ -17,6 +17,7 @@ FILES = {path.relative_to(ROOT): path for path in ROOT.rglob("*.py")}
 
 LEVELS = {
     "_types": 0,
+    "_arviz": 0,
     "_checks": 0,
     "_interrupts": 0,
     "_trainable": 0,
@@ -32,6 +33,7 @@ LEVELS = {
     "normalizers": 2,
     "objectives": 2,
     "saving": 2,
+    "comparison": 2,
     "estimation": 3,
     "diagnostics": 3,
     "plots": 4,
@@ -42,7 +44,7 @@ DOORS = {
     "blackjax": "kernels/_blackjax.py",
     "optax": "estimation/",
     "arviz_base": "diagnostics/arviz.py",
-    "arviz_stats": None,
+    "arviz_stats": "_arviz.py",
     "arviz_plots": None,
     "matplotlib": "plots.py",
     "sklearn": "datasets.py",

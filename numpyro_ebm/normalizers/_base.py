@@ -119,5 +119,9 @@ def _tail_index(log_weights: np.ndarray) -> float:
     """Pareto's k of the largest weights [Vehtari et al. 2024]; equal weights have no tail."""
     if np.ptp(log_weights) < 1e-3:
         return -np.inf
-    # ArviZ takes the logarithms of one over the weights.
-    return float(array_stats().psislw(-log_weights)[1])
+    with np.errstate(all="ignore"):
+        try:
+            # ArviZ takes the logarithms of one over the weights.
+            return float(array_stats().psislw(-log_weights)[1])
+        except ValueError:  # All but a few weights are zero.
+            return np.inf

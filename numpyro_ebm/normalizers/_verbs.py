@@ -173,9 +173,11 @@ _IMPROPER = (
 def _is_integrable(energy: AbstractEnergy) -> bool:
     if is_discrete(energy) or hasattr(energy, "log_z") or energy.event_shape is None:
         return True
-    if not is_real(energy.support):
-        energy = Transformed(energy, bijection(energy.support))
-    return check_integrable(energy, num_rays=32).ok
+    if is_real(energy.support):
+        return check_integrable(energy, num_rays=32).ok
+    # Transforms such as the exponential go far with little.
+    energy = Transformed(energy, bijection(energy.support))
+    return check_integrable(energy, radius=30.0, num_rays=32).ok
 
 
 def _warn(verb: str, log_z: LogZ) -> None:

@@ -9,8 +9,17 @@ import jax.random as jr
 
 from .._checks import check_positive
 from .._types import Array, Float, Key, Scalar
-from ..energies import AbstractEnergy, LogZ, exact_sampler, is_real, log_z_of, same_support
-from ..kernels import AbstractKernel, Annealing, Particles, keeping_ess
+from ..energies import (
+    AbstractEnergy,
+    LogZ,
+    exact_sampler,
+    is_discrete,
+    is_real,
+    judged,
+    log_z_of,
+    same_support,
+)
+from ..kernels import MALA, AbstractKernel, Annealing, Particles, keeping_ess, run_short_chain
 from ._base import BLOCK, AbstractNormalizer, rounding, weighted
 from ._reference import annealing, reference_for
 from ._schedule import Schedule, pilot, respaced, without_adaptation
@@ -45,8 +54,19 @@ class ImportanceSampling(AbstractNormalizer):
                 f"`proposal` has the support {proposal.support} and never falls on the rest of "
                 f"the energy's, {energy.support}: give one that covers it."
             )
-        log_weights, noise = _weigh(rng_key, energy, proposal, self.num_samples)
-        return weighted(log_weights, noise, method=type(self).__name__)
+        weigh_key, probe_key = jr.split(rng_key)
+        log_weights, noise = _weigh(weigh_key, energy, proposal, self.num_samples)
+        log_z = weighted(log_weights, noise, method=type(self).__name__)
+        if is_discrete(energy) or not is_real(energy.support):
+            return log_z
+        beyond = _share_beyond(probe_key, energy, proposal, log_weights.max())
+        return judged(
+            log_z,
+            {
+                "chains on the energy find places of larger weights than all that were drawn: "
+                "the proposal misses some of the target": beyond > _MOST_BEYOND
+            },
+        )
 
 
 @eqx.filter_jit
@@ -65,6 +85,26 @@ def _weigh(
     of_proposal, of_energy = jax.lax.map(both, draws, batch_size=min(BLOCK, num_samples))
     log_weights = of_proposal - jnp.where(is_inside, of_energy, jnp.inf) + proposal.log_z
     return log_weights, rounding(of_proposal, of_energy)
+
+
+@eqx.filter_jit
+def _share_beyond(
+    rng_key: Key, energy: AbstractEnergy, proposal: AbstractEnergy, largest: Scalar
+) -> Scalar:
+    """The share of short chains on the energy that end where no draw weighed as much."""
+    start_key, chain_key = jr.split(rng_key)
+    around = exact_sampler(proposal)(start_key, (_NUM_PROBES,))
+    zero = jr.uniform(start_key, around.shape, around.dtype, minval=-2, maxval=2)
+    is_even = jnp.arange(_NUM_PROBES) % 2 == 0
+    starts = jax.vmap(jnp.where)(is_even, around, zero)
+    keys = jr.split(chain_key, _NUM_PROBES)
+    ends = run_short_chain(keys, MALA(), energy, starts, _PROBE_STEPS).z
+    log_weights = jax.vmap(lambda x: proposal(x) - energy(x))(ends) + log_z_of(proposal)
+    return (log_weights > largest).mean()
+
+
+#: Chains that look for what was missed, their length, and how many may exceed all draws.
+_NUM_PROBES, _PROBE_STEPS, _MOST_BEYOND = 64, 200, 0.05
 
 
 class AnnealedImportanceSampling(AbstractNormalizer):

@@ -33,8 +33,8 @@ class NestedSampling(AbstractNormalizer):
 
     - `reference`: as of [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo].
     - `num_live`: live points; the error falls with their square root.
-    - `num_steps`: slices for each new point; by default five, or twice the dimension.
-    - `num_delete`: points that are replaced at once, in parallel; by default a tenth.
+    - `num_steps`: slices for each new point; by default ten, or five times the dimension.
+    - `num_delete`: points that are replaced at once, in parallel; by default a twentieth.
     """
 
     reference: Any = None
@@ -55,8 +55,8 @@ class NestedSampling(AbstractNormalizer):
             raise TypeError("`NestedSampling` moves by slices, and not on discrete energies.")
         path = annealing(energy, None, self.reference)
         dim = math.prod(path.reference.event_shape or ())
-        num_steps = self.num_steps or max(5, 2 * dim)
-        num_delete = self.num_delete or max(1, self.num_live // 10)
+        num_steps = self.num_steps or max(10, 5 * dim)
+        num_delete = self.num_delete or max(1, self.num_live // 20)
         sizes = num_steps, num_delete
         start_key, run_key, end_key = jr.split(rng_key, 3)
         state = _begin(start_key, path, sizes, self.num_live)

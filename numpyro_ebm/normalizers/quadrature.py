@@ -77,7 +77,7 @@ class Quadrature(AbstractExactMethod):
 
     def estimate(self, rng_key: Key, energy: Any) -> LogZ:
         check_energy(energy, self.low.shape)
-        coarse, fine, edge, noise = _compare(self, energy)
+        coarse, fine, edge, noise = _compare(self, self.with_doubled_points(), energy)
         error = jnp.maximum(jnp.abs(fine - coarse), noise)
         log_z = LogZ(fine, error, fine - error, fine + error, method="Quadrature")
         checks = {
@@ -116,9 +116,10 @@ _EDGE, _COARSE = 1e-6, 1e-2
 
 
 @eqx.filter_jit
-def _compare(method: Quadrature, energy: Any) -> tuple[Scalar, Scalar, Scalar, Scalar]:
-    """By `num_points` and by twice as many, and what share of the mass lies at the edge."""
-    fine = method.with_doubled_points()
+def _compare(
+    method: Quadrature, fine: Quadrature, energy: Any
+) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+    """By two grids, and what share of the mass lies at the edge."""
     nodes, log_weights = fine.nodes()
     low, high = as_floats(method.low), as_floats(method.high)
     cell = (high - low) / (jnp.asarray(fine._sizes()).reshape(low.shape) - 1)
@@ -141,7 +142,9 @@ def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         axes = [np.linspace(a, b, _LOOKS[dim]) for a, b in zip(low, high, strict=True)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, *shape)
         values = np.asarray(heights(energy, as_floats(points))).reshape([_LOOKS[dim]] * dim)
-        inside = values < np.nanmin(np.where(np.isneginf(values), np.nan, values)) + _DEPTH
+        if np.isnan(values).any() or np.isneginf(values).any():
+            break
+        inside = values <= values.min() + _DEPTH
         new_low, new_high = low.copy(), high.copy()
         for i, axis in enumerate(axes):
             where = np.flatnonzero(inside.any(tuple(j for j in range(dim) if j != i)))
