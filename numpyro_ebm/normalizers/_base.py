@@ -88,7 +88,7 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
     values = np.where(np.isnan(values), -np.inf, values)
     num = len(values)
     estimate = logsumexp(values) - np.log(num)
-    ess = float(np.exp(2 * logsumexp(values) - logsumexp(2 * values)))
+    ess = min(float(np.exp(2 * logsumexp(values) - logsumexp(2 * values))), num)
     finite = values[np.isfinite(values)]
     log_z = LogZ(
         estimate,
@@ -100,15 +100,14 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
     )
     tail = _tail_index(finite) if len(finite) > _FEWEST_WEIGHTS else np.inf
     limit = min(1 - 1 / np.log10(num), 0.7) if num > 1 else 0.0
-    log_z = judged(
-        log_z,
+    return judged(
+        with_common_checks(log_z, noise),
         {
             f"the effective sample size is below {_FEWEST_WEIGHTS}": not ess >= _FEWEST_WEIGHTS,
             "the weights have so heavy a tail (Pareto k) that few draws decide, as where the "
             "proposal or reference misses some of the target": not tail <= limit,
         },
     )
-    return with_common_checks(log_z, noise)
 
 
 #: Fewer weights of one size carry no interval.

@@ -85,7 +85,7 @@ class Quadrature(AbstractExactMethod):
             > _EDGE,
             "the grid is too coarse, one of half as many points differs": error > _COARSE,
         }
-        return with_common_checks(judged(log_z, checks), noise)
+        return judged(with_common_checks(log_z, noise), checks)
 
     def with_doubled_points(self) -> Self:
         sizes = tuple(2 * n - 1 for n in self._sizes())
@@ -145,16 +145,12 @@ def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         if np.isnan(values).any() or np.isneginf(values).any():
             break
         inside = values <= values.min() + _DEPTH
-        new_low, new_high = low.copy(), high.copy()
-        for i, axis in enumerate(axes):
-            where = np.flatnonzero(inside.any(tuple(j for j in range(dim) if j != i)))
-            first, last, width = where[0], where[-1], high[i] - low[i]
-            step = axis[1] - axis[0]
-            new_low[i] = low[i] - width / 2 if first == 0 else axis[first] - step
-            new_high[i] = high[i] + width / 2 if last == len(axis) - 1 else axis[last] + step
-        shrunk = (new_high - new_low) / (high - low)
-        low, high = new_low, new_high
-        if ((shrunk <= 1) & (shrunk > 0.8)).all():
+        sides = [_side(inside, i, axis) for i, axis in enumerate(axes)]
+        shrunk = [
+            (b - a) / (axis[-1] - axis[0]) for (a, b, _), axis in zip(sides, axes, strict=True)
+        ]
+        low, high = (np.array([side[k] for side in sides]) for k in (0, 1))
+        if min(shrunk) > _SNUG and not any(touches for *_, touches in sides):
             return low.reshape(shape), high.reshape(shape)
     raise ValueError(
         f"No box holds {energy!r}: looking outwards as far as {np.abs(high).max():.3g}, it "
@@ -163,5 +159,18 @@ def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def _side(inside: np.ndarray, i: int, axis: np.ndarray) -> tuple[float, float, bool]:
+    """The next box along one axis, and whether the density reaches out of this one."""
+    others = tuple(j for j in range(inside.ndim) if j != i)
+    where = np.flatnonzero(inside.any(others))
+    first, last = where[0], where[-1]
+    step, width, end = axis[1] - axis[0], axis[-1] - axis[0], len(axis) - 1
+    low = axis[0] - 0.5 * width if first == 0 else axis[first] - step
+    high = axis[-1] + 0.5 * width if last == end else axis[last] + step
+    return low, high, bool(first == 0 or last == end)
+
+
+#: A box is snug if the next one would be hardly smaller.
+_SNUG = 0.8
 #: Boxes that are tried, points a side of each, and how far below its peak a density counts.
 _MOST_BOXES, _LOOKS, _DEPTH = 30, {1: 1025, 2: 129, 3: 49}, 25.0

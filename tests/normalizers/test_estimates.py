@@ -71,7 +71,6 @@ OUT_OF_REACH = {
 }
 QUICK = {
     ("importance", "Ring"),
-    ("annealed", "RBM"),
     ("sequential", "Banana"),
     ("thermodynamic", "DoubleWell"),
     ("bridge", "Gaussian, 2-D"),
@@ -182,7 +181,14 @@ UNBIASED = {
 }
 
 
-@pytest.mark.parametrize("method", UNBIASED.values(), ids=UNBIASED)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(UNBIASED["annealed"], marks=pytest.mark.slow),
+        UNBIASED["sequential"],
+    ],
+    ids=UNBIASED,
+)
 def test_z_is_unbiased(method):
     energy, truth = narrow(5)
     found = ratios(method, energy, truth, 150)
@@ -192,7 +198,7 @@ def test_z_is_unbiased(method):
         assert_unbiased(found * np.exp(0.1))
 
 
-@pytest.mark.parametrize("kernel", [ebm.MALA(), ebm.HMC(num_steps=2, trajectory_length=None)])
+@pytest.mark.parametrize("kernel", [ebm.MALA(), ebm.RandomWalkMetropolis()])
 def test_mixed_caches_are_those_of_the_target(kernel, x64):
     """After a move at any beta, the states know the energies and gradients where they are."""
     target, reference = ebm.Banana(), ebm.from_distribution(wide(2, 3.0))
@@ -203,7 +209,8 @@ def test_mixed_caches_are_those_of_the_target(kernel, x64):
         state = particles.chains.move_state
         energies, slopes = jax.vmap(jax.value_and_grad(target))(state.position)
         np.testing.assert_allclose(state.logdensity, -energies, rtol=1e-9)
-        np.testing.assert_allclose(state.logdensity_grad, -slopes, rtol=1e-8, atol=1e-9)
+        if hasattr(state, "logdensity_grad"):
+            np.testing.assert_allclose(state.logdensity_grad, -slopes, rtol=1e-8, atol=1e-9)
         np.testing.assert_allclose(
             particles.log_ratio, jax.vmap(reference)(state.position) - energies, rtol=1e-9
         )

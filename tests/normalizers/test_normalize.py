@@ -1,0 +1,193 @@
+"""Normalised energies, and what they are good for."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+from helpers import COVARIANCE, MEAN, network
+
+import numpyro_ebm as ebm
+from numpyro_ebm.normalizers._verbs import default_method
+
+
+def tilted(dim):
+    return ebm.Tilted(lambda x: jnp.sum(jnp.sin(x)), dist.Normal(0, 1).expand([dim]).to_event())
+
+
+#: What an energy knows, and what is done about it.
+CHOICES = {
+    "its constant": (lambda: ebm.Gaussian(MEAN, COVARIANCE), "Analytic"),
+    "an estimate": (lambda: ebm.Normalized(network(), 1.5, 0.1), "given"),
+    "few spins": (lambda: 2 * ebm.IsingModel((3, 3), 0.2), "Enumeration"),
+    "two dimensions": (lambda: tilted(2), "Quadrature"),
+    "a scalar": (lambda: ebm.as_energy(lambda x: 0.5 * x**2, ()), "Quadrature"),
+    "a reference": (lambda: tilted(5), "SequentialMonteCarlo"),
+    "a positive support": (
+        lambda: ebm.Tilted(lambda x: x, dist.Gamma(3.0)),
+        "SequentialMonteCarlo",
+    ),
+    "many spins": (lambda: 2 * ebm.IsingModel((5, 5), 0.2), "SequentialMonteCarlo"),
+    "a term that is a density": (
+        lambda: (
+            ebm.as_energy(lambda x: jnp.sum(jnp.cos(x)), (5,))
+            + dist.Normal(0, 1).expand([5]).to_event(1)
+        ),
+        "SequentialMonteCarlo",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "name"), CHOICES.values(), ids=CHOICES)
+def test_the_default_method(make, name):
+    energy = make()
+    method = default_method(energy)
+    if name == "given":
+        assert method.estimate(jr.key(0), energy).method == "given"
+    else:
+        assert type(method).__name__ == name
+
+
+def test_quadrature_finds_its_box(x64):
+    """Of densities far off, narrow or wide, and with a tail."""
+    targets = {
+        "far off": ebm.Gaussian(np.array([40.0, -25.0]), COVARIANCE),
+        "narrow": ebm.Gaussian(MEAN, 1e-3 * COVARIANCE),
+        "wide": ebm.Gaussian(MEAN, 1e4 * COVARIANCE),
+        "banana": ebm.Banana(),
+        "Student": ebm.StudentT(5.0, np.zeros(1)),
+    }
+    for name, energy in targets.items():
+        log_z = ebm.log_partition(jr.key(0), energy, ebm.Quadrature.around(energy))
+        assert abs(log_z.estimate - energy.log_z) < 1e-5, name
+        assert abs(log_z.estimate - energy.log_z) < 10 * log_z.std_error + 1e-6, name
+
+
+def test_log_partition_by_quadrature_is_differentiable(x64):
+    box = ebm.Quadrature([-9.0], [9.0])
+
+    def log_z(precision):
+        def energy(x):
+            return 0.5 * precision * x[0] ** 2
+
+        return ebm.log_partition(jr.key(0), energy, box, event_shape=(1,)).estimate
+
+    np.testing.assert_allclose(jax.grad(log_z)(2.0), -0.25, rtol=1e-6)
+
+
+def test_a_normalised_energy_is_a_density():
+    gaussian = ebm.Gaussian(MEAN, COVARIANCE)
+    energy = ebm.as_energy(lambda x: gaussian(x) + 3.0, (2,))
+    density = ebm.normalize(jr.key(0), energy)
+    assert density.partition.method == "Quadrature"
+    site = ebm.EnergyDistribution(density)
+    truth = dist.MultivariateNormal(MEAN, COVARIANCE)
+    x = np.array([0.3, -1.0])
+    np.testing.assert_allclose(site.log_prob(x), truth.log_prob(x), atol=1e-4)
+
+
+def test_mixtures_of_normalised_energies_have_true_proportions():
+    wide = ebm.normalize(jr.key(0), lambda x: 0.5 * x**2, event_shape=())
+    narrow = ebm.normalize(jr.key(0), lambda x: 50 * (x - 6) ** 2, event_shape=())
+    mixture = ebm.Mixture([wide, narrow], [0.5, 0.5])
+    x = jnp.linspace(-9, 9, 20_001)
+    density = jnp.exp(-jax.vmap(mixture)(x))
+    assert abs(jnp.trapezoid(density[x > 3], x[x > 3]) - 0.5) < 2e-3
+    assert abs(ebm.log_partition(jr.key(0), mixture).estimate) < 1e-6
+
+
+def test_the_constant_and_its_error_are_saved(tmp_path):
+    density = ebm.normalize(jr.key(0), tilted(5), ebm.SequentialMonteCarlo(num_particles=50))
+    ebm.save(tmp_path / "energy.ebm", ebm.Normalized(network(), density.partition))
+    loaded = ebm.load(
+        tmp_path / "energy.ebm", like=ebm.Normalized(network(), density.partition)
+    )
+    assert repr(loaded.partition) == repr(density.partition)
+    assert loaded.partition.interval() == density.partition.interval()
+
+
+def test_an_interval_is_students():
+    log_z = ebm.LogZ(1.0, 0.1, df=7)
+    low, high = log_z.interval()
+    np.testing.assert_allclose((low, high), (1 - 0.23646, 1 + 0.23646), atol=1e-5)
+    np.testing.assert_allclose(ebm.LogZ(1.0, 0.1).interval(), (0.804, 1.196), atol=1e-3)
+    with pytest.raises(ValueError, match="`prob`"):
+        log_z.interval(1.5)
+
+
+def test_what_it_prints():
+    log_z = ebm.LogZ(1.25, 0.1, lower=1.0, upper=1.5, ess=300, method="Some")
+    assert repr(log_z) == "log Z = 1.25 +- 0.1, bounds 1 <= log Z <~ 1.5, ESS 300 (Some)"
+
+
+# Trained energies, of which nobody knows the constant.
+
+
+def fitted(energy, data, reference, num_steps):
+    objective = ebm.NoiseContrastiveEstimation(reference)
+    estimator = ebm.Estimator(objective, optax.adam(1e-3))
+    result = estimator.run(
+        jr.key(0), num_steps, energy, data, batch_size=256, progress_bar=False
+    )
+    return result.energy
+
+
+def assert_agree(estimates):
+    """Each two within three of their pooled standard errors."""
+    for name, a in estimates.items():
+        print(name, a)
+        assert a.ok, a
+        for other, b in estimates.items():
+            gap = abs(float(a.estimate - b.estimate))
+            assert gap < 3 * np.hypot(float(a.std_error), float(b.std_error)) + 1e-4, (
+                name,
+                other,
+                a,
+                b,
+            )
+
+
+@pytest.mark.slow
+def test_methods_agree_on_a_trained_network():
+    data = ebm.datasets.two_moons(jr.key(1), 4096)
+    reference = dist.Normal(jnp.array([0.5, 0.25]), 1.0).to_event(1)
+    net = eqx.nn.MLP(2, "scalar", 64, 2, jax.nn.silu, key=jr.key(2))
+    learned = fitted(ebm.Tilted(net, reference), data, reference, 2000)
+    energy = learned.energy
+    methods = {
+        "quadrature": ebm.Quadrature.around(energy),
+        "importance": ebm.ImportanceSampling(num_samples=50_000),
+        "annealed": ebm.AnnealedImportanceSampling(),
+        "sequential": ebm.SequentialMonteCarlo(),
+        "thermodynamic": ebm.ThermodynamicIntegration(),
+        "nested": ebm.NestedSampling(),
+    }
+    estimates = {name: ebm.log_partition(jr.key(3), energy, m) for name, m in methods.items()}
+    estimates["noise contrast"] = learned.partition
+    truth = estimates["quadrature"].estimate
+    assert estimates["annealed"].lower < truth < estimates["annealed"].upper
+    assert_agree(estimates)
+
+
+@pytest.mark.slow
+def test_methods_agree_on_trained_digits():
+    """In 64 dimensions; the gap between the bounds is printed."""
+    train, _ = ebm.datasets.digits()
+    noisy = train + 0.2 * np.asarray(jr.normal(jr.key(1), train.shape))
+    mu, covariance = noisy.mean(0), np.cov(noisy.T)
+    reference = ebm.Gaussian(mu, 1.1 * covariance)
+    net = eqx.nn.MLP(64, "scalar", 128, 2, jax.nn.silu, key=jr.key(2))
+    noise = dist.MultivariateNormal(mu, covariance_matrix=1.1 * covariance)
+    energy = fitted(ebm.Tilted(net, reference), noisy, noise, 2000).energy
+    annealed = ebm.AnnealedImportanceSampling(num_temperatures=1000)
+    estimates = {
+        "annealed": ebm.log_partition(jr.key(3), energy, annealed),
+        "sequential": ebm.log_partition(jr.key(4), energy),
+        "thermodynamic": ebm.log_partition(jr.key(5), energy, ebm.ThermodynamicIntegration()),
+    }
+    assert estimates["annealed"].lower < estimates["sequential"].estimate
+    assert estimates["annealed"].upper > estimates["sequential"].estimate
+    assert_agree(estimates)
