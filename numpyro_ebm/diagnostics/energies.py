@@ -42,7 +42,12 @@ def fisher_divergence(
     **Raises** `ValueError` for draws of another shape or that are not finite.
     """
     energy, points = as_energy_and_points(energy, draws, event_shape)
-    other = as_energy(other_energy, points.shape[1:])
+    other = as_energy(other_energy)
+    if other.event_shape not in (None, points.shape[1:]):
+        raise ValueError(
+            f"`other_energy` lives on points of shape {other.event_shape}, `energy` on points "
+            f"of shape {points.shape[1:]}."
+        )
     if weights is not None:
         weights = as_floats(weights)
         if weights.shape != points.shape[:1]:
@@ -110,8 +115,8 @@ def energy_pit(
     """
     energy, points = as_energy_and_points(energy, data, event_shape, "data")
     _, drawn = as_energy_and_points(energy, draws, points.shape[1:])
-    of_data, of_draws = np.asarray(_energies(energy, points)), _energies(energy, drawn)
-    ordered = np.sort(np.asarray(of_draws))
+    of_data = _energies(energy, points, "data")
+    ordered = np.sort(_energies(energy, drawn, "draws"))
     below, up_to = (np.searchsorted(ordered, of_data, side) for side in ("left", "right"))
     values = (below + up_to) / (2 * len(ordered))  # Of a tie, half.
     statistic = _distance(of_data, ordered)
@@ -119,8 +124,16 @@ def energy_pit(
     return EnergyPIT(as_floats(values), statistic, _kolmogorov(statistic, size))
 
 
+def _energies(energy: Energy, points: Array, name: str) -> np.ndarray:
+    energies = np.asarray(_evaluate(energy, points))
+    num_bad = int(np.isnan(energies).sum())
+    if num_bad:
+        raise ValueError(f"The energy is NaN at {num_bad} of `{name}`, which have no rank.")
+    return energies
+
+
 @eqx.filter_jit
-def _energies(energy: Energy, points: Array) -> Float[Array, " n"]:
+def _evaluate(energy: Energy, points: Array) -> Float[Array, " n"]:
     return jax.vmap(energy)(points)
 
 
@@ -221,6 +234,12 @@ def predictive_check(
             f"`params` must be as many as `replicates`, {len(replicates)}, got {sizes}."
         )
     observed, replicated = _compare(energy, data, replicates, params, statistic)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(replicated)} - {replicates.shape[:1]}
+    if shapes:
+        raise ValueError(
+            "`statistic` must return scalars of a data set, got arrays of shapes "
+            f"{[shape[1:] for shape in shapes]}."
+        )
     return PredictiveCheck(observed, replicated, jax.tree.map(_two_sided, observed, replicated))
 
 
@@ -242,6 +261,5 @@ def _compare(
 
 def _two_sided(observed: Array, replicated: Array) -> float:
     """Of a tie, both sides; the data count as one of the replicates."""
-    size, observed, replicated = len(replicated), np.asarray(observed), np.asarray(replicated)
-    fewer = min(np.sum(replicated >= observed), np.sum(replicated <= observed))
-    return float(min(1, 2 * (fewer + 1) / (size + 1)))
+    fewer = min(int((replicated >= observed).sum()), int((replicated <= observed).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(replicated) + 1))
