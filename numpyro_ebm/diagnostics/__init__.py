@@ -8,9 +8,11 @@ from ._radial import (
 from .arviz import to_arviz as to_arviz
 from .energies import (
     EnergyPIT as EnergyPIT,
-    PredictiveCheck as PredictiveCheck,
     energy_pit as energy_pit,
     fisher_divergence as fisher_divergence,
+)
+from .predictive import (
+    PredictiveCheck as PredictiveCheck,
     predictive_check as predictive_check,
 )
 from .stein import (

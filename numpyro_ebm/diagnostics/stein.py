@@ -1,19 +1,18 @@
 """Whether draws follow an energy: kernel Stein discrepancy."""
 
-import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 
 from .._calculus import score
 from .._checks import check_positive
-from .._types import Array, Energy, Float, Key, Scalar, Shape
+from .._types import Array, Energy, Float, Key, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete, is_real
+from ._correlation import decorrelation_time, markov_signs, spread, thin
 from ._points import as_energy_and_chains
 from ._radial import AbstractRadialKernel, InverseMultiquadric, at_scale, kernel_products
 
@@ -106,7 +105,7 @@ def kernel_stein_discrepancy(
     energy, chains = as_energy_and_chains(energy, draws, event_shape)
     _check_real(energy)
     _check_options(num_bootstrap, max_points, thinning, flip_prob)
-    chains, every = _spread(chains, thinning or 1, max_points)
+    chains, every = spread(chains, thinning or 1, max_points)
     scores = _scores(energy, chains)
     num_bad = int((~np.isfinite(np.asarray(scores))).any(-1).sum())
     if num_bad:
@@ -114,12 +113,13 @@ def kernel_stein_discrepancy(
     chains = chains.reshape(scores.shape)
     chains -= chains.mean((0, 1))  # Less is lost to rounding around zero.
     kernel = at_scale(kernel, chains.reshape(-1, chains.shape[-1]))
+    pair = eqx.Partial(stein_kernel, kernel)
     if thinning is None and chains.shape[1] > 1:
-        more = _decorrelation_time(kernel, chains, scores)
-        chains, scores = _thin(chains, more), _thin(scores, more)
+        more = decorrelation_time(pair, (chains, scores))
+        chains, scores = thin(chains, more), thin(scores, more)
         every *= more
-    signs = _signs(rng_key, chains.shape[:2], num_bootstrap, flip_prob)
-    found = _statistics(kernel, chains, scores, signs)
+    signs = markov_signs(rng_key, chains.shape[:2], num_bootstrap, flip_prob)
+    found = _statistics(pair, (chains, scores), signs)
     statistic, v_statistic, std_error, p_value = (float(value) for value in found)
     scale = float(jnp.asarray(kernel.length_scale))
     return SteinTest(statistic, v_statistic, std_error, p_value, scale, len(signs), every)
@@ -149,11 +149,11 @@ def _dot(a: Array, b: Array) -> Scalar:
 
 @eqx.filter_jit
 def _statistics(
-    kernel: AbstractRadialKernel, chains: Array, scores: Array, signs: Array
-) -> tuple:
+    pair: Callable[[PyTree, PyTree], Scalar], chains: PyTree, signs: Float[Array, "n num"]
+) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """U- and V-statistic, standard error and p-value."""
-    n, pair = len(signs), partial(stein_kernel, kernel)
-    points = chains.reshape(n, -1), scores.reshape(n, -1)
+    n = len(signs)
+    points = jax.tree.map(lambda x: x.reshape(n, -1), chains)
     columns = jnp.column_stack([jnp.ones(n, signs.dtype), signs])
     products = kernel_products(pair, points, columns)
     sums, diagonal = products[:, 0], jax.vmap(pair)(points, points)
@@ -167,57 +167,10 @@ def _statistics(
     return statistic, v_statistic, jnp.sqrt((deviations**2).mean()), p_value
 
 
-def _signs(rng_key: Key, shape: Shape, num: int, flip_prob: float) -> Float[Array, "n num"]:
-    """Stationary two-valued Markov chains along the draws of each chain [Leucht 2013]."""
-    start_key, flip_key = jr.split(rng_key)
-    num_chains, length = shape
-    starts = jr.rademacher(start_key, (num_chains, 1, num))
-    flips = 1 - 2 * jr.bernoulli(flip_key, flip_prob, (num_chains, length - 1, num))
-    steps = jnp.concatenate([starts, flips], 1).astype(jnp.result_type(float))
-    return jnp.cumprod(steps, 1).reshape(-1, num)
-
-
-def _decorrelation_time(kernel: AbstractRadialKernel, chains: Array, scores: Array) -> int:
-    """The least power of two of draws after which what is averaged has lost its memory."""
-    half = chains.shape[1] // 2
-    lags = [2**i for i in range(half.bit_length()) if 2**i < half]
-    products = np.asarray(_lagged(kernel, chains, scores, jnp.array([0, half, *lags])))
-    # Half a chain apart, draws are taken as independent: the mean that a misfit leaves.
-    correlations = (products[2:] - products[1]) / (products[0] - products[1])
-    return next((k for k, c in zip(lags, correlations, strict=True) if c < 0.2), half)
-
-
-@eqx.filter_jit
-def _lagged(kernel: AbstractRadialKernel, chains: Array, scores: Array, lags: Array) -> Array:
-    """The mean of $u$ between draws of one chain that lie so far apart."""
-    pair = jax.vmap(jax.vmap(partial(stein_kernel, kernel)))
-    index = jnp.arange(chains.shape[1])
-
-    def mean(lag: Array) -> Scalar:
-        later = jnp.roll(chains, -lag, 1), jnp.roll(scores, -lag, 1)
-        values = pair((chains, scores), later).mean(0)
-        return jnp.mean(values, where=index < len(index) - lag)
-
-    return jax.lax.map(mean, lags)
-
-
 @eqx.filter_jit
 def _scores(energy: Energy, chains: Array) -> Float[Array, "chain draw d"]:
     scores = jax.vmap(jax.vmap(lambda x: score(energy, x)))(chains)
     return scores.reshape(*chains.shape[:2], -1)
-
-
-def _spread(chains: Array, every: int, max_points: int) -> tuple[Array, int]:
-    """At most so many draws, of all chains if they are not more, and how far apart they are."""
-    chains = chains[:: math.ceil(len(chains) / max_points)]
-    length = chains.shape[1]
-    every *= math.ceil(len(chains) * math.ceil(length / every) / max_points)
-    return _thin(chains, min(every, length)), min(every, length)
-
-
-def _thin(draws: Array, every: int) -> Array:
-    """Every so many draws of a chain, its last among them."""
-    return draws[:, (draws.shape[1] - 1) % every :: every]
 
 
 def _check_real(energy: AbstractEnergy) -> None:

@@ -7,6 +7,7 @@ from helpers import COVARIANCE, MEAN, count_traces
 from numpyro.distributions import Exponential
 
 import numpyro_ebm as ebm
+from numpyro_ebm.diagnostics._correlation import spread
 from numpyro_ebm.diagnostics._radial import at_scale, kernel_products
 from numpyro_ebm.diagnostics.stein import stein_kernel
 
@@ -131,14 +132,14 @@ def test_rounding_far_from_zero():
     ids=["independent", "chains"],
 )
 def test_std_error_is_the_spread_of_the_statistic(make):
-    """Over 60 replicates, known to 9 %."""
+    """Over 40 replicates, known to 11 %."""
     options = {"kernel": ebm.InverseMultiquadric(1.0), "thinning": 1, "num_bootstrap": 100}
     tests = [
         ebm.kernel_stein_discrepancy(jr.key(0), NORMAL, make(jr.key(i)), **options)
-        for i in range(60)
+        for i in range(40)
     ]
-    spread = np.std([test.statistic for test in tests])
-    np.testing.assert_allclose(np.mean([test.std_error for test in tests]), spread, rtol=0.3)
+    error = np.std([test.statistic for test in tests])
+    np.testing.assert_allclose(np.mean([test.std_error for test in tests]), error, rtol=0.35)
 
 
 def assert_level(ps):
@@ -173,12 +174,14 @@ QUICK = {"kernel": ebm.InverseMultiquadric(1.0), "num_bootstrap": 100}
 
 
 def test_level_at_a_glance():
-    """Fifty replicates, of which more than 7 below 0.05 have probability 0.004."""
-    assert np.sum(p_values(lambda key: jr.normal(key, (100, 1)), 50, **QUICK) <= 0.05) <= 7
+    """Thirty replicates, of which more than 5 below 0.05 have probability 0.003."""
+    independent = p_values(lambda key: jr.normal(key, (100, 1)), 30, **QUICK)
+    assert np.sum(independent <= 0.05) <= 5
     make = jax.jit(lambda key: autoregressive(key, 0.8, 2, 100))
-    assert np.sum(p_values(make, 50, **QUICK) <= 0.05) <= 7
+    assert np.sum(p_values(make, 30, **QUICK) <= 0.05) <= 5
     # A bootstrap that takes correlated draws for independent ones is wrong half of the time.
-    assert np.sum(p_values(make, 50, thinning=1, flip_prob=0.5, **QUICK) <= 0.05) > 15
+    mutant = p_values(make, 20, thinning=1, flip_prob=0.5, **QUICK)
+    assert np.sum(mutant <= 0.05) > 6
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ def test_level_at_a_glance():
     ids=["wide", "narrow", "shifted", "wide chains"],
 )
 def test_power(make):
-    assert np.mean(p_values(make, 10, **QUICK) <= 0.05) >= 0.8
+    assert np.sum(p_values(make, 6, **QUICK) <= 0.05) >= 5
 
 
 def langevin_draws(step_size):
@@ -231,6 +234,14 @@ def test_blind_to_the_weights_of_separate_modes():
     assert not ebm.kernel_stein_discrepancy(jr.key(1), modes, 10 + 1.4 * x).ok
 
 
+def test_stuck_chains():
+    """Nothing is ever forgotten: what is left are the two ends of each half."""
+    x = jnp.broadcast_to(jnp.array([-1.0, 0.0, 1.0])[:, None, None], (3, 40, 1))
+    test = ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, x)
+    assert (test.num_points, test.thinning) == (6, 20)
+    assert np.isfinite(test.p_value)
+
+
 def test_two_draws_in_two_chains():
     test = ebm.kernel_stein_discrepancy(
         jr.key(0), NORMAL, jnp.zeros((2, 1, 1)) + 0.1, kernel=ebm.InverseMultiquadric(1.0)
@@ -239,22 +250,33 @@ def test_two_draws_in_two_chains():
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "num_points", "thinning"),
+    ("shape", "every", "kept", "spacing"),
     [
-        ((500, 1), {"max_points": 100}, 100, 1),
-        ((2, 500, 1), {"max_points": 100, "thinning": 1}, 100, 10),
-        ((2, 500, 1), {"thinning": 5}, 200, 5),
-        ((300, 7, 1), {"max_points": 100, "thinning": 1}, 100, 7),
-        ((2, 7, 1), {"thinning": 20}, 2, 7),
+        ((500, 1), 1, (100, 1), 1),
+        ((2, 500), 1, (2, 50), 10),
+        ((2, 500), 5, (2, 50), 10),
+        ((2, 500), 20, (2, 25), 20),
+        ((300, 7), 1, (100, 1), 7),
+        ((2, 7), 20, (2, 1), 7),
     ],
 )
-def test_which_draws_are_used(shape, options, num_points, thinning):
-    x = jr.normal(jr.key(0), shape)
-    test = ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, x, **options)
-    assert (test.num_points, test.thinning) == (num_points, thinning)
+def test_which_draws_are_used(shape, every, kept, spacing):
+    draws = np.arange(np.prod(shape)).reshape(shape)
+    values, every = spread(draws, every, 100)
+    assert values.shape == kept
+    assert every == spacing
+    assert np.all(np.diff(values, axis=1) == spacing)
+    assert np.isin(values[:, -1], draws[:, -1]).all()
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_points_and_thinning_are_told():
+    x = jr.normal(jr.key(0), (2, 50, 1))
+    test = ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, x, thinning=5)
+    assert (test.num_points, test.thinning) == (20, 5)
+    assert "20 draws, every 5 of a chain" in repr(test)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_any_event_shape_and_double_precision(x64, shape):
     x = jr.normal(jr.key(0), (50, *shape))
     test = ebm.kernel_stein_discrepancy(

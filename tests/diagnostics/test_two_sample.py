@@ -79,10 +79,10 @@ def normals(i, shape=(60, 2)):
 
 @each_test
 def test_level_at_a_glance(test):
-    """Fifty replicates, of which more than 7 below 0.05 have probability 0.004."""
-    p = np.array([test(*normals(i)).p_value for i in range(50)])
-    assert np.sum(p <= 0.05) <= 7
-    assert np.sum(p <= 0.5) >= 15
+    """Thirty replicates, of which more than 5 below 0.05 have probability 0.003."""
+    p = np.array([test(*normals(i)).p_value for i in range(30)])
+    assert np.sum(p <= 0.05) <= 5
+    assert np.sum(p <= 0.5) >= 6
 
 
 @pytest.mark.slow
@@ -126,8 +126,9 @@ def test_classifier_at_its_limits():
     assert ebm.classifier_two_sample_test(jr.key(0), flat, flat).ok
 
 
-@pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
-@pytest.mark.parametrize("sizes", [(50, 50), (50, 37), (2, 9)])
+@pytest.mark.parametrize(
+    ("order", "sizes"), [(2.0, (50, 50)), (1.0, (50, 37)), (2.0, (50, 37)), (3.0, (2, 9))]
+)
 def test_sliced_wasserstein_in_one_dimension(x64, order, sizes):
     x, y = jr.normal(jr.key(0), sizes[:1]), 1 + 2 * jr.normal(jr.key(1), sizes[1:])
     ours = ebm.sliced_wasserstein(jr.key(2), x, y, num_projections=3, order=order)
@@ -165,7 +166,7 @@ def test_sliced_wasserstein_pulls():
 
 
 @pytest.mark.parametrize(
-    ("test", "shape"), zip(TESTS.values(), [(), (2, 3)], strict=True), ids=TESTS
+    ("test", "shape"), [*zip(TESTS.values(), [(), (2, 3)], strict=True)], ids=TESTS
 )
 def test_any_event_shape(x64, test, shape):
     found = test(*normals(0, (30, *shape)))
