@@ -8,8 +8,8 @@
 # # How good is a learned density? Log Z with an error bar
 #
 # An unnormalised energy cannot be compared with another one. With its log Z it is a density of
-# An unnormalised energy cannot be compared with another one. With its log Z it is a density of
-# and the error of log Z is part of the comparison.
+# 64 pixels, and its likelihood of images that it has never seen competes with that of Gaussians;
+# the error of log Z is part of the comparison.
 #
 # Run it with `python examples/06_evidence.py`.
 
@@ -108,6 +108,7 @@ ax.set(
     yticklabels=list(estimates),
     xlabel="log Z of the learned energy",
 )
+ax.use_sticky_edges = False
 ax.invert_yaxis()
 figure.savefig(OUTPUT, dpi=150)
 print(f"wrote {OUTPUT}")

@@ -22,7 +22,22 @@ from .comparison import (
     compare as compare,
     log_likelihood as log_likelihood,
 )
-from .diagnostics import to_arviz as to_arviz
+from .diagnostics import (
+    EnergyPIT as EnergyPIT,
+    GaussianKernel as GaussianKernel,
+    InverseMultiquadric as InverseMultiquadric,
+    PredictiveCheck as PredictiveCheck,
+    SteinTest as SteinTest,
+    TwoSampleTest as TwoSampleTest,
+    classifier_two_sample_test as classifier_two_sample_test,
+    energy_pit as energy_pit,
+    fisher_divergence as fisher_divergence,
+    kernel_stein_discrepancy as kernel_stein_discrepancy,
+    maximum_mean_discrepancy as maximum_mean_discrepancy,
+    predictive_check as predictive_check,
+    sliced_wasserstein as sliced_wasserstein,
+    to_arviz as to_arviz,
+)
 from .distribution import EnergyDistribution as EnergyDistribution
 from .energies import (
     AbstractEnergy as AbstractEnergy,

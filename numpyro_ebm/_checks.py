@@ -36,7 +36,7 @@ def user_level() -> int:
 _LIBRARIES = {"numpyro_ebm", "numpyro", "jax"}
 
 
-def as_data(data: Any) -> Array:
+def as_data(data: Any, name: str = "data") -> Array:
     """`data` as floats, one point a row; raises for whatever nobody can learn from."""
     if isinstance(data, Tracer):
         return data
@@ -47,10 +47,10 @@ def as_data(data: Any) -> Array:
             "c": "Pass real and imaginary parts as separate coordinates.",
             "O": "Rows of different lengths, or None among them, make an object array.",
         }.get(kind, "Pass numbers.")
-        raise TypeError(f"`data` must be real numbers, got dtype {array.dtype}. {remedy}")
+        raise TypeError(f"`{name}` must be real numbers, got dtype {array.dtype}. {remedy}")
     if array.ndim == 0 or array.shape[0] == 0:
         raise ValueError(
-            f"`data` must hold at least one point along its first axis, got shape "
+            f"`{name}` must hold at least one point along its first axis, got shape "
             f"{array.shape}."
         )
     array = jnp.asarray(array, jnp.result_type(float))
@@ -58,7 +58,7 @@ def as_data(data: Any) -> Array:
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"`data` must be finite, got {int(bad.sum())} NaN or infinite values, the first at "
-            f"index {where}. Remove or impute them first."
+            f"`{name}` must be finite, got {int(bad.sum())} NaN or infinite values, the first "
+            f"at index {where}. Remove or impute them first."
         )
     return array

@@ -1,3 +1,27 @@
-"""How one checks: the bridge to ArviZ."""
+"""How one checks: the bridge to ArviZ, and goodness of fit without a normaliser."""
 
+from ._radial import (
+    AbstractRadialKernel as AbstractRadialKernel,
+    GaussianKernel as GaussianKernel,
+    InverseMultiquadric as InverseMultiquadric,
+)
 from .arviz import to_arviz as to_arviz
+from .energies import (
+    EnergyPIT as EnergyPIT,
+    energy_pit as energy_pit,
+    fisher_divergence as fisher_divergence,
+)
+from .predictive import (
+    PredictiveCheck as PredictiveCheck,
+    predictive_check as predictive_check,
+)
+from .stein import (
+    SteinTest as SteinTest,
+    kernel_stein_discrepancy as kernel_stein_discrepancy,
+)
+from .two_sample import (
+    TwoSampleTest as TwoSampleTest,
+    classifier_two_sample_test as classifier_two_sample_test,
+    maximum_mean_discrepancy as maximum_mean_discrepancy,
+    sliced_wasserstein as sliced_wasserstein,
+)

@@ -1,0 +1,153 @@
+"""Checks by energies, of two models and of held-out data."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._calculus import score
+from .._checks import as_floats
+from .._types import Array, Energy, Float, Scalar, Shape
+from ..energies import as_energy
+from ._points import as_energy_and_points
+
+
+def fisher_divergence(
+    energy: Any,
+    draws: Any,
+    other_energy: Any,
+    *,
+    event_shape: Shape | None = None,
+    weights: Float[Array, " n"] | None = None,
+) -> Scalar:
+    r"""$\tfrac12\,\mathbb E_p\lVert s_p(x) - s_q(x)\rVert^2$, with the ½ of score matching.
+
+    Of $p$, the law of `energy` and `draws`, from $q$, that of `other_energy`: what score
+    matching minimises, up to a constant. It needs neither normaliser, and like score matching
+    it hardly sees the weights of modes that lie far apart.
+
+    **Arguments**
+
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `draws`: of `energy`, `(n, *event)`, `(chain, draw, *event)`, or of
+      [`sample`][numpyro_ebm.sample].
+    - `other_energy`: another energy of the same points.
+    - `event_shape`: the shape of one point, if `energy` doesn't know it.
+    - `weights`: one a draw, not negative; with nodes of quadrature as draws, the result is
+      exact.
+
+    **Raises** `ValueError` for draws of another shape or that are not finite.
+    """
+    energy, points = as_energy_and_points(energy, draws, event_shape)
+    other = as_energy(other_energy)
+    if other.event_shape not in (None, points.shape[1:]):
+        raise ValueError(
+            f"`other_energy` lives on points of shape {other.event_shape}, `energy` on points "
+            f"of shape {points.shape[1:]}."
+        )
+    if weights is not None:
+        weights = as_floats(weights)
+        if weights.shape != points.shape[:1]:
+            raise ValueError(
+                f"`weights` must be one a draw, shape {points.shape[:1]}, got shape "
+                f"{weights.shape}."
+            )
+    return _mean_square(energy, other, points, weights)
+
+
+@eqx.filter_jit
+def _mean_square(energy: Energy, other: Energy, points: Array, weights: Array | None) -> Scalar:
+    def at(x: Array) -> Scalar:
+        return 0.5 * jnp.sum((score(energy, x) - score(other, x)) ** 2)
+
+    return jnp.average(jax.vmap(at)(points), weights=weights)
+
+
+class EnergyPIT(eqx.Module):
+    """What `energy_pit` found, which it prints.
+
+    - **values**: one a datum, in [0, 1]; uniform if data and draws share a law.
+    - **statistic**: Kolmogorov and Smirnov's, the greatest distance of the two distribution
+      functions of energies.
+    - **p_value**: the chance of so large a distance if they share a law.
+    """
+
+    values: Float[Array, " n"]
+    statistic: float
+    p_value: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether no difference is seen at level 0.05."""
+        return self.p_value > 0.05
+
+    def __repr__(self) -> str:
+        verdict = "no difference seen" if self.ok else "data and draws DIFFER in energy"
+        return (
+            f"{verdict}: of a draw and a datum, the datum has the higher energy with "
+            f"probability {float(self.values.mean()):.3f}, p = {self.p_value:.2g}"
+        )
+
+
+def energy_pit(
+    energy: Any, data: Any, draws: Any, *, event_shape: Shape | None = None
+) -> EnergyPIT:
+    r"""$P(E(x') < E(x))$ of each datum $x$, over draws $x'$: uniform if the model is right.
+
+    The probability integral transform of the energy, by ranks. Values near one are data in the
+    tails of the model, where it is too narrow; values near zero, too many, are a model that
+    is too wide. On training data it is optimistic: compare with data held out. The p-value is
+    that of the two-sample Kolmogorov-Smirnov test, for independent points: thin chains first.
+    It sees one number a point, and so no error that leaves energies as they are.
+
+    **Arguments**
+
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `data`: points, `(n, *event)`.
+    - `draws`: of `energy`, `(n, *event)`, `(chain, draw, *event)`, or of
+      [`sample`][numpyro_ebm.sample].
+    - `event_shape`: the shape of one point, if the energy doesn't know it.
+
+    **Raises** `ValueError` for points of another shape or that are not finite.
+    """
+    energy, points = as_energy_and_points(energy, data, event_shape, "data")
+    _, drawn = as_energy_and_points(energy, draws, points.shape[1:])
+    of_data = _energies(energy, points, "data")
+    ordered = np.sort(_energies(energy, drawn, "draws"))
+    below, up_to = (np.searchsorted(ordered, of_data, side) for side in ("left", "right"))
+    values = (below + up_to) / (2 * len(ordered))  # Of a tie, half.
+    statistic = _distance(of_data, ordered)
+    size = len(of_data) * len(ordered) / (len(of_data) + len(ordered))
+    return EnergyPIT(as_floats(values), statistic, _kolmogorov(statistic, size))
+
+
+def _energies(energy: Energy, points: Array, name: str) -> np.ndarray:
+    energies = np.asarray(_evaluate(energy, points))
+    num_bad = int(np.isnan(energies).sum())
+    if num_bad:
+        raise ValueError(f"The energy is NaN at {num_bad} of `{name}`, which have no rank.")
+    return energies
+
+
+@eqx.filter_jit
+def _evaluate(energy: Energy, points: Array) -> Float[Array, " n"]:
+    return jax.vmap(energy)(points)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The greatest distance of two empirical distribution functions."""
+    at = np.concatenate([a, b])
+    below = [np.searchsorted(np.sort(x), at, "right") / len(x) for x in (a, b)]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+def _kolmogorov(distance: float, size: float) -> float:
+    r"""$2\sum_k (-1)^{k-1} e^{-2k^2\lambda^2}$, with the small-sample $\lambda$ of Stephens."""
+    scaled = (np.sqrt(size) + 0.12 + 0.11 / np.sqrt(size)) * distance
+    if scaled < 0.2:  # Where the sum is one to twelve digits, and its terms are many.
+        return 1.0
+    k = np.arange(1, 101)
+    terms = np.where(k % 2, 2.0, -2.0) * np.exp(-2 * (k * scaled) ** 2)
+    return float(np.clip(terms.sum(), 0.0, 1.0))
