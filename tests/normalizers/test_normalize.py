@@ -128,7 +128,8 @@ def test_what_it_prints():
 
 def fitted(energy, data, reference, num_steps):
     objective = ebm.NoiseContrastiveEstimation(reference)
-    estimator = ebm.Estimator(objective, optax.adam(1e-3))
+    schedule = optax.cosine_decay_schedule(1e-3, num_steps)
+    estimator = ebm.Estimator(objective, optax.adam(schedule))
     result = estimator.run(
         jr.key(0), num_steps, energy, data, batch_size=256, progress_bar=False
     )
