@@ -14,7 +14,14 @@ from ._normalization import (
     check_normalization as check_normalization,
 )
 from ._trainable import freeze as freeze, unfreeze as unfreeze
-from .diagnostics import to_arviz as to_arviz
+from .diagnostics import (
+    MixingReport as MixingReport,
+    ModeReport as ModeReport,
+    from_blackjax as from_blackjax,
+    mixing_report as mixing_report,
+    mode_report as mode_report,
+    to_arviz as to_arviz,
+)
 from .distribution import EnergyDistribution as EnergyDistribution
 from .energies import (
     AbstractEnergy as AbstractEnergy,

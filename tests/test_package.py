@@ -42,7 +42,7 @@ DOORS = {
     "blackjax": "kernels/_blackjax.py",
     "optax": "estimation/",
     "arviz_base": "diagnostics/arviz.py",
-    "arviz_stats": None,
+    "arviz_stats": "diagnostics/_arviz_stats.py",
     "arviz_plots": None,
     "matplotlib": "plots.py",
     "sklearn": "datasets.py",

@@ -1,0 +1,10 @@
+"""The only door to arviz-stats."""
+
+from typing import Any
+
+
+def array_stats() -> Any:
+    """ArviZ's statistics of arrays `(chain, draw)`; the import takes most of a second."""
+    from arviz_stats.base.array import array_stats
+
+    return array_stats
