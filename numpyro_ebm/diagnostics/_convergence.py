@@ -30,6 +30,8 @@ def convergence(x: np.ndarray, superchains: np.ndarray | None = None) -> dict[st
     - `mcse_sd`: $\sqrt{(\overline{c^4} - \overline{c^2}^2) / (4 S_2 \overline{c^2})}$ with
       $S_2$, the ESS of $c^2$ (before 1.3.3, arviz-stats takes that of $x$);
     - `autocorrelation_time`: $N / S$, in draws;
+    - `neighbour_correlation`: of the means of successive chains, near zero unless the axes are
+      swapped: draws follow each other;
     - `nested_r_hat`: of superchains, below.
 
     Chains of fewer than four draws are taken as independent for an ESS, and have no `r_hat`.
@@ -53,6 +55,7 @@ def convergence(x: np.ndarray, superchains: np.ndarray | None = None) -> dict[st
             "ess_tail": min(ess(_below(x, q)) for q in _TAILS),
             "r_hat": np.nan if is_short else _largest(split_r_hat, z, _even(x)),
             "autocorrelation_time": x.size / ess_mean,
+            "neighbour_correlation": _neighbour_correlation(z),
         }
         if superchains is not None:
             row["nested_r_hat"] = nested_r_hat(x, superchains)
@@ -108,21 +111,16 @@ def nested_r_hat_limit(num_superchains: int, ess: np.ndarray, num_tests: int) ->
     return np.maximum(_R_HAT, np.sqrt(1 + f / e))
 
 
-def neighbour_correlation(x: np.ndarray) -> float:
-    """How the means of neighbouring chains correlate, which chance keeps near zero.
-
-    Rows that are draws in truth, because two axes were swapped, follow each other.
-    """
-    means = normal_scores(x).mean(1)
-    means = means - means.mean()
-    return float((means[1:] @ means[:-1]) / max(means @ means, np.finfo(float).tiny))
-
-
 def bfmi(energy: np.ndarray) -> np.ndarray:
-    """Of each chain, the mean squared change of the Hamiltonian by its variance."""
+    """Of each chain, the mean squared change of the Hamiltonian by its variance; NaN is out."""
+
+    def mean(x: np.ndarray, ddof: int = 0) -> np.ndarray:
+        return np.nansum(x, axis=1) / (np.isfinite(x).sum(1) - ddof)
+
+    energy = np.asarray(energy, float)
     with np.errstate(all="ignore"):
-        change = np.nanmean(np.diff(energy, axis=1) ** 2, axis=1)
-        return change / np.nanvar(energy, axis=1, ddof=1)
+        deviation = energy - mean(energy)[:, None]
+        return mean(np.diff(energy, axis=1) ** 2) / mean(deviation**2, ddof=1)
 
 
 def normal_scores(x: np.ndarray) -> np.ndarray:
@@ -138,6 +136,11 @@ def ess(x: np.ndarray) -> float:
     x = np.asarray(x, float)
     variance = x.var(ddof=1)
     return x.size if variance == 0 else len(x) * variance / x.mean(1).var(ddof=1)
+
+
+def _neighbour_correlation(z: np.ndarray) -> float:
+    means = z.mean(1) - z.mean()
+    return float(means[1:] @ means[:-1] / (means @ means))
 
 
 def _below(x: np.ndarray, quantile: float) -> np.ndarray:

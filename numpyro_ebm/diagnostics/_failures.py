@@ -46,11 +46,7 @@ def failures_of_chains(health: Dataset, num_draws: int) -> Iterator[str]:
 
 
 def failures_of_axes(
-    table: Dataset,
-    usable: np.ndarray,
-    labels: np.ndarray | None,
-    num_draws: int,
-    resemblance: np.ndarray,
+    table: Dataset, usable: np.ndarray, labels: np.ndarray | None, num_draws: int
 ) -> Iterator[str]:
     num_chains = int(usable.sum())
     if num_chains < 2:
@@ -61,12 +57,13 @@ def failures_of_axes(
             "start several chains at each point and say which, by `superchains`."
         )
     if labels is None and num_chains >= _MANY_CHAINS:
-        limit = norm.isf(_CHANCE / len(resemblance)) / np.sqrt(num_chains)
-        worst = int(np.nanargmax(resemblance))
-        if resemblance[worst] > limit:
+        correlation = np.nan_to_num(table["neighbour_correlation"].values)
+        limit = norm.isf(_CHANCE / len(correlation)) / np.sqrt(num_chains)
+        worst = int(correlation.argmax())
+        if correlation[worst] > limit:
             yield (
                 f"Neighbouring chains resemble each other, with a correlation of "
-                f"{resemblance[worst]:.2f} in {table['summary'].values[worst]}, as successive "
+                f"{correlation[worst]:.2f} in {table['summary'].values[worst]}, as successive "
                 "draws do: are chains and draws swapped?"
             )
 

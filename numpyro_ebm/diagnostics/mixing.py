@@ -10,7 +10,6 @@ from xarray import Dataset, DataTree
 from .._checks import check_positive
 from ._convergence import (
     convergence,
-    neighbour_correlation,
     nested_r_hat_limit,
     r_hat_limit,
 )
@@ -20,6 +19,9 @@ from ._report import as_text, verdict
 from ._summaries import Statistics, summaries
 from .arviz import to_arviz
 
+#: Columns that are not printed.
+_HIDDEN = ("limit", "neighbour_correlation")
+
 
 @dataclass(frozen=True, repr=False)
 class MixingReport:
@@ -27,8 +29,9 @@ class MixingReport:
 
     - **failures**: sentences that name what is wrong; none of a good run.
     - **table**: a row a `summary`: `mean` and `sd` with `mcse_mean` and `mcse_sd`, `ess_bulk`,
-      `ess_tail`, `r_hat` with `r_hat_limit`, `autocorrelation_time` in draws; of superchains
-      `nested_r_hat` with its limit, and `ess_per_gradient`, `ess_per_second` where known.
+      `ess_tail`, `r_hat` with `r_hat_limit`, `autocorrelation_time` in draws,
+      `neighbour_correlation` of successive chains; of superchains `nested_r_hat` with its
+      limit; `ess_per_gradient` and `ess_per_second` where known.
     - **chains**: a row a `chain`: `num_non_finite` draws, `longest_stay` at one point in draws,
       the `moved` share of transitions, `is_stuck`, and where known `acceptance_rate`,
       `num_diverging` and `bfmi`.
@@ -46,7 +49,7 @@ class MixingReport:
 
     def __repr__(self) -> str:
         size = f"{self.chains.sizes['chain']} chains of {self.num_draws} draws"
-        shown = [name for name in self.table if not str(name).endswith("limit")]
+        shown = [name for name in self.table if not str(name).endswith(_HIDDEN)]
         rows = as_text(self.table[shown], np.argsort(self.table["ess_bulk"].values))
         return "\n".join([f"Mixing of {size}", "", *rows, "", *verdict(self.failures)])
 
@@ -70,9 +73,9 @@ def mixing_report(
     sample size is below `min_ess`; if neighbouring chains resemble each other, as they do when
     chains and draws are swapped; if BFMI is below 0.3; if one draw in a thousand diverged. The
     limit of R-hat is 1.01, or what chance makes of it, with this many chains, effective draws
-    and summaries. The report counts in draws: thin no further than memory demands.
+    and summaries.
 
-    With `superchains`, groups of chains of the same start, [nested R-hat][Margossian et al.
+    With `superchains`, groups of chains of the same start, nested R-hat [Margossian et al.
     2024] replaces R-hat, and two draws of each chain are enough.
 
     No comparison of chains sees a mode that none of them visits; see
@@ -102,11 +105,10 @@ def mixing_report(
     health = chain_health(tree)
     usable = _usable(tree, health["num_non_finite"].values == 0)
     labels = _labels(tree, usable)
-    names, rows, resemblance = [], [], []
+    names, rows = [], []
     for name, x in summaries(tree, statistics, seed):
         names.append(name)
         rows.append(convergence(x[usable], labels))
-        resemblance.append(neighbour_correlation(x[usable]))
     columns = {key: ("summary", np.array([row[key] for row in rows])) for key in rows[0]}
     table = Dataset(columns, {"summary": names})
     table = table.assign(_limits(table, int(usable.sum()), labels, min_ess))
@@ -114,7 +116,7 @@ def mixing_report(
     num_draws = tree["posterior"].sizes["draw"]
     failures = (
         *failures_of_chains(health, num_draws),
-        *failures_of_axes(table, usable, labels, num_draws, np.array(resemblance)),
+        *failures_of_axes(table, usable, labels, num_draws),
         *disagreements(table, "r_hat" if labels is None else "nested_r_hat"),
         *scarcities(table, min_ess),
     )
