@@ -6,13 +6,11 @@ import numpy as np
 from scipy.stats import norm
 from xarray import Dataset
 
-from ._convergence import MIN_DRAWS
+from ._convergence import MANY_CHAINS, MIN_DRAWS
 from ._report import chains, some_of
 
 #: The chance of a resemblance of neighbouring chains that is called one.
 _CHANCE = 1e-4
-#: Chains among which neighbours are compared.
-_MANY_CHAINS = 20
 #: Stan's limit of BFMI, and the share of transitions that may diverge.
 _BFMI = 0.3
 _DIVERGING = 1e-3
@@ -56,7 +54,7 @@ def failures_of_axes(
             f"{num_draws} draws of each chain are too few to compare chains by: draw more, or "
             "start several chains at each point and say which, by `superchains`."
         )
-    if labels is None and num_chains >= _MANY_CHAINS:
+    if labels is None and num_chains >= MANY_CHAINS:
         correlation = np.nan_to_num(table["neighbour_correlation"].values)
         limit = norm.isf(_CHANCE / len(correlation)) / np.sqrt(num_chains)
         worst = int(correlation.argmax())
@@ -80,6 +78,18 @@ def disagreements(table: Dataset, name: str) -> Iterator[str]:
             f"{title} of {table['summary'].values[worst]} is {r_hat[worst]:.4g}, where chance "
             f"makes at most {limit[worst]:.4g}{_others(table, failed, worst)}: the chains "
             "disagree."
+        )
+
+
+def drifts(table: Dataset) -> Iterator[str]:
+    drift, limit = np.abs(table["drift"].values), table["drift_limit"].values
+    failed = drift > limit
+    if failed.any():
+        worst = int(np.argmax(np.where(failed, drift / limit, 0)))
+        yield (
+            f"Halves of chains differ: in {table['summary'].values[worst]} by "
+            f"{drift[worst]:.2f} standard deviations, where chance makes at most "
+            f"{limit[worst]:.2f}{_others(table, failed, worst)}. Warm up longer."
         )
 
 

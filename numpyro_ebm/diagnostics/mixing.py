@@ -10,17 +10,18 @@ from xarray import Dataset, DataTree
 from .._checks import check_positive
 from ._convergence import (
     convergence,
+    drift_limit,
     nested_r_hat_limit,
     r_hat_limit,
 )
-from ._failures import disagreements, failures_of_axes, failures_of_chains, scarcities
+from ._failures import disagreements, drifts, failures_of_axes, failures_of_chains, scarcities
 from ._health import chain_health
 from ._report import as_text, verdict
 from ._summaries import Statistics, summaries
 from .arviz import to_arviz
 
 #: Columns that are not printed.
-_HIDDEN = ("limit", "neighbour_correlation")
+_HIDDEN = ("_limit", "_noise", "neighbour_correlation", "drift")
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,9 +30,10 @@ class MixingReport:
 
     - **failures**: sentences that name what is wrong; none of a good run.
     - **table**: a row a `summary`: `mean` and `sd` with `mcse_mean` and `mcse_sd`, `ess_bulk`,
-      `ess_tail`, `r_hat` with `r_hat_limit`, `autocorrelation_time` in draws,
-      `neighbour_correlation` of successive chains; of superchains `nested_r_hat` with its
-      limit; `ess_per_gradient` and `ess_per_second` where known.
+      `ess_tail`, `r_hat`, `autocorrelation_time` in draws, `nested_r_hat` of superchains,
+      `ess_per_gradient` and `ess_per_second` where known. Beside these, which are printed:
+      `drift` from half to half of a chain in standard deviations, the `neighbour_correlation`
+      of successive chains, and a `_limit` of each number that can fail.
     - **chains**: a row a `chain`: `num_non_finite` draws, `longest_stay` at one point in draws,
       the `moved` share of transitions, `is_stuck`, and where known `acceptance_rate`,
       `num_diverging` and `bfmi`.
@@ -69,11 +71,11 @@ def mixing_report(
     pixels would be thousands of tests. Energy and norm alone can miss a mode that a statistic
     of your own sees.
 
-    A run fails if draws are not finite, a chain is stuck, chains disagree, or the effective
-    sample size is below `min_ess`; if neighbouring chains resemble each other, as they do when
-    chains and draws are swapped; if BFMI is below 0.3; if one draw in a thousand diverged. The
-    limit of R-hat is 1.01, or what chance makes of it, with this many chains, effective draws
-    and summaries.
+    A run fails if draws are not finite, a chain is stuck, chains disagree, their second halves
+    lie elsewhere than their first ones, or the effective sample size is below `min_ess`; if
+    neighbouring chains resemble each other, as they do when chains and draws are swapped; if
+    BFMI is below 0.3; if one draw in a thousand diverged. The limit of R-hat is 1.01, or what
+    chance makes of it, with this many chains, effective draws and summaries.
 
     With `superchains`, groups of chains of the same start, nested R-hat [Margossian et al.
     2024] replaces R-hat, and two draws of each chain are enough.
@@ -102,6 +104,7 @@ def mixing_report(
             f"`source` must have draws of chains, got groups {list(tree.children)}: a fit has "
             "none."
         )
+    num_draws = tree["posterior"].sizes["draw"]
     health = chain_health(tree)
     usable = _usable(tree, health["num_non_finite"].values == 0)
     labels = _labels(tree, usable)
@@ -111,13 +114,13 @@ def mixing_report(
         rows.append(convergence(x[usable], labels))
     columns = {key: ("summary", np.array([row[key] for row in rows])) for key in rows[0]}
     table = Dataset(columns, {"summary": names})
-    table = table.assign(_limits(table, int(usable.sum()), labels, min_ess))
+    table = table.assign(_limits(table, (int(usable.sum()), num_draws), labels, min_ess))
     table = table.assign(_costs(tree, table))
-    num_draws = tree["posterior"].sizes["draw"]
     failures = (
         *failures_of_chains(health, num_draws),
         *failures_of_axes(table, usable, labels, num_draws),
         *disagreements(table, "r_hat" if labels is None else "nested_r_hat"),
+        *drifts(table),
         *scarcities(table, min_ess),
     )
     return MixingReport(failures, table, health, num_draws)
@@ -142,17 +145,19 @@ def _labels(tree: DataTree, usable: np.ndarray) -> np.ndarray | None:
 
 
 def _limits(
-    table: Dataset, num_chains: int, labels: np.ndarray | None, min_ess: float
+    table: Dataset, size: tuple[int, int], labels: np.ndarray | None, min_ess: float
 ) -> dict[str, Any]:
     ess, num_tests = np.nan_to_num(table["ess_bulk"].values), table.sizes["summary"]
-    limit = r_hat_limit(num_chains, np.maximum(ess, min_ess), num_tests)
-    columns = {"r_hat_limit": ("summary", limit)}
+    half_noise = table["half_noise"].values
+    columns = {
+        "r_hat_limit": r_hat_limit(*size, np.maximum(ess, min_ess), half_noise, num_tests),
+        "drift_limit": drift_limit(size[0], table["drift_noise"].values, num_tests),
+    }
     if labels is not None:
-        # Of chains that have converged, each is good for one draw at least.
-        ess, num_superchains = np.maximum(ess, num_chains), len(np.unique(labels))
-        limit = nested_r_hat_limit(num_superchains, ess, num_tests)
-        columns["nested_r_hat_limit"] = ("summary", limit)
-    return columns
+        noise = table["nested_r_hat_noise"].values
+        limit = nested_r_hat_limit(len(np.unique(labels)), size[0], noise, num_tests)
+        columns["nested_r_hat_limit"] = limit
+    return {name: ("summary", limit) for name, limit in columns.items()}
 
 
 def _costs(tree: DataTree, table: Dataset) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from xarray import DataArray, Dataset
 
 from .._checks import check_positive
-from ._convergence import ess, r_hat_limit, split_r_hat
+from ._convergence import ess, half_noise, r_hat_limit, split_r_hat
 from ._labels import Run, finite_run, known_weights, label
 from ._report import as_text, chains, verdict
 
@@ -144,13 +144,20 @@ def _table(modes: np.ndarray, names: list[int], min_ess: float) -> Dataset:
                 "mcse": inside.std() / np.sqrt(size),
                 "ess": size,
                 "r_hat": split_r_hat(inside),
+                "half_noise": half_noise(inside) / max(inside.var(), np.finfo(float).tiny),
                 "visits": visits,
                 "dwell": inside.sum() / visits if visits else np.nan,
             }
         )
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    limits = r_hat_limit(len(modes), np.maximum(columns["ess"], min_ess), len(names))
-    columns["r_hat_limit"] = limits
+    num_chains, num_draws = modes.shape
+    columns["r_hat_limit"] = r_hat_limit(
+        num_chains,
+        num_draws,
+        np.maximum(columns["ess"], min_ess),
+        columns.pop("half_noise"),
+        len(names),
+    )
     return Dataset({key: ("mode", x) for key, x in columns.items()}, {"mode": names})
 
 
