@@ -64,16 +64,18 @@ def _num_non_finite(variables: list[np.ndarray], stats: Dataset) -> np.ndarray:
 
 
 def _is_stuck(columns: dict, moved: np.ndarray, is_discrete: bool) -> np.ndarray:
-    num_chains, num_draws = len(moved), moved.shape[1] + 1
-    accepted = columns.get("acceptance_rate", np.ones(num_chains))
-    stuck = ~(accepted >= _MIN_MOVED)
+    num_draws = moved.shape[1] + 1
+    # Of a few draws, a chain may well reject all.
+    few = num_draws < _ENOUGH_DRAWS
+    accepted = columns.get("acceptance_rate", np.ones(len(moved)))
+    stuck = ~(accepted >= _MIN_MOVED) & (not few)
     if is_discrete:  # Units of a lattice may well stay what they are.
         return stuck | ((columns["longest_stay"] == num_draws) & (num_draws >= _LONG_DRAWS))
     rate = np.median(columns["moved"]) if moved.size else 1.0
     by_chance = np.log(_CHANCE / moved.size) / np.log1p(-rate) if 0.1 <= rate < 1 else 0.0
     long = max(_LONG_DRAWS, _LONG_SHARE * num_draws, by_chance)
     stuck |= columns["longest_stay"] > long
-    return stuck | ((columns["moved"] < _MIN_MOVED) & (num_draws >= _ENOUGH_DRAWS))
+    return stuck | ((columns["moved"] < _MIN_MOVED) & (not few))
 
 
 def _is_discrete(x: np.ndarray) -> bool:

@@ -197,7 +197,8 @@ def test_independent_draws_have_no_chains():
 
 
 def test_the_hamiltonian_is_that_of_the_chain():
-    tree = ebm.to_arviz(draw(ebm.HMC(num_steps=4, trajectory_length=None), num_samples=2000))
+    draws = draw(ebm.HMC(num_steps=4, trajectory_length=None), num_samples=2000)
+    tree = ebm.to_arviz(draws)
     stats = tree["sample_stats"]
     assert set(stats.data_vars) == COMMON | {"energy", "n_steps"}
     kinetic = stats["energy"] - stats["ebm_energy"]
@@ -205,9 +206,13 @@ def test_the_hamiltonian_is_that_of_the_chain():
     # momentum keeps its distribution: half a chi-squared of two degrees.
     assert abs(float(kinetic.mean()) - 1) < 0.1
     assert float(kinetic.min()) >= -1e-4
-    ours = ebm.mixing_report(tree).chains["bfmi"]
+    chains = ebm.mixing_report(tree).chains
     theirs = arviz_stats.bfmi(tree)
-    np.testing.assert_allclose(ours, np.asarray(theirs["energy"]).ravel(), rtol=1e-4)
+    np.testing.assert_allclose(chains["bfmi"], np.asarray(theirs["energy"]).ravel(), rtol=1e-4)
+    accepted = draws.stats["accept_prob"].mean(1)
+    np.testing.assert_allclose(chains["acceptance_rate"], accepted, rtol=1e-5)
+    np.testing.assert_allclose(chains["moved"], accepted, atol=0.05)
+    assert not chains["is_stuck"].any()
     no_momentum = ebm.to_arviz(draw(ebm.MALA()))
     assert "energy" not in no_momentum["sample_stats"]
     assert "bfmi" not in ebm.mixing_report(no_momentum).chains

@@ -148,6 +148,17 @@ CASES = {
         {},
         ["Chain 2 of 4 got stuck, .* accepting down to 0.05"],
     ),
+    "a few draws, rejected": (
+        arviz_base.from_dict(
+            {
+                "posterior": {"x": superchains(0.0)},
+                "sample_stats": {"acceptance_rate": np.zeros((1024, 2))},
+            },
+            check_conventions=False,
+        ),
+        {"superchains": 16},
+        [],
+    ),
     "a lattice that stays": (np.where(autoregression((4, 2000)) < -1.5, 0, 1), {}, []),
     "images": (image(0.0), {}, []),
     "an image apart": (image(0.5), {}, ["R-hat of x: component 0", "Bulk", "Tail"]),
@@ -288,26 +299,6 @@ def test_projections_are_fixed_by_the_seed():
     np.testing.assert_array_equal(one, again)
     assert (one[:8] != other[:8]).all()
     np.testing.assert_array_equal(one[8:], other[8:])
-
-
-def test_what_other_kernels_report():
-    energy = ebm.Gaussian(jnp.zeros(2), covariance_matrix=jnp.eye(2))
-    for kernel in (ebm.HMC(trajectory_length=2.0), ebm.MALA()):
-        draws = ebm.sample(
-            jax.random.key(0),
-            energy,
-            kernel,
-            num_chains=8,
-            num_warmup=100,
-            num_samples=100,
-            progress_bar=False,
-        )
-        chains = ebm.mixing_report(draws).chains
-        accepted = draws.stats["accept_prob"].mean(1)
-        np.testing.assert_allclose(chains["acceptance_rate"], accepted, rtol=1e-5)
-        assert (chains["moved"] > 0.3).all()
-        assert not chains["is_stuck"].any()
-        assert ("bfmi" in chains) == isinstance(kernel, ebm.HMC)
 
 
 PRINTED = """\

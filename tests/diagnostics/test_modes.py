@@ -127,7 +127,7 @@ def test_verdict(run, settings, expected):
 
 def test_r_hat_does_not_see_a_mode_that_all_chains_miss():
     start = jnp.tile(1.5 * LOCS[1], (8, 1)) + jax.random.normal(jax.random.key(0), (8, 2))
-    settings = {"num_warmup": 500, "num_samples": 1000, "progress_bar": False}
+    settings = {"num_warmup": 300, "num_samples": 500, "progress_bar": False}
     draws = ebm.sample(jax.random.key(1), ENERGY, ebm.MALA(), init_params=start, **settings)
     assert ebm.mixing_report(draws).ok
     assert ebm.mode_report(draws).ok
@@ -143,14 +143,14 @@ def test_r_hat_does_not_see_a_mode_that_all_chains_miss():
         ENERGY,
         ebm.TemperedSMC(ebm.MALA(), dist.Normal(0, 8).expand([2]).to_event(1)),
         num_chains=16,
-        num_samples=500,
+        num_samples=300,
     )
     exact = ebm.EnergyDistribution(ENERGY).draw(jax.random.key(4), (4000,))
     for reference in (tempered, smc, exact):
         report = ebm.mode_report(draws, reference=reference)
         assert any("No chain visits mode" in failure for failure in report.failures), report
         held = report.table["reference"].values[report.table["occupancy"].values == 0]
-        np.testing.assert_allclose(held, 0.7, atol=0.1)
+        np.testing.assert_allclose(held, 0.7, atol=0.15)
     # The other way round there is nothing to see.
     assert ebm.mode_report(tempered, side, reference=exact, min_ess=50).ok
 
@@ -171,13 +171,13 @@ def test_numbers_of_modes():
 
 
 def test_the_error_of_an_occupancy():
-    runs = [switching((4, 2000), stay=0.8, seed=seed) for seed in range(40)]
+    runs = [switching((4, 1000), stay=0.8, seed=seed) for seed in range(40)]
     tables = [ebm.mode_report(x, side).table.sel(mode=1) for x in runs]
     actual = np.std([float(table["occupancy"]) for table in tables])
     reported = np.mean([float(table["mcse"]) for table in tables])
     assert abs(reported / actual - 1) < 0.3
     # As if draws were independent, it would be a third of that.
-    assert np.sqrt(0.3 * 0.7 / 8000) < 0.5 * actual
+    assert np.sqrt(0.3 * 0.7 / 4000) < 0.5 * actual
     # A stay of 0.8 ends with 0.2, and then in the same mode with its weight.
     assert abs(np.mean([float(table["dwell"]) for table in tables]) - 1 / (0.2 * 0.7)) < 0.4
 
