@@ -106,28 +106,35 @@ def mode_report(
         runs["reference"] = finite_run(reference)
     names, found = label(runs, labels, weights or {}, num_modes, seed)
     table, *others = (_table(modes, names, min_ess) for modes in found)
-    if others:
-        theirs = {"reference": others[0]["occupancy"], "reference_mcse": others[0]["mcse"]}
-        table = table.assign(theirs)
-    elif weights is not None:
-        known = np.array([weights.get(name, 0.0) for name in names])
-        zeros = np.zeros(len(names))
-        table = table.assign(reference=("mode", known), reference_mcse=("mode", zeros))
-    modes = found[0]
-    hops = (modes[:, 1:] != modes[:, :-1]).sum(1)
+    table = table.assign(_reference_columns(names, weights, *others))
+    per_chain = _per_chain(found[0], names, runs["source"].variables["chain"].values)
     failures = (
         *_failures_of_values(runs),
         *_failures_of_reference(table, *others),
-        *_failures_of_hops(hops, table),
+        *_failures_of_hops(per_chain["hops"].values, table),
         *_failures_of_occupancy(table, min_ess),
     )
+    coords = {"mode": names, "next_mode": names}
+    steps = DataArray(_transitions(found[0], len(names)), coords)
+    return ModeReport(failures, table, per_chain, steps, np.array(names)[found[0]])
+
+
+def _reference_columns(
+    names: list[int], weights: dict[int, float] | None, reference: Dataset | None = None
+) -> dict[str, Any]:
+    if reference is not None:
+        return {"reference": reference["occupancy"], "reference_mcse": reference["mcse"]}
+    if weights is None:
+        return {}
+    known = np.array([weights.get(name, 0.0) for name in names])
+    return {"reference": ("mode", known), "reference_mcse": ("mode", np.zeros(len(names)))}
+
+
+def _per_chain(modes: np.ndarray, names: list[int], chain: np.ndarray) -> Dataset:
     shares = np.stack([(modes == k).mean(1) for k in range(len(names))], axis=1)
-    per_chain = Dataset(
-        {"occupancy": (("chain", "mode"), shares), "hops": ("chain", hops)},
-        {"chain": runs["source"].variables["chain"].values, "mode": names},
-    )
-    steps = DataArray(_transitions(modes, len(names)), {"mode": names, "next_mode": names})
-    return ModeReport(failures, table, per_chain, steps, np.array(names)[modes])
+    hops = (modes[:, 1:] != modes[:, :-1]).sum(1)
+    columns = {"occupancy": (("chain", "mode"), shares), "hops": ("chain", hops)}
+    return Dataset(columns, {"chain": chain, "mode": names})
 
 
 def _table(modes: np.ndarray, names: list[int], min_ess: float) -> Dataset:

@@ -234,7 +234,7 @@ def test_a_given_number_of_modes():
     assert ebm.mode_report(x, num_modes=3).table.sizes["mode"] == 3
     both = {"a": x[..., 0], "b": x[..., 1]}
     assert ebm.mode_report(both).table.sizes["mode"] == 8
-    by_name = ebm.mode_report(both, lambda point: (point["a"] > 0).astype(int))
+    by_name = ebm.mode_report(both, lambda point: point["a"] > 0)
     assert by_name.table.sizes["mode"] == 2
 
 
