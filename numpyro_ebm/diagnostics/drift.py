@@ -45,8 +45,11 @@ class DriftProbe:
         lines = []
         for name in self.table["statistic"].values:
             one = self.table.sel(statistic=name, drop=True)
-            means = Dataset({s: one["mean"].sel(start=s, drop=True) for s in one["start"].values})
-            lines += [f"{name}", *as_text(means.assign(nested_r_hat=one["nested_r_hat"])), ""]
+            means = {
+                f"from {s}": one["mean"].sel(start=s, drop=True) for s in one["start"].values
+            }
+            rows = Dataset({**means, "nested_r_hat": one["nested_r_hat"]})
+            lines += [f"{name}", *as_text(rows, np.arange(rows.sizes["length"])), ""]
         return "\n".join(["Chains by their length", "", *lines, *verdict(self.failures)])
 
 
@@ -100,7 +103,15 @@ def drift_probe(
     ]
     functions = {"energy": energy, **(statistics or {})}
     lengths = [num_steps * factor for factor in (1, 10, 100)]
-    values = _run(jr.fold_in(rng_key, len(points)), energy, kernel, jnp.concatenate(chosen), lengths, functions, progress_bar)
+    values = _run(
+        jr.fold_in(rng_key, len(points)),
+        energy,
+        kernel,
+        jnp.concatenate(chosen),
+        lengths,
+        functions,
+        progress_bar,
+    )
     shape = (len(functions), len(points), num_chains, len(lengths))
     table = _tabulate(values.reshape(shape), list(functions), list(points), lengths)
     return DriftProbe((*_disagreements(table), *_drifts(table, values.reshape(shape))), table)
@@ -185,8 +196,8 @@ def _drifts(table: Dataset, values: np.ndarray) -> list[str]:
     limit = t_distribution.isf(_FALSE_ALARM / (2 * error.size), num_chains - 1)
     middle, last = (int(x) for x in table["length"].values[-2:])
     return [
-        f"from {start} the mean of {name} drifts by {change[i, j].mean():.3g} between {middle} and "
-        f"{last} transitions, {abs(change[i, j].mean()) / error[i, j]:.1f} standard errors"
+        f"from {start} the mean of {name} drifts by {change[i, j].mean():.3g} between {middle} "
+        f"and {last} transitions, {abs(change[i, j].mean()) / error[i, j]:.1f} standard errors"
         for i, name in enumerate(table["statistic"].values)
         for j, start in enumerate(table["start"].values)
         if not abs(change[i, j].mean()) <= limit * error[i, j]
