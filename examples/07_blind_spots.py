@@ -90,7 +90,7 @@ print(probe)
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(10, 2.7), layout="constrained")
 bounds = ((-9.0, 9.0), (-4.0, 4.0))
 ebm.plot_energy(energy, draws.values[:, ::20], bounds=bounds, ax=axes[0], colorbar=False)
 axes[0].set_title(f"mixing: {'ok' if report.ok else 'NOT ok'}, KSD: p = {stein.p_value:.2f}")

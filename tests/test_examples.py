@@ -115,3 +115,14 @@ def test_evidence(tmp_path):
     ]
     assert float(rows[0][1]) > float(rows[1][1]) + 0.5
     assert (tmp_path / "evidence.png").stat().st_size > 10_000
+
+
+def test_blind_spots(tmp_path):
+    printed = run("07_blind_spots.py", tmp_path / "blind.png", cwd=tmp_path)
+    mixing, modes, probe = re.split(r"^Modes of|^Chains by", printed, flags=re.MULTILINE)
+    # The numbers that compare chains, and slopes, see nothing.
+    assert "\nok\n" in mixing
+    assert "no misfit seen" in mixing
+    assert "No chain visits mode 1, which holds 0." in modes
+    assert "starts still disagree about right" in probe
+    assert (tmp_path / "blind.png").stat().st_size > 10_000

@@ -174,7 +174,8 @@ def test_methods_agree_on_a_trained_network():
         "nested": ebm.NestedSampling(),
     }
     estimates = {name: ebm.log_partition(jr.key(3), energy, m) for name, m in methods.items()}
-    estimates["noise contrast"] = learned.partition
+    # What noise contrast learned carries the error of an optimiser that stopped, too.
+    assert abs(learned.log_z - estimates["quadrature"].estimate) < 0.03
     assert_bounded(estimates["annealed"], estimates["quadrature"])
     assert_agree(estimates)
 
