@@ -9,7 +9,6 @@ from xarray import Dataset, DataTree
 
 from .._checks import check_positive
 from ..diagnostics import to_arviz
-from ._axes import evenly
 
 if TYPE_CHECKING:
     from arviz_plots.plot_collection import PlotCollection
@@ -35,7 +34,7 @@ def plot_rank(
     - `kwargs`: passed on.
     """
     few = _few(source, var_names, max_chains, max_draws, max_plots)
-    return arviz_plots().plot_rank(few, **{"backend": "matplotlib", **kwargs})
+    return arviz_plots().plot_rank(few, **_style(kwargs))
 
 
 def plot_trace(
@@ -52,7 +51,7 @@ def plot_trace(
     **Arguments** are those of [`plot_rank`][numpyro_ebm.plot_rank].
     """
     few = _few(source, var_names, max_chains, max_draws, max_plots)
-    return arviz_plots().plot_trace(few, **{"backend": "matplotlib", **kwargs})
+    return arviz_plots().plot_trace(few, **_style(kwargs))
 
 
 def plot_ess(
@@ -70,7 +69,7 @@ def plot_ess(
     `max_draws`.
     """
     few = _few(source, var_names, None, None, max_plots)
-    return arviz_plots().plot_ess(few, **{"backend": "matplotlib", **kwargs})
+    return arviz_plots().plot_ess(few, **_style(kwargs))
 
 
 def arviz_plots() -> ModuleType:
@@ -78,6 +77,12 @@ def arviz_plots() -> ModuleType:
     import arviz_plots
 
     return arviz_plots
+
+
+def _style(kwargs: dict[str, Any]) -> dict[str, Any]:
+    # Without the layout, titles of one row of pictures are cut off.
+    figure = {"layout": "constrained", **kwargs.get("figure_kwargs", {})}
+    return {"backend": "matplotlib", **kwargs, "figure_kwargs": figure}
 
 
 def _few(
@@ -108,7 +113,13 @@ def _few(
 
 
 def _thin(size: int, most: int, is_regular: bool) -> np.ndarray:
-    return np.arange(0, size, -(-size // most)) if is_regular else evenly(size, most)
+    return np.arange(0, size, -(-size // most)) if is_regular else _spread(size, most)
+
+
+def _spread(size: int, most: int) -> np.ndarray:
+    """At most so many indices, each in the middle of its share: borders of images are dull."""
+    num = min(size, most)
+    return ((np.arange(num) + 0.5) * size / num).astype(int)
 
 
 def _variables(
@@ -126,4 +137,4 @@ def _variables(
         # Of a grid, as many along each side.
         side = int((max_plots // len(few)) ** (1 / max(len(dims), 1)) + 1e-9)
         num.update({dim: min(side, num.get(dim, side)) for dim in dims})
-    return few.isel({dim: evenly(few.sizes[dim], most) for dim, most in num.items()})
+    return few.isel({dim: _spread(few.sizes[dim], most) for dim, most in num.items()})

@@ -8,7 +8,7 @@ from .._checks import check_positive
 from .._types import Shape
 from ._axes import UNKNOWN, axes, evenly, pyplot, values_of
 from .images import scale_of
-from .planes import around, plot_energy
+from .planes import around, figure_size, plot_energy
 
 if TYPE_CHECKING:
     from ._axes import Axes
@@ -90,13 +90,14 @@ def _plot_strip(images: np.ndarray, num: int, ax: "Axes | None") -> "Axes":
 
 
 def _plot_path(points: np.ndarray, num: int, energy: Any, ax: "Axes | None") -> "Axes":
-    ax = axes(ax)
+    bounds = around(points)
+    ax = axes(ax, figsize=figure_size(bounds))
     if energy is not None:
-        plot_energy(energy, bounds=around(points), ax=ax, colorbar=False)
+        plot_energy(energy, bounds=bounds, ax=ax, colorbar=False)
     shown = evenly(len(points), num)
-    ax.plot(*points.T, color="tab:orange", alpha=0.6, linewidth=0.6)
+    ax.plot(*points.T, color="tab:orange", alpha=0.8, linewidth=0.7)
     style = {"cmap": "Oranges", "edgecolors": "black", "linewidths": 0.8, "zorder": 3}
-    marks = ax.scatter(*points[shown].T, c=shown, s=36, vmin=-len(points) / 5, **style)
+    marks = ax.scatter(*points[shown].T, c=shown, s=36, vmin=0, **style)
     ax.figure.colorbar(marks, ax=ax, label="draw")
-    ax.set(aspect="equal")
+    ax.set(aspect="equal", xlim=bounds[0], ylim=bounds[1])
     return ax

@@ -42,7 +42,7 @@ def plot_energies(
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
     - `event_shape`: the shape of one point, if the energy doesn't know it.
     - `bounds`: `(low, high)` of the energies in sight; by default the central 99 % of each
-      sample, at most five times the width of the first beyond it.
+      sample, but at most twice the width of the first beyond that one.
     - `bins`: how many.
     - `ax`: where to draw; by default a new figure.
     """
@@ -107,10 +107,11 @@ def _bounds(
     ranges = [np.quantile(values, [0.005, 0.995]) for values in finite if values.size]
     if not ranges:
         raise ValueError("`samples` have no finite energy at all: is `energy` NaN?")
-    (low, high), reach = ranges[0], 5 * max(np.ptp(ranges[0]), 1e-3)
-    lows, highs = np.transpose(ranges)
-    margin = 0.02 * max(np.ptp(ranges), 1e-3)
-    return max(lows.min(), low - reach) - margin, min(highs.max(), high + reach) + margin
+    reach = 2 * max(np.ptp(ranges[0]), 1e-3)
+    low = max(np.min(ranges), ranges[0][0] - reach)
+    high = min(np.max(ranges), ranges[0][1] + reach)
+    margin = 0.02 * max(high - low, 1e-3)
+    return low - margin, high + margin
 
 
 def _missing(values: np.ndarray, edges: np.ndarray) -> str:

@@ -14,8 +14,8 @@ def plot_modes(report: Any) -> "Figure":
     """Draw what `mode_report` found: the modes of each chain, and how one follows another.
 
     Left, a bar a chain, with what all chains did together and the reference, if there is one.
-    Chains that mix have bars alike. More than 32 chains are sorted by their share of the first
-    mode. Right, how often a draw in the mode of a row is followed by one in that of a column.
+    Chains that mix have bars alike. More than 32 chains are sorted by their main mode and its
+    share. Right, how often a draw in the mode of a row is followed by one in that of a column.
 
     **Arguments**
 
@@ -89,13 +89,13 @@ def _plot_occupancy(ax: "Axes", report: Any) -> None:
     chains, modes = shares["chain"].values, shares["mode"].values
     values, is_long = shares.values, len(chains) > _MANY_CHAINS
     if is_long:
-        values = values[np.argsort(-values[:, 0], kind="stable")]
+        values = values[np.lexsort((-values.max(1), values.argmax(1)))]
     sums = {"all": "occupancy", "reference": "reference"}
     sums = {
         label: report.table[name].values for label, name in sums.items() if name in report.table
     }
-    width = max(1.0, len(chains) / 16)
-    lefts = len(chains) + width * (0.5 + 1.2 * np.arange(len(sums)))
+    width = max(1.0, len(chains) / 8)
+    lefts = len(chains) + width * (0.5 + 1.5 * np.arange(len(sums)))
     for k, mode in enumerate(modes):
         style = {"color": _color(k, len(modes)), "fill": True}
         below, above = values[:, :k].sum(1), values[:, : k + 1].sum(1)
@@ -112,7 +112,8 @@ def _plot_occupancy(ax: "Axes", report: Any) -> None:
     ax.set_xticks(ticks, [*(str(chain) for chain in chains[shown]), *sums])
     label = f"{len(chains)} chains, sorted" if is_long else "chain"
     ax.set(xlabel=label, ylabel="share of draws", ylim=(0, 1), xlim=(0, lefts[-1] + width))
-    ax.legend(title="mode", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+    ax.legend(title="mode", reverse=True, ncols=1 + (len(modes) - 1) // 12, **place)
 
 
 def _plot_transitions(ax: "Axes", transitions: Any) -> None:
@@ -122,16 +123,23 @@ def _plot_transitions(ax: "Axes", transitions: Any) -> None:
     image = ax.imshow(values, cmap=colors, vmin=0, vmax=1)
     few = len(names) <= _MANY_MODES
     for (row, column), value in np.ndenumerate(values) if few else ():
-        text = "-" if np.isnan(value) else f"{value:.3g}"
         color = "white" if value > 0.5 else "black"
-        ax.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+        ax.text(column, row, _as_text(value), ha="center", va="center", color=color, fontsize=9)
     if not few:
         ax.figure.colorbar(image, ax=ax, label="share of transitions")
-    shown = evenly(len(names), _MANY_MODES)
+    shown = np.arange(0, len(names), -(-len(names) // _MANY_MODES))
     labels = [names[i] for i in shown]
     ax.set_xticks(shown, labels)
     ax.set_yticks(shown, labels)
     ax.set(xlabel="next mode", ylabel="mode")
+
+
+def _as_text(share: float) -> str:
+    if np.isnan(share):
+        return "-"
+    if share in (0, 1):
+        return f"{share:.0f}"
+    return "<0.001" if share < 0.0005 else f"{share:.3f}"
 
 
 def _color(k: int, num: int) -> Any:

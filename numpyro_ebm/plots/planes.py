@@ -47,7 +47,7 @@ def plot_energy(
     check_positive("num_grid", num_grid)
     energy, points = _in_plane(energy), _points(samples)
     bounds = _bounds(points, bounds)
-    ax = axes(ax)
+    ax = axes(ax, figsize=figure_size(bounds))
     x, y = (np.linspace(low, high, num_grid) for low, high in bounds)
     height = np.asarray(_energies(energy, _grid(x, y)))
     height = height - np.nanmin(height)
@@ -70,9 +70,9 @@ def plot_scores(
 ) -> "Axes":
     r"""Draw the score field $s(x) = -\nabla E(x)$ of an energy in the plane.
 
-    An arrow is $|s| / (|s| + m)$ of the distance to the next one long, where $m$ is the median
-    of $|s|$ in sight: weak and strong scores are both seen. Where the score is not finite there
-    is none.
+    An arrow is $|s| / (|s| + m)$ of the distance to the next one long, where $m$ is the lower
+    quartile of $|s|$ in sight: weak and strong scores are both seen. There is none where the
+    score is not finite.
 
     **Arguments** are those of [`plot_energy`][numpyro_ebm.plot_energy], and
 
@@ -84,7 +84,7 @@ def plot_scores(
     check_positive("num_arrows", num_arrows)
     energy, points = _in_plane(energy), _points(samples)
     bounds = _bounds(points, bounds)
-    ax = axes(ax)
+    ax = axes(ax, figsize=figure_size(bounds))
     if contours:
         plot_energy(energy, bounds=bounds, ax=ax, colorbar=colorbar)
     cell = max(high - low for low, high in bounds) / num_arrows
@@ -92,10 +92,10 @@ def plot_scores(
     field = np.asarray(_scores(energy, _grid(x, y)))
     norm = np.linalg.norm(field, axis=-1)
     norm = np.where(np.isfinite(norm), norm, np.nan)
-    shown = cell * field / (norm + _median(norm))[..., None]
+    shown = cell * field / (norm + _typical(norm))[..., None]
     style = {"color": "tab:orange"} if contours else {"cmap": "viridis_r"}
     args = (x, y, *np.moveaxis(shown, -1, 0), *(() if contours else (norm,)))
-    unit = {"angles": "xy", "scale_units": "xy", "scale": 1, "pivot": "mid", "width": 0.005}
+    unit = {"angles": "xy", "scale_units": "xy", "scale": 1, "pivot": "mid", "width": 0.004}
     arrows = ax.quiver(*args, **unit, **style)
     if colorbar and not contours:
         arrows.set_norm(pyplot().matplotlib.colors.LogNorm())
@@ -129,10 +129,10 @@ def _centres(low: float, high: float, cell: float) -> np.ndarray:
     return low + (high - low) * (np.arange(num) + 0.5) / num
 
 
-def _median(norm: np.ndarray) -> float:
+def _typical(norm: np.ndarray) -> float:
     """A positive one, also of a flat energy."""
     positive = norm[norm > 0]
-    return float(np.median(positive)) if positive.size else 1.0
+    return float(np.quantile(positive, 0.25)) if positive.size else 1.0
 
 
 def _points(samples: Any) -> np.ndarray | None:
@@ -162,6 +162,12 @@ def around(points: np.ndarray) -> Bounds:
     margin = 0.15 * (high - low) + 1e-6
     (x_min, y_min), (x_max, y_max) = low - margin, high + margin
     return (x_min, x_max), (y_min, y_max)
+
+
+def figure_size(bounds: Bounds) -> tuple[float, float]:
+    """Of a figure with a colour bar as high as the plane, which is not stretched."""
+    (x_min, x_max), (y_min, y_max) = bounds
+    return 6.4, 0.6 + float(np.clip(4.9 * (y_max - y_min) / (x_max - x_min), 1.5, 9))
 
 
 def _finish(ax: "Axes", points: np.ndarray | None, bounds: Bounds) -> "Axes":

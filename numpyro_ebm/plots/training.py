@@ -119,10 +119,10 @@ def _panels(num: int) -> "tuple[Figure, list[Axes]]":
         figsize=(2 + 4.2 * columns, 0.8 + 1.7 * rows),
         layout="constrained",
     )
-    panels = list(grid.T.flat)
+    panels = list(grid.flat)
     for ax in panels[num:]:
         ax.remove()
-    for ax in (*grid[-1], panels[num - 1]):
+    for ax in panels[:num][-columns:]:
         ax.set_xlabel("step")
         ax.tick_params(labelbottom=True)
     return figure, panels[:num]
@@ -132,15 +132,27 @@ def _plot_metric(ax: "Axes", name: str, table: Dataset, window: int) -> None:
     step, values = table["step"].values, table[name].values.astype(float)
     mean, spread = _running(values, window)
     ax.plot(*_envelope(step, values), color=COLORS[0], alpha=0.35, linewidth=0.7)
-    ax.plot(step, mean, color=COLORS[0], label=f"mean of {window} steps")
-    ax.set_ylabel(name.replace("_", " "))
+    ax.plot(step, mean, color=COLORS[0], label=_steps_of_mean(window))
+    ax.set_ylabel(_WORDS.get(name, name.replace("_", " ")))
     _set_view(ax, values)
     if name == "energy_gap":
-        ax.fill_between(step, mean - spread, mean + spread, color=COLORS[0], alpha=0.2)
+        ax.fill_between(
+            step,
+            mean - spread,
+            mean + spread,
+            color=COLORS[0],
+            alpha=0.2,
+            label="± 1 standard deviation",
+        )
         ax.axhline(0, color="black", linewidth=0.8)
+        ax.legend(fontsize="small")
     if name == "accept_prob":
         ax.axhspan(0, 0.1, facecolor="none", edgecolor="0.6", hatch="///", linewidth=0)
         ax.set_ylim(0, 1)
+
+
+def _steps_of_mean(window: int) -> str:
+    return "each step" if window == 1 else f"mean of {window} steps"
 
 
 def _plot_validation(ax: "Axes", table: Dataset, every: int | None) -> None:
@@ -217,5 +229,6 @@ def _ages(source: Any) -> np.ndarray:
     return values.ravel()
 
 
+_WORDS = {"accept_prob": "acceptance"}
 #: Beyond so many points a line is a block of ink.
 _MANY_STEPS = 2000
