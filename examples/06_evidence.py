@@ -7,9 +7,9 @@
 # %% [markdown]
 # # How good is a learned density? Log Z with an error bar
 #
-# An unnormalised energy cannot be compared with another one. With its log Z it is a density of
 # An unnormalised energy cannot be compared with another. With its log Z it is a density of the
-# 64 pixels, and its likelihood of images that it has never seen competes with that of Gaussians;
+# 64 pixels, and its likelihood of images that it has never seen competes with that of
+# Gaussians; the error of log Z is part of the comparison.
 #
 # Run it with `python examples/06_evidence.py`.
 

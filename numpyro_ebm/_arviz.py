@@ -4,7 +4,7 @@ from typing import Any
 
 
 def array_stats() -> Any:
-    """ArviZ's statistics of plain arrays, imported at their first use."""
+    """ArviZ's statistics of arrays; the import takes most of a second."""
     from arviz_stats.base.array import array_stats
 
     return array_stats

@@ -51,8 +51,9 @@ class Draws(eqx.Module):
     - **num_steps**: the length of each chain, `0` where draws are exact.
     - **stats**: what `sample` keeps of each draw, `(chain, draw)`: `potential_energy`, the
       energy at the draw (of a constrained support, with the Jacobian), `accept_prob`,
-      `diverging` and `n_grad`.
+      `diverging` and `n_grad`; of a Hamiltonian kernel `energy`, that with its momentum.
     - **state**: where the chains of `sample` stand, for `init_state`.
+    - **kernel**: the name of what drew them.
     """
 
     values: PyTree
@@ -60,6 +61,7 @@ class Draws(eqx.Module):
     num_steps: int = eqx.field(static=True)
     stats: dict[str, Array] = eqx.field(default_factory=dict)
     state: ChainState | None = None
+    kernel: str = eqx.field(static=True, default="")
 
     @property
     def finite(self) -> Array:
@@ -172,14 +174,16 @@ def sample(
     else:
         init_state = _refresh_if_stale(problem, init_state)
     first = max(int(init_state.i), init_state.num_warmup)
-    history = _History(jnp.asarray(first), jnp.asarray(thinning), num_samples)
+    names = _STATS + (("energy",) if "energy" in kernel.default_fields else ())
+    history = _History(jnp.asarray(first), jnp.asarray(thinning), num_samples, names)
     end = first + num_samples * thinning
     state, (values, rows) = _drive(problem, init_state, history, end, progress_bar)
     num_steps = max(int(state.i) - first, 0)
     if num_steps < num_samples * thinning:
         values, rows = jax.tree.map(lambda x: x[:, : num_steps // thinning], (values, rows))
-    stats = {name: rows[..., i] for i, name in enumerate(_STATS)}
-    draws = Draws(values, state.accept_prob, num_steps, stats, state)
+    stats = {name: rows[..., i] for i, name in enumerate(names)}
+    name = type(kernel).__name__
+    draws = Draws(values, state.accept_prob, num_steps, stats, state, name)
     if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
         warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())
     return draws
@@ -246,20 +250,21 @@ class _History(eqx.Module):
     first: Array
     thinning: Array
     num_draws: int = eqx.field(static=True)
+    names: tuple[str, ...] = eqx.field(static=True)
 
     def empty(self, state: ChainState, points: Point) -> PyTree:
         def empty(x: Any) -> Array:
             return jnp.zeros((x.shape[0], self.num_draws, *x.shape[1:]), x.dtype)
 
-        row = jnp.zeros((len(state.totals), len(_STATS)))
+        row = jnp.zeros((len(state.totals), len(self.names)))
         return jax.tree.map(empty, (points, row))
 
     def update(self, kept: PyTree, state: ChainState, points: Point, report: Report) -> PyTree:
         # The last of `thinning` writes to a slot stays; those of the warm-up are overwritten.
         slot = jnp.maximum(state.i - 1 - self.first, 0) // self.thinning
         energies = -state.move_state.logdensity
-        stats = energies, report.accept_prob, report.diverging, report.n_grad
-        row = jnp.stack([x.astype(energies.dtype) for x in stats], -1)
+        stats = report._asdict() | {"potential_energy": energies}
+        row = jnp.stack([stats[name].astype(energies.dtype) for name in self.names], -1)
         return jax.tree.map(
             lambda h, x: jax.lax.dynamic_update_index_in_dim(h, x, slot, 1), kept, (points, row)
         )
@@ -514,7 +519,8 @@ def _populate(
         energy = as_energy(energy, event_shape)
     populations = _draw_populations(sampler, energy, jr.split(rng_key, num_chains), num_samples)
     num_steps = int(populations.num_steps.max())
-    draws = Draws(populations.values, populations.accept_prob, num_steps)
+    name = type(sampler).__name__
+    draws = Draws(populations.values, populations.accept_prob, num_steps, kernel=name)
     if not draws.ok:
         warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())
     return draws

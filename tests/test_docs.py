@@ -13,6 +13,7 @@ PAGES = [
     "docs/index.md",
     "docs/choose-estimator.md",
     "docs/sampling.md",
+    "docs/normalizers.md",
     "docs/compose.md",
     "docs/bayesian.md",
     "docs/extending.md",

@@ -94,3 +94,24 @@ def test_objectives(tmp_path):
     log_z, learned, error = map(float, estimate.groups())
     assert abs(log_z - learned) < 5 * error + 0.01
     assert (tmp_path / "objectives.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_evidence(tmp_path):
+    printed = run("06_evidence.py", tmp_path / "evidence.png", cwd=tmp_path)
+    found = re.findall(r"^(.+?) +log Z = (\S+) \+- ([^,\s]+)", printed, re.MULTILINE)
+    assert len(found) == 4
+    for _, value, error in found:
+        for _, other, other_error in found:
+            gap = abs(float(value) - float(other))
+            assert gap < 3 * (float(error) ** 2 + float(other_error) ** 2) ** 0.5, printed
+    rows = re.findall(
+        r"^(learned energy|full Gaussian|ind\S+ \S+) +(\S+)", printed, re.MULTILINE
+    )
+    assert [name for name, _ in rows] == [
+        "learned energy",
+        "full Gaussian",
+        "independent pixels",
+    ]
+    assert float(rows[0][1]) > float(rows[1][1]) + 0.5
+    assert (tmp_path / "evidence.png").stat().st_size > 10_000

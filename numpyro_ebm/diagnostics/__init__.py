@@ -1,4 +1,4 @@
-"""How one checks: the bridge to ArviZ, and goodness of fit without a normaliser."""
+"""How one checks: the bridge to ArviZ, what chains are worth, and whether draws fit."""
 
 from ._radial import (
     AbstractRadialKernel as AbstractRadialKernel,
@@ -6,11 +6,15 @@ from ._radial import (
     InverseMultiquadric as InverseMultiquadric,
 )
 from .arviz import to_arviz as to_arviz
+from .blackjax import from_blackjax as from_blackjax
+from .drift import DriftProbe as DriftProbe, drift_probe as drift_probe
 from .energies import (
     EnergyPIT as EnergyPIT,
     energy_pit as energy_pit,
     fisher_divergence as fisher_divergence,
 )
+from .mixing import MixingReport as MixingReport, mixing_report as mixing_report
+from .modes import ModeReport as ModeReport, mode_report as mode_report
 from .predictive import (
     PredictiveCheck as PredictiveCheck,
     predictive_check as predictive_check,

@@ -21,12 +21,14 @@ class Report(NamedTuple):
     - **n_grad**: the number of gradients (of energies, if there are none) it evaluated.
     - **tuning**: what the adaptation of the step size steers to its target; it falls as the
       step grows.
+    - **energy**: of a Hamiltonian move, the Hamiltonian at the end, momentum included.
     """
 
     accept_prob: Scalar
     diverging: Array
     n_grad: Array
     tuning: Scalar
+    energy: Scalar | None = None
 
 
 class AbstractMove(eqx.Module):
@@ -101,6 +103,12 @@ def report(
         n_grad=jnp.asarray(n_grad, int),
         tuning=accept_prob if tuning is None else jnp.asarray(tuning, jnp.result_type(float)),
     )
+
+
+def hamiltonian_report(info: Any) -> Report:
+    """What BlackJAX says of a trajectory, its Hamiltonian included."""
+    one = report(info.acceptance_rate, info.is_divergent, info.num_integration_steps)
+    return one._replace(energy=info.energy)
 
 
 def tuning_of_error(error: Any) -> Scalar:

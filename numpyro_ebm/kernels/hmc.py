@@ -15,7 +15,7 @@ from .._types import Array, Energy, Key, Point, Scalar
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
 from ._kernel import AbstractKernel
-from ._move import AbstractMove, jittered, log_density
+from ._move import AbstractMove, Report, hamiltonian_report, jittered, log_density
 from ._state import HamiltonianState, KernelState
 
 
@@ -42,6 +42,9 @@ class HMCMove(AbstractMove):
             rng_key, state, log_density(energy), step_size, metric, num_steps
         )
         return new, with_end_energy(info, state, metric)
+
+    def report(self, info: Any) -> Report:
+        return hamiltonian_report(info)
 
     def started(self, rng_key: Key, position: Point, energy: Energy) -> AbstractMove:
         return with_found_step_size(self, rng_key, position, energy)
@@ -70,6 +73,9 @@ class GHMCMove(AbstractMove):
         return new._replace(slice=jnp.nan_to_num(new.slice)), with_end_energy(
             info, state, metric
         )
+
+    def report(self, info: Any) -> Report:
+        return hamiltonian_report(info)
 
 
 def with_end_energy(info: Any, state: Any, metric: Array) -> Any:

@@ -11,7 +11,7 @@ from .._types import Array, Energy, Key, Point, Scalar
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
 from ._kernel import AbstractKernel
-from ._move import AbstractMove, log_density
+from ._move import AbstractMove, Report, hamiltonian_report, log_density
 from ._state import HamiltonianState, KernelState
 from .hmc import check_differentiation, with_found_step_size
 
@@ -36,6 +36,9 @@ class NUTSMove(AbstractMove):
             self.metric(state.position),
             self.max_tree_depth,
         )
+
+    def report(self, info: Any) -> Report:
+        return hamiltonian_report(info)
 
     def started(self, rng_key: Key, position: Point, energy: Energy) -> AbstractMove:
         return with_found_step_size(self, rng_key, position, energy)

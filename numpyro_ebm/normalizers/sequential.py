@@ -188,7 +188,7 @@ def _by_integrals(
 
 
 #: A step of beta, in standard deviations of the integrand.
-_SHORT = 0.5
+_SHORT = 0.25
 #: The least effective number of islands, as a part of them.
 _LEAST_SHARE = 0.5
 

@@ -96,12 +96,11 @@ def test_within_three_standard_errors(method, target):
     energy = make()
     log_z = ebm.log_partition(jr.key(0), Hidden(energy), METHODS[method](reference))
     truth = float(energy.log_z)
-    z = (float(log_z.estimate) - truth) / float(log_z.std_error)
-    assert abs(z) < 3, (log_z, truth)
+    # Three standard errors of a normal law, more of Student's with few islands.
+    low, high = log_z.interval(0.9973)
+    assert low < truth < high, (log_z, truth)
     # A method that knew nothing would say so with a large error.
     assert float(log_z.std_error) < 0.3
-    low, high = log_z.interval(0.9999)
-    assert low < truth < high
     if method != "bridge":  # Of one Gaussian, its bounds are the truth.
         assert float(log_z.lower) < truth + 3 * float(log_z.std_error)
         assert float(log_z.upper) > truth - 3 * float(log_z.std_error)

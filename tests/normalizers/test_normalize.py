@@ -128,7 +128,8 @@ def test_what_it_prints():
 
 def fitted(energy, data, reference, num_steps):
     objective = ebm.NoiseContrastiveEstimation(reference)
-    estimator = ebm.Estimator(objective, optax.adam(1e-3))
+    schedule = optax.cosine_decay_schedule(1e-3, num_steps)
+    estimator = ebm.Estimator(objective, optax.adam(schedule))
     result = estimator.run(
         jr.key(0), num_steps, energy, data, batch_size=256, progress_bar=False
     )
@@ -150,6 +151,13 @@ def assert_agree(estimates):
             )
 
 
+def assert_bounded(bounds, other):
+    """Up to the errors of bounds, which are means of log weights, and of the estimate."""
+    margin = 3 * np.hypot(float(bounds.std_error), float(other.std_error))
+    print(f"gap between the bounds {float(bounds.upper - bounds.lower):.3f}")
+    assert bounds.lower - margin < other.estimate < bounds.upper + margin
+
+
 @pytest.mark.slow
 def test_methods_agree_on_a_trained_network():
     data = ebm.datasets.two_moons(jr.key(1), 4096)
@@ -167,8 +175,7 @@ def test_methods_agree_on_a_trained_network():
     }
     estimates = {name: ebm.log_partition(jr.key(3), energy, m) for name, m in methods.items()}
     estimates["noise contrast"] = learned.partition
-    truth = estimates["quadrature"].estimate
-    assert estimates["annealed"].lower < truth < estimates["annealed"].upper
+    assert_bounded(estimates["annealed"], estimates["quadrature"])
     assert_agree(estimates)
 
 
@@ -188,6 +195,5 @@ def test_methods_agree_on_trained_digits():
         "sequential": ebm.log_partition(jr.key(4), energy),
         "thermodynamic": ebm.log_partition(jr.key(5), energy, ebm.ThermodynamicIntegration()),
     }
-    assert estimates["annealed"].lower < estimates["sequential"].estimate
-    assert estimates["annealed"].upper > estimates["sequential"].estimate
+    assert_bounded(estimates["annealed"], estimates["sequential"])
     assert_agree(estimates)

@@ -1,0 +1,111 @@
+"""The sentences of `mixing_report`."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.stats import norm
+from xarray import Dataset
+
+from ._convergence import MANY_CHAINS, MIN_DRAWS
+from ._report import chains, some_of
+
+#: The chance of a resemblance of neighbouring chains that is called one.
+_CHANCE = 1e-4
+#: Stan's limit of BFMI, and the share of transitions that may diverge.
+_BFMI = 0.3
+_DIVERGING = 1e-3
+
+
+def failures_of_chains(health: Dataset, num_draws: int) -> Iterator[str]:
+    bad, stuck = health["num_non_finite"].values, health["is_stuck"].values
+    if bad.any():
+        yield (
+            f"{bad.sum()} draws hold a value that is NaN or infinite, in {chains(bad > 0)}"
+            f"{'' if bad.all() else '; the table leaves these out'}."
+        )
+    if stuck.any():
+        stay = int(health["longest_stay"].values[stuck].max())
+        accepted = ""
+        if "acceptance_rate" in health:
+            rate = float(health["acceptance_rate"].values[stuck].min())
+            accepted = f", accepting down to {rate:.2f}"
+        who = chains(stuck).capitalize()
+        yield f"{who} got stuck, for up to {stay} of {num_draws} draws{accepted}."
+    if "bfmi" in health and (low := health["bfmi"].values < _BFMI).any():
+        yield (
+            f"BFMI is below {_BFMI} in {chains(low)}, down to "
+            f"{float(health['bfmi'].min()):.2f}: momenta change the energy too slowly. "
+            "Reparametrise, or learn the metric in a longer warm-up."
+        )
+    if "num_diverging" in health:
+        count, size = int(health["num_diverging"].sum()), health.sizes["chain"] * num_draws
+        if count > _DIVERGING * size:
+            yield f"{count} of {size} transitions diverged. Take a smaller step."
+
+
+def failures_of_axes(
+    table: Dataset, usable: np.ndarray, labels: np.ndarray | None, num_draws: int
+) -> Iterator[str]:
+    num_chains = int(usable.sum())
+    if num_chains < 2:
+        yield f"{num_chains} chain cannot be compared with others: run four or more."
+    elif num_draws < MIN_DRAWS and labels is None:
+        yield (
+            f"{num_draws} draws of each chain are too few to compare chains by: draw more, or "
+            "start several chains at each point and say which, by `superchains`."
+        )
+    if labels is None and num_chains >= MANY_CHAINS:
+        correlation = np.nan_to_num(table["neighbour_correlation"].values)
+        limit = norm.isf(_CHANCE / len(correlation)) / np.sqrt(num_chains)
+        worst = int(correlation.argmax())
+        if correlation[worst] > limit:
+            yield (
+                f"Neighbouring chains resemble each other, with a correlation of "
+                f"{correlation[worst]:.2f} in {table['summary'].values[worst]}, as successive "
+                "draws do: are chains and draws swapped?"
+            )
+
+
+def disagreements(table: Dataset, name: str) -> Iterator[str]:
+    if name not in table:
+        return
+    r_hat, limit = table[name].values, table[f"{name}_limit"].values
+    failed = r_hat > limit
+    if failed.any():
+        worst = int(np.argmax(np.where(failed, r_hat / limit, 0)))
+        title = {"r_hat": "R-hat", "nested_r_hat": "Nested R-hat"}[name]
+        yield (
+            f"{title} of {table['summary'].values[worst]} is {r_hat[worst]:.4g}, where chance "
+            f"makes at most {limit[worst]:.4g}{_others(table, failed, worst)}: the chains "
+            "disagree."
+        )
+
+
+def drifts(table: Dataset) -> Iterator[str]:
+    drift, limit = np.abs(table["drift"].values), table["drift_limit"].values
+    failed = drift > limit
+    if failed.any():
+        worst = int(np.argmax(np.where(failed, drift / limit, 0)))
+        yield (
+            f"Halves of chains differ: in {table['summary'].values[worst]} by "
+            f"{drift[worst]:.2f} standard deviations, where chance makes at most "
+            f"{limit[worst]:.2f}{_others(table, failed, worst)}. Warm up longer."
+        )
+
+
+def scarcities(table: Dataset, min_ess: float) -> Iterator[str]:
+    for name, title in (("ess_bulk", "Bulk"), ("ess_tail", "Tail")):
+        ess = table[name].values
+        failed = ess < min_ess
+        if failed.any():
+            worst = int(np.argmin(np.where(failed, ess, np.inf)))
+            yield (
+                f"{title} ESS of {table['summary'].values[worst]} is {ess[worst]:.0f}, below "
+                f"{min_ess:g}{_others(table, failed, worst)}: draw more."
+            )
+
+
+def _others(table: Dataset, failed: np.ndarray, worst: int) -> str:
+    failed = failed & (np.arange(len(failed)) != worst)
+    names = table["summary"].values[failed]
+    return f" (also {some_of(names)})" if len(names) else ""

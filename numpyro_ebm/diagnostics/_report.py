@@ -1,0 +1,55 @@
+"""How reports speak."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from xarray import Dataset
+
+#: A table shows no more rows, and a sentence no more names.
+_MAX_ROWS = 25
+_MAX_NAMES = 5
+
+
+def some_of(names: Iterable[Any]) -> str:
+    """`a, b and c`, or the first five of many."""
+    names = [str(name) for name in names]
+    if len(names) > _MAX_NAMES:
+        return f"{', '.join(names[:_MAX_NAMES])} and {len(names) - _MAX_NAMES} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def chains(where: np.ndarray) -> str:
+    """The chains for which `where` is true."""
+    (indices,) = np.nonzero(where)
+    return f"chain{'s' if len(indices) > 1 else ''} {some_of(indices)} of {len(where)}"
+
+
+def as_text(table: Dataset, order: np.ndarray) -> list[str]:
+    """Rows of a table, in its own order; of a long one those first in `order`."""
+    (dim,) = table.dims
+    shown = np.sort(order[:_MAX_ROWS])
+    names = [str(name) for name in table[dim].values[shown]]
+    columns = {
+        str(name): [_number(str(name), x) for x in table[name].values[shown]] for name in table
+    }
+    cells = [[str(dim), *names], *([name, *column] for name, column in columns.items())]
+    widths = [max(map(len, column)) for column in cells]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in zip(*cells, strict=True)
+    ]
+    left = table.sizes[dim] - len(shown)
+    return [*lines, f"and {left} that look better"] if left else lines
+
+
+def verdict(failures: tuple[str, ...]) -> list[str]:
+    if not failures:
+        return ["ok"]
+    return ["NOT ok:", *(f"- {failure}" for failure in failures)]
+
+
+def _number(name: str, x: float) -> str:
+    if "r_hat" in name and x < 100:
+        return f"{x:.3f}"
+    return f"{x:.0f}" if 1000 <= abs(x) < 1e9 else f"{x:.3g}"

@@ -1,0 +1,204 @@
+"""Long chains on an energy as it is: whether what was learned from short ones is a density."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from scipy.stats import t as t_distribution
+from xarray import Dataset
+
+from .._checks import as_data, check_positive
+from .._types import Array, Float, Key
+from ..energies import as_energy, check_energy
+from ..kernels import AbstractKernel
+from ..sampling import sample
+from ._convergence import nested_r_hat, nested_r_hat_limit
+from ._report import as_text, verdict
+
+#: How likely chance alone fails a probe by drift, over all statistics and starts.
+_FALSE_ALARM = 0.01
+
+
+@dataclass(frozen=True, repr=False)
+class DriftProbe:
+    """What `drift_probe` found, which it prints.
+
+    - **failures**: sentences that name what is wrong.
+    - **table**: of each `statistic`, `start` and `length`, the `mean` over chains with its
+      `std_error`; of each statistic and length `nested_r_hat`, where starts are superchains,
+      and its `nested_r_hat_limit`.
+    """
+
+    failures: tuple[str, ...]
+    table: Dataset
+
+    @property
+    def ok(self) -> bool:
+        """Whether all starts have come to one place, and stay there."""
+        return not self.failures
+
+    def __repr__(self) -> str:
+        lines = []
+        for name in self.table["statistic"].values:
+            one = self.table.sel(statistic=name, drop=True)
+            means = {
+                f"from {s}": one["mean"].sel(start=s, drop=True) for s in one["start"].values
+            }
+            rows = Dataset({**means, "nested_r_hat": one["nested_r_hat"]})
+            lines += [f"{name}", *as_text(rows, np.arange(rows.sizes["length"])), ""]
+        return "\n".join(["Chains by their length", "", *lines, *verdict(self.failures)])
+
+
+def drift_probe(
+    rng_key: Key,
+    energy: Any,
+    kernel: AbstractKernel,
+    starts: Mapping[str, Float[Array, "n *event"]],
+    *,
+    num_steps: int = 100,
+    statistics: Mapping[str, Callable[[Array], Any]] | None = None,
+    num_chains: int = 64,
+    progress_bar: bool = True,
+) -> DriftProbe:
+    r"""Run chains from several starts, 1, 10 and 100 times as long as training did.
+
+    An energy that was learned by short chains from data or from a buffer may keep *those*
+    chains in place, and have its mass elsewhere: its long chains drift away [Nijkamp et al.
+    2020]. So its parameters are frozen, and chains from data, from noise, from the buffer run
+    on. They must come to the same law, by nested R-hat with starts as superchains, and their
+    energies and other statistics must not change any more from the middle length to the
+    longest. What no start comes near stays unseen.
+
+    ```python
+    starts = {"data": data, "noise": noise, "buffer": result.state.objective_state.starts}
+    print(ebm.drift_probe(jax.random.key(0), energy, ebm.MALA(step_size=0.1), starts))
+    ```
+
+    **Arguments**
+
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `kernel`: as of training; its step size adapts during the first half of the shortest
+      length, if it adapts.
+    - `starts`: names to points, at least two of them.
+    - `num_steps`: transitions of the shortest length.
+    - `statistics`: names to functions of one point to a number, beside the energy; such as one
+      that says whether a point belongs to a mode.
+    - `num_chains`: chains of each start.
+    - `progress_bar`: show progress.
+    """
+    check_positive("num_steps", num_steps)
+    energy = as_energy(energy)
+    points = {name: as_data(x, f"starts[{name!r}]") for name, x in starts.items()}
+    if len(points) < 2:
+        raise ValueError(f"`starts` must hold two starts or more, got {list(points)}.")
+    for x in points.values():
+        check_energy(energy, x.shape[1:])
+    chosen = [
+        jr.choice(jr.fold_in(rng_key, i), x, (num_chains,), replace=len(x) < num_chains)
+        for i, x in enumerate(points.values())
+    ]
+    functions = {"energy": energy, **(statistics or {})}
+    lengths = [num_steps * factor for factor in (1, 10, 100)]
+    values = _run(
+        jr.fold_in(rng_key, len(points)),
+        energy,
+        kernel,
+        jnp.concatenate(chosen),
+        lengths,
+        functions,
+        progress_bar,
+    )
+    shape = (len(functions), len(points), num_chains, len(lengths))
+    table = _tabulate(values.reshape(shape), list(functions), list(points), lengths)
+    return DriftProbe((*_disagreements(table), *_drifts(table, values.reshape(shape))), table)
+
+
+def _run(
+    rng_key: Key,
+    energy: Any,
+    kernel: AbstractKernel,
+    start: Array,
+    lengths: list[int],
+    functions: Mapping[str, Callable[[Array], Any]],
+    progress_bar: bool,
+) -> np.ndarray:
+    """Each statistic of each chain at each length, `(statistic, chain, length)`."""
+
+    @jax.jit
+    def evaluate(x: Array) -> Array:
+        return jnp.stack([jax.vmap(fn)(x).astype(float) for fn in functions.values()])
+
+    columns, state, made = [], None, 0
+    for length in lengths:
+        num_warmup = lengths[0] // 2
+        draws = sample(
+            rng_key,
+            energy,
+            kernel,
+            num_warmup=num_warmup,
+            num_samples=1,
+            thinning=length - max(made, num_warmup),
+            init_params=start if state is None else None,
+            init_state=state,
+            progress_bar=progress_bar,
+        )
+        state, made = draws.state, length
+        columns.append(np.asarray(evaluate(draws.values[:, 0]), float))
+    return np.stack(columns, -1)
+
+
+def _tabulate(
+    values: np.ndarray, statistics: list[str], starts: list[str], lengths: list[int]
+) -> Dataset:
+    num_chains = values.shape[2]
+    superchains = np.repeat(np.arange(len(starts)), num_chains)
+    found = np.array(
+        [
+            [nested_r_hat(one[..., k].reshape(-1, 1), superchains) for k in range(len(lengths))]
+            for one in values
+        ]
+    )
+    size = len(starts), len(superchains)
+    limits = nested_r_hat_limit(*size, found[..., 1], len(statistics))
+    each = ("statistic", "start", "length")
+    return Dataset(
+        {
+            "mean": (each, values.mean(2)),
+            "std_error": (each, values.std(2, ddof=1) / np.sqrt(num_chains)),
+            "nested_r_hat": (each[::2], found[..., 0]),
+            "nested_r_hat_limit": (each[::2], limits),
+        },
+        {"statistic": statistics, "start": starts, "length": lengths},
+    )
+
+
+def _disagreements(table: Dataset) -> list[str]:
+    last = table.isel(length=-1)
+    names = table["statistic"].values
+    r_hat, limit = last["nested_r_hat"].values, last["nested_r_hat_limit"].values
+    return [
+        f"after {int(last['length'])} transitions starts still disagree about {name}: nested "
+        f"R-hat {r:.3f} > {m:.3f}"
+        for name, r, m in zip(names, r_hat, limit, strict=True)
+        if not r <= m
+    ]
+
+
+def _drifts(table: Dataset, values: np.ndarray) -> list[str]:
+    """Statistics that the last stretch, nine tenths of all transitions, has changed."""
+    change = values[..., -1] - values[..., -2]
+    num_chains = values.shape[2]
+    error = change.std(2, ddof=1) / np.sqrt(num_chains)
+    limit = t_distribution.isf(_FALSE_ALARM / (2 * error.size), num_chains - 1)
+    middle, last = (int(x) for x in table["length"].values[-2:])
+    return [
+        f"from {start} the mean of {name} drifts by {change[i, j].mean():.3g} between {middle} "
+        f"and {last} transitions, {abs(change[i, j].mean()) / error[i, j]:.1f} standard errors"
+        for i, name in enumerate(table["statistic"].values)
+        for j, start in enumerate(table["start"].values)
+        if not abs(change[i, j].mean()) <= limit * error[i, j]
+    ]
