@@ -150,13 +150,11 @@ def report(num_chains, num_modes, reference=None):
         table["reference"] = ("mode", reference)
     steps = RNG.dirichlet(np.ones(num_modes), size=num_modes)
     steps[0] = np.nan
-    return SimpleNamespace(
-        table=table,
-        chains=Dataset({"occupancy": (("chain", "mode"), shares)}, modes).assign_coords(
-            chain=np.arange(num_chains)
-        ),
-        transitions=DataArray(steps, {**modes, "next_mode": np.arange(num_modes)}),
+    chains = Dataset(
+        {"occupancy": (("chain", "mode"), shares)}, {**modes, "chain": np.arange(num_chains)}
     )
+    transitions = DataArray(steps, {**modes, "next_mode": np.arange(num_modes)})
+    return ebm.ModeReport((), table, chains, transitions, np.zeros((num_chains, 1), int))
 
 
 def test_modes_of_each_chain_and_of_the_reference():
@@ -185,16 +183,17 @@ def test_many_chains_are_sorted_and_many_modes_get_no_numbers():
     assert len(figure.axes[0].patches) == 32
 
 
-def drift(**changes):
-    fields = {
-        "lengths": np.array([10, 100, 1000]),
-        "starts": ("buffer", "data"),
-        "statistic": "energy",
-        "means": np.array([[1.0, 2.0, 3.0], [2.0, 2.5, 3.0]]),
-        "std_errors": np.full((2, 3), 0.1),
-        "rhat": np.array([1.3, 1.1, 1.0]),
+def drift():
+    each = ("statistic", "start", "length")
+    means = np.array([[[1.0, 2.0, 3.0], [2.0, 2.5, 3.0]], np.zeros((2, 3))])
+    columns = {
+        "mean": (each, means),
+        "std_error": (each, np.full((2, 2, 3), 0.1)),
+        "nested_r_hat": (each[::2], [[1.3, 1.1, 1.0]] * 2),
+        "nested_r_hat_limit": (each[::2], np.full((2, 3), 1.05)),
     }
-    return SimpleNamespace(**{**fields, **changes})
+    names = {"statistic": ["energy", "left"], "start": ["buffer", "data"]}
+    return ebm.DriftProbe((), Dataset(columns, {**names, "length": [10, 100, 1000]}))
 
 
 def test_drift_from_each_start():
@@ -204,7 +203,9 @@ def test_drift_from_each_start():
     band = top.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((0.8, 3.2))
     np.testing.assert_allclose(bottom.lines[0].get_ydata(), [1.3, 1.1, 1.0])
+    np.testing.assert_allclose(bottom.lines[1].get_ydata(), 1.05)
     assert (top.get_xscale(), top.get_ylabel()) == ("log", "mean of energy")
+    assert ebm.plot_drift(drift(), "left").axes[0].get_ylabel() == "mean of left"
 
 
 def run(losses, validation_losses=(), **metrics):
@@ -329,10 +330,9 @@ def test_arviz_ess_is_of_all_chains():
 
 
 def test_arviz_of_draws():
-    stats = {
-        name: jnp.zeros((3, 30)) for name in ("potential_energy", "accept_prob", "diverging")
-    }
-    draws = ebm.Draws(jnp.asarray(RNG.normal(size=(3, 30, 2))), jnp.ones(3), 30, stats)
+    draws = ebm.sample(
+        jax.random.key(0), BOWL, ebm.MALA(), num_warmup=20, num_samples=30, progress_bar=False
+    )
     for plot in (ebm.plot_trace, ebm.plot_rank, ebm.plot_ess):
         assert len(panels(plot(draws))) == 2
 
@@ -362,7 +362,7 @@ BAD = {
         "`bounds`",
     ),
     "all NaN": (lambda: ebm.plot_energies({"a": np.full((1, 2), np.nan)}, BOWL), "NaN"),
-    "drift": (lambda: ebm.plot_drift(drift(rhat=np.zeros(2))), r"`report` .* \(2,\)"),
+    "drift": (lambda: ebm.plot_drift(drift(), "no"), "`statistic`"),
     "no step": (lambda: ebm.plot_training(run([])), "`result`"),
     "metrics": (lambda: ebm.plot_training(run([1.0]), ["no"]), "`metrics`"),
     "smoothing": (lambda: ebm.plot_training(run([1.0]), smoothing=0), "`smoothing`"),
@@ -395,8 +395,8 @@ def test_bad_input(name):
 @pytest.mark.parametrize(
     ("plot", "match"),
     [
-        (lambda: ebm.plot_modes(3), "`report` .* got int without table"),
-        (lambda: ebm.plot_drift(report(2, 2)), "`report` .* without lengths"),
+        (lambda: ebm.plot_modes(3), "`report` .* got int"),
+        (lambda: ebm.plot_drift(report(2, 2)), "`report` .* got ModeReport"),
         (lambda: ebm.plot_training([1.0]), "`result` .* got list"),
         (lambda: ebm.plot_chain({"x": CUBE}), "`draws` .* got dict"),
     ],

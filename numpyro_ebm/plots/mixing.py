@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._axes import COLORS, DASHES, evenly, pyplot
+from ..diagnostics import DriftProbe, ModeReport
+from ._axes import ALARM, COLORS, DASHES, evenly, pyplot
 
 if TYPE_CHECKING:
     from ._axes import Axes, Figure
 
 
-def plot_modes(report: Any) -> "Figure":
+def plot_modes(report: ModeReport) -> "Figure":
     """Draw what `mode_report` found: the modes of each chain, and how one follows another.
 
     Left, a bar a chain, with what all chains did together and the reference, if there is one.
@@ -19,9 +20,9 @@ def plot_modes(report: Any) -> "Figure":
 
     **Arguments**
 
-    - `report`: a `ModeReport`.
+    - `report`: a [`ModeReport`][numpyro_ebm.ModeReport].
     """
-    _check_fields(report, "mode_report", ("table", "chains", "transitions"))
+    _check_type(report, ModeReport, "mode_report")
     figure, (left, right) = pyplot().subplots(
         1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(1.5, 1)
     )
@@ -30,61 +31,50 @@ def plot_modes(report: Any) -> "Figure":
     return figure
 
 
-def plot_drift(report: Any) -> "Figure":
-    """Draw how a statistic drifts with the length of a probe, from each of its starts.
+def plot_drift(report: DriftProbe, statistic: str = "energy") -> "Figure":
+    """Draw what `drift_probe` found: how a statistic drifts with the length of chains.
 
     Above, the mean over the chains of a start, and two standard errors about it. Starts that
     agree show that chains forget where they come from; a common drift, that chains as short as
-    those of the training are far from the energy that was learned. Below, nested R-hat.
+    those of the training are far from the energy that was learned. Below, nested R-hat, and
+    dashed the highest one that chance makes.
 
     **Arguments**
 
-    - `report`: with `lengths`, `starts` (their names), `statistic` (its name), `means` and
-      `std_errors`, both `(start, length)`, and `rhat`, one a length.
+    - `report`: a [`DriftProbe`][numpyro_ebm.DriftProbe].
+    - `statistic`: which one.
     """
-    names = ("lengths", "starts", "statistic", "means", "std_errors", "rhat")
-    _check_fields(report, "the drift probe", names)
-    lengths, means, errors, rhat = (
-        np.asarray(x) for x in (report.lengths, report.means, report.std_errors, report.rhat)
-    )
-    _check_shapes(len(report.starts), lengths, means, errors, rhat)
+    _check_type(report, DriftProbe, "drift_probe")
+    known = list(report.table["statistic"].values)
+    if statistic not in known:
+        raise ValueError(f"`statistic` must be one of {known}, got {statistic!r}.")
+    table = report.table.sel(statistic=statistic)
+    lengths = table["length"].values
     figure, (top, bottom) = pyplot().subplots(
         2, 1, sharex=True, figsize=(6.4, 4.8), layout="constrained", height_ratios=(2.5, 1)
     )
-    for i, (start, mean, error) in enumerate(zip(report.starts, means, errors, strict=True)):
+    for i, start in enumerate(table["start"].values):
+        mean, error = (table[name].sel(start=start).values for name in ("mean", "std_error"))
         color, dashes = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
         top.fill_between(lengths, mean - 2 * error, mean + 2 * error, color=color, alpha=0.2)
         line = {"color": color, "linestyle": dashes, "marker": "osD^v"[i % 5]}
         top.plot(lengths, mean, label=f"from {start}", markersize=4, **line)
-    top.set(xscale="log", ylabel=f"mean of {report.statistic}")
+    top.set(xscale="log", ylabel=f"mean of {statistic}")
     top.legend()
-    bottom.plot(lengths, rhat, color="black", marker="o", markersize=4)
-    bottom.axhline(1, color="0.6", linewidth=0.8)
-    bottom.set(xlabel="length of the probe (transitions)", ylabel="nested R-hat")
+    bottom.plot(lengths, table["nested_r_hat"], color="black", marker="o", markersize=4)
+    bottom.plot(lengths, table["nested_r_hat_limit"], color=ALARM, linestyle="--")
+    bottom.set(xlabel="length of the chains (transitions)", ylabel="nested R-hat")
     return figure
 
 
-def _check_fields(report: Any, source: str, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not hasattr(report, name)]
-    if missing:
+def _check_type(report: Any, kind: type, source: str) -> None:
+    if not isinstance(report, kind):
         raise TypeError(
-            f"`report` must be what {source} returns, got {type(report).__name__} without "
-            f"{', '.join(missing)}."
+            f"`report` must be what `ebm.{source}` returns, got {type(report).__name__}."
         )
 
 
-def _check_shapes(num_starts: int, lengths: np.ndarray, *columns: np.ndarray) -> None:
-    means, errors, rhat = columns
-    shape = (num_starts, len(lengths))
-    if means.shape != shape or errors.shape != shape or rhat.shape != lengths.shape:
-        raise ValueError(
-            f"`report` of {num_starts} starts and {len(lengths)} lengths needs `means` and "
-            f"`std_errors` of shape {shape} and `rhat` of shape {lengths.shape}, got "
-            f"{means.shape}, {errors.shape} and {rhat.shape}."
-        )
-
-
-def _plot_occupancy(ax: "Axes", report: Any) -> None:
+def _plot_occupancy(ax: "Axes", report: ModeReport) -> None:
     shares = report.chains["occupancy"].transpose("chain", "mode")
     chains, modes = shares["chain"].values, shares["mode"].values
     values, is_long = shares.values, len(chains) > _MANY_CHAINS
