@@ -37,7 +37,7 @@ def plot_drift(report: DriftProbe, statistic: str = "energy") -> "Figure":
     Above, the mean over the chains of a start, and two standard errors about it. Starts that
     agree show that chains forget where they come from; a common drift, that chains as short as
     those of the training are far from the energy that was learned. Below, nested R-hat, and
-    dashed the highest one that chance makes.
+    dashed the limit beyond which the probe fails.
 
     **Arguments**
 
