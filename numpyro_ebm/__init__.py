@@ -144,7 +144,20 @@ from .objectives import (
     SlicedScoreMatching as SlicedScoreMatching,
     VarianceReducedDenoisingScoreMatching as VarianceReducedDenoisingScoreMatching,
 )
-from .plots import plot_energy as plot_energy, plot_images as plot_images
+from .plots import (
+    plot_buffer_ages as plot_buffer_ages,
+    plot_chain as plot_chain,
+    plot_drift as plot_drift,
+    plot_energies as plot_energies,
+    plot_energy as plot_energy,
+    plot_ess as plot_ess,
+    plot_images as plot_images,
+    plot_modes as plot_modes,
+    plot_rank as plot_rank,
+    plot_scores as plot_scores,
+    plot_trace as plot_trace,
+    plot_training as plot_training,
+)
 from .sampling import (
     Draws as Draws,
     Moments as Moments,

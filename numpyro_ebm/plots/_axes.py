@@ -1,0 +1,49 @@
+"""The door to matplotlib, and what all pictures share."""
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from ..sampling import Draws
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
+
+#: Colour-blind people tell them apart, neighbours best; lines differ in their dashes, too.
+COLORS = ("tab:blue", "tab:orange", "0.35", "#CC79A7", "#009E73", "#F0E442", "#56B4E9")
+DASHES = ("-", "--", ":", "-.")
+#: Of what went wrong.
+ALARM = "#D55E00"
+#: Of values that are not known.
+UNKNOWN = "tab:blue"
+
+
+def pyplot() -> ModuleType:
+    """The door to matplotlib."""
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def axes(ax: "Axes | None", **figure: Any) -> "Axes":
+    """`ax`, or that of a new figure."""
+    return pyplot().subplots(layout="constrained", **figure)[1] if ax is None else ax
+
+
+def evenly(size: int, num: int) -> np.ndarray:
+    """At most `num` of `size` indices, the first and the last among them."""
+    return np.unique(np.linspace(0, size - 1, min(num, size)).round().astype(int))
+
+
+def values_of(name: str, draws: Any) -> np.ndarray:
+    """The array of points in `draws`, which may be `Draws`."""
+    values = draws.values if isinstance(draws, Draws) else draws
+    if not isinstance(values, jax.Array | np.ndarray | list | tuple):
+        raise TypeError(
+            f"`{name}` must be one array of points, got {type(values).__name__}. Of a pytree "
+            "pass one of its arrays."
+        )
+    return np.asarray(values)

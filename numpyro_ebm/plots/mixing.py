@@ -1,0 +1,145 @@
+"""How chains share their time among modes, and whether they drift."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..diagnostics import DriftProbe, ModeReport
+from ._axes import ALARM, COLORS, DASHES, evenly, pyplot
+
+if TYPE_CHECKING:
+    from ._axes import Axes, Figure
+
+
+def plot_modes(report: ModeReport) -> "Figure":
+    """Draw what `mode_report` found: the modes of each chain, and how one follows another.
+
+    Left, a bar a chain, with what all chains did together and the reference, if there is one.
+    Chains that mix have bars alike. More than 32 chains are sorted by their main mode and its
+    share. Right, how often a draw in the mode of a row is followed by one in that of a column.
+
+    **Arguments**
+
+    - `report`: a [`ModeReport`][numpyro_ebm.ModeReport].
+    """
+    _check_type(report, ModeReport, "mode_report")
+    figure, (left, right) = pyplot().subplots(
+        1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(1.5, 1)
+    )
+    _plot_occupancy(left, report)
+    _plot_transitions(right, report.transitions)
+    return figure
+
+
+def plot_drift(report: DriftProbe, statistic: str = "energy") -> "Figure":
+    """Draw what `drift_probe` found: how a statistic drifts with the length of chains.
+
+    Above, the mean over the chains of a start, and two standard errors about it. Starts that
+    agree show that chains forget where they come from; a common drift, that chains as short as
+    those of the training are far from the energy that was learned. Below, nested R-hat, and
+    dashed the limit beyond which the probe fails.
+
+    **Arguments**
+
+    - `report`: a [`DriftProbe`][numpyro_ebm.DriftProbe].
+    - `statistic`: which one.
+    """
+    _check_type(report, DriftProbe, "drift_probe")
+    known = list(report.table["statistic"].values)
+    if statistic not in known:
+        raise ValueError(f"`statistic` must be one of {known}, got {statistic!r}.")
+    table = report.table.sel(statistic=statistic)
+    lengths = table["length"].values
+    figure, (top, bottom) = pyplot().subplots(
+        2, 1, sharex=True, figsize=(6.4, 4.8), layout="constrained", height_ratios=(2.5, 1)
+    )
+    for i, start in enumerate(table["start"].values):
+        mean, error = (table[name].sel(start=start).values for name in ("mean", "std_error"))
+        color, dashes = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
+        top.fill_between(lengths, mean - 2 * error, mean + 2 * error, color=color, alpha=0.2)
+        line = {"color": color, "linestyle": dashes, "marker": "osD^v"[i % 5]}
+        top.plot(lengths, mean, label=f"from {start}", markersize=4, **line)
+    top.set(xscale="log", ylabel=f"mean of {statistic}")
+    top.legend()
+    bottom.plot(lengths, table["nested_r_hat"], color="black", marker="o", markersize=4)
+    bottom.plot(lengths, table["nested_r_hat_limit"], color=ALARM, linestyle="--")
+    bottom.set(xlabel="length of the chains (transitions)", ylabel="nested R-hat")
+    return figure
+
+
+def _check_type(report: Any, kind: type, source: str) -> None:
+    if not isinstance(report, kind):
+        raise TypeError(
+            f"`report` must be what `ebm.{source}` returns, got {type(report).__name__}."
+        )
+
+
+def _plot_occupancy(ax: "Axes", report: ModeReport) -> None:
+    shares = report.chains["occupancy"].transpose("chain", "mode")
+    chains, modes = shares["chain"].values, shares["mode"].values
+    values, is_long = shares.values, len(chains) > _MANY_CHAINS
+    if is_long:
+        values = values[np.lexsort((-values.max(1), values.argmax(1)))]
+    sums = {"all": "occupancy", "reference": "reference"}
+    sums = {
+        label: report.table[name].values for label, name in sums.items() if name in report.table
+    }
+    width = max(1.0, len(chains) / 8)
+    lefts = len(chains) + width * (0.5 + 1.5 * np.arange(len(sums)))
+    for k, mode in enumerate(modes):
+        style = {"color": _color(k, len(modes)), "fill": True}
+        below, above = values[:, :k].sum(1), values[:, : k + 1].sum(1)
+        ax.stairs(above, np.arange(len(chains) + 1), baseline=below, label=f"{mode}", **style)
+        for left, share in zip(lefts, sums.values(), strict=True):
+            edges = [left, left + width]
+            ax.stairs(
+                share[: k + 1].sum(keepdims=True), edges, baseline=share[:k].sum(), **style
+            )
+    if not is_long:
+        ax.vlines(np.arange(1, len(chains)), 0, 1, color="white", linewidth=0.8)
+    shown = np.arange(0) if is_long else evenly(len(chains), 16)
+    ticks = [*(shown + 0.5), *(lefts + width / 2)]
+    ax.set_xticks(ticks, [*(str(chain) for chain in chains[shown]), *sums])
+    label = f"{len(chains)} chains, sorted" if is_long else "chain"
+    ax.set(xlabel=label, ylabel="share of draws", ylim=(0, 1), xlim=(0, lefts[-1] + width))
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+    ax.legend(title="mode", reverse=True, ncols=1 + (len(modes) - 1) // 12, **place)
+
+
+def _plot_transitions(ax: "Axes", transitions: Any) -> None:
+    values = transitions.transpose("mode", "next_mode").values
+    names = [str(name) for name in transitions["mode"].values]
+    colors = pyplot().get_cmap("Blues").with_extremes(bad="0.85")
+    image = ax.imshow(values, cmap=colors, vmin=0, vmax=1)
+    few = len(names) <= _MANY_MODES
+    for (row, column), value in np.ndenumerate(values) if few else ():
+        color = "white" if value > 0.5 else "black"
+        ax.text(column, row, _as_text(value), ha="center", va="center", color=color, fontsize=9)
+    if not few:
+        ax.figure.colorbar(image, ax=ax, label="share of transitions")
+    shown = np.arange(0, len(names), -(-len(names) // _MANY_MODES))
+    labels = [names[i] for i in shown]
+    ax.set_xticks(shown, labels)
+    ax.set_yticks(shown, labels)
+    ax.set(xlabel="next mode", ylabel="mode")
+
+
+def _as_text(share: float) -> str:
+    if np.isnan(share):
+        return "-"
+    if share in (0, 1):
+        return f"{share:.0f}"
+    return "<0.001" if share < 0.0005 else f"{share:.3f}"
+
+
+def _color(k: int, num: int) -> Any:
+    """Of the `k`-th mode: neighbours differ."""
+    if num <= len(COLORS):
+        return COLORS[k]
+    return pyplot().get_cmap("viridis")(k / (num - 1))
+
+
+#: Beyond so many bars, no single one is seen.
+_MANY_CHAINS = 32
+#: Beyond so many rows, no number is read.
+_MANY_MODES = 10
