@@ -22,6 +22,7 @@ from .comparison import (
     compare as compare,
     log_likelihood as log_likelihood,
 )
+from .diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
 from .diagnostics import (
     DriftProbe as DriftProbe,
     EnergyPIT as EnergyPIT,
@@ -31,6 +32,7 @@ from .diagnostics import (
     ModeReport as ModeReport,
     PredictiveCheck as PredictiveCheck,
     SteinTest as SteinTest,
+    TrainingReport as TrainingReport,
     TwoSampleTest as TwoSampleTest,
     classifier_two_sample_test as classifier_two_sample_test,
     drift_probe as drift_probe,
@@ -44,6 +46,7 @@ from .diagnostics import (
     predictive_check as predictive_check,
     sliced_wasserstein as sliced_wasserstein,
     to_arviz as to_arviz,
+    training_report as training_report,
 )
 from .distribution import EnergyDistribution as EnergyDistribution
 from .energies import (
@@ -155,6 +158,7 @@ from .plots import (
     plot_modes as plot_modes,
     plot_rank as plot_rank,
     plot_scores as plot_scores,
+    plot_summaries as plot_summaries,
     plot_trace as plot_trace,
     plot_training as plot_training,
 )

@@ -87,7 +87,9 @@ def test_what_a_training_report_sees():
     assert ebm.training_report(result(decay + noise)).ok
     rising = ebm.training_report(result(decay + noise + 0.02 * np.arange(400)))
     assert "The loss still rises" in rising.failures[0]
-    (failure,) = ebm.training_report(result(np.where(np.arange(400) == 7, np.nan, decay))).failures
+    (failure,) = ebm.training_report(
+        result(np.where(np.arange(400) == 7, np.nan, decay))
+    ).failures
     assert "not finite at 1 steps" in failure
     stuck = ebm.training_report(result(decay + noise, accept_prob=np.full(400, 0.01)))
     assert "accept 0.01" in stuck.failures[0]
@@ -107,7 +109,7 @@ def test_what_a_training_report_sees():
             ValueError,
             "at least 80 steps",
         ),
-        (lambda: ebm.diagnose(jax.nn.relu), TypeError, ""),
+        (lambda: ebm.diagnose(jax.nn.relu), TypeError, "`source`"),
     ],
 )
 def test_bad_input(run, error, message):

@@ -14,6 +14,7 @@ PAGES = [
     "docs/choose-estimator.md",
     "docs/sampling.md",
     "docs/normalizers.md",
+    "docs/diagnostics.md",
     "docs/compose.md",
     "docs/bayesian.md",
     "docs/extending.md",

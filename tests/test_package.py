@@ -37,6 +37,7 @@ LEVELS = {
     "estimation": 3,
     "diagnostics": 3,
     "plots": 4,
+    "diagnosis": 4,
     "__init__": 5,
 }
 

@@ -5,6 +5,7 @@ from ._radial import (
     GaussianKernel as GaussianKernel,
     InverseMultiquadric as InverseMultiquadric,
 )
+from ._summaries import summaries as summaries
 from .arviz import to_arviz as to_arviz
 from .blackjax import from_blackjax as from_blackjax
 from .drift import DriftProbe as DriftProbe, drift_probe as drift_probe
@@ -23,6 +24,7 @@ from .stein import (
     SteinTest as SteinTest,
     kernel_stein_discrepancy as kernel_stein_discrepancy,
 )
+from .training import TrainingReport as TrainingReport, training_report as training_report
 from .two_sample import (
     TwoSampleTest as TwoSampleTest,
     classifier_two_sample_test as classifier_two_sample_test,

@@ -6,4 +6,5 @@ from .energies import plot_energies as plot_energies
 from .images import plot_images as plot_images
 from .mixing import plot_drift as plot_drift, plot_modes as plot_modes
 from .planes import plot_energy as plot_energy, plot_scores as plot_scores
+from .summaries import plot_summaries as plot_summaries
 from .training import plot_buffer_ages as plot_buffer_ages, plot_training as plot_training

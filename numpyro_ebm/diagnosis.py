@@ -17,7 +17,7 @@ from .estimation import EstimatorRunResult
 from .plots import plot_summaries, plot_training
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from .plots._axes import Figure
 
 
 @dataclass(frozen=True)

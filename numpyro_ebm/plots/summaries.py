@@ -1,0 +1,72 @@
+"""Traces and ranks of the summaries by which chains are judged."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import binom, rankdata
+
+from .._types import Float
+from ._axes import COLORS, evenly, pyplot
+
+if TYPE_CHECKING:
+    from ._axes import Axes, Figure
+
+#: Bins of ranks, and how likely a bar of one chain that mixes leaves the band.
+_BINS, _OUTSIDE = 20, 0.01
+
+
+def plot_summaries(
+    summaries: Mapping[str, Float[np.ndarray, "chain draw"]],
+    *,
+    max_chains: int = 16,
+    max_draws: int = 1000,
+) -> "Figure":
+    """Draw a row for each summary: its trace, and the ranks of each chain among all draws.
+
+    Chains that mix have ranks alike: their lines stay in the grey band, in which independent
+    draws would lie. What one chain visits more than others stands out.
+
+    **Arguments**
+
+    - `summaries`: names to values `(chain, draw)`.
+    - `max_chains`, `max_draws`: how many are drawn, evenly chosen; ranks are among all.
+    """
+    if not summaries:
+        raise ValueError("`summaries` must hold one of them or more, got none.")
+    arrays = {name: np.asarray(values, float) for name, values in summaries.items()}
+    for name, values in arrays.items():
+        if values.ndim != 2:
+            raise ValueError(
+                f"`summaries[{name!r}]` must be `(chain, draw)`, got shape {values.shape}."
+            )
+    size = (9, 0.4 + 1.7 * len(arrays))
+    figure, rows = pyplot().subplots(
+        len(arrays), 2, figsize=size, squeeze=False, layout="constrained", width_ratios=(1.6, 1)
+    )
+    for (name, values), (left, right) in zip(arrays.items(), rows, strict=True):
+        chains = evenly(len(values), max_chains)
+        draws = evenly(values.shape[1], max_draws)
+        _plot_traces(left, values[np.ix_(chains, draws)], draws)
+        left.set_ylabel(name)
+        _plot_ranks(right, values, chains)
+    rows[-1, 0].set_xlabel("draw")
+    rows[-1, 1].set_xlabel("rank among all draws")
+    return figure
+
+
+def _plot_traces(ax: "Axes", values: np.ndarray, draws: np.ndarray) -> None:
+    for i, chain in enumerate(values):
+        ax.plot(draws, chain, color=COLORS[i % len(COLORS)], linewidth=0.6, alpha=0.7)
+
+
+def _plot_ranks(ax: "Axes", values: np.ndarray, chains: np.ndarray) -> None:
+    num_draws = values.shape[1]
+    ranks = (rankdata(values).reshape(values.shape) - 0.5) / values.size
+    low, high = binom.ppf([_OUTSIDE / 2, 1 - _OUTSIDE / 2], num_draws, 1 / _BINS)
+    expected = num_draws / _BINS
+    ax.axhspan(low / expected, high / expected, color="0.85")
+    for i, chain in enumerate(ranks[chains]):
+        counts, edges = np.histogram(chain, _BINS, (0, 1))
+        ax.stairs(counts / expected, edges, color=COLORS[i % len(COLORS)], linewidth=0.8)
+    ax.set(xlim=(0, 1), ylim=(0, None), ylabel="share")
