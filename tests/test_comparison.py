@@ -56,6 +56,14 @@ def test_two_constants_bring_two_errors():
     np.testing.assert_allclose(table.difference_error, [0, 0.5], rtol=1e-4, atol=1e-7)
 
 
+def test_views_and_mixtures_pass_the_error_on():
+    expert = ebm.Normalized(lambda x: TRUTH(x), float(TRUTH.log_z), 0.3)
+    moved = ebm.Transformed(expert, ebm.Standardize(np.zeros(2), np.ones(2)))
+    mixture = ebm.Mixture([expert, SHIFTED], [1.0, 3.0])
+    np.testing.assert_allclose(ebm.log_likelihood(moved, DATA).log_z_error, 0.3, rtol=1e-6)
+    np.testing.assert_allclose(ebm.log_likelihood(mixture, DATA).log_z_error, 0.075, rtol=1e-5)
+
+
 def test_hyvarinen_needs_no_constant():
     r"""Its expected gap is half the Fisher divergence."""
     energies = {"truth": lambda x: TRUTH(x) + 5.0, "shifted": lambda x: SHIFTED(x)}

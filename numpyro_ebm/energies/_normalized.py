@@ -140,6 +140,13 @@ class Mixture(AbstractEnergy):
         return jnp.zeros(())
 
     @property
+    def std_error(self) -> Scalar:
+        """What the errors of the experts' constants do to the log-density, on average."""
+        # Its slope in one of the constants is minus that expert's share of the mass.
+        errors = [jnp.asarray(getattr(energy, "std_error", 0.0)) for energy in self.energies]
+        return jnp.sqrt(jnp.sum((self.weights * jnp.stack(errors)) ** 2))
+
+    @property
     def sample(self) -> Callable[..., Array]:
         samplers = [exact_sampler(energy) for energy in self.energies]
 

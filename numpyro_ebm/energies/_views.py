@@ -124,6 +124,10 @@ class Transformed(AbstractEnergy):
         return log_z_of(self.energy)
 
     @property
+    def std_error(self) -> Any:
+        return getattr(self.energy, "std_error", 0.0)
+
+    @property
     def sample(self) -> Callable[..., Array]:
         draw = exact_sampler(self.energy)
         transform = unfreeze(self.transform)

@@ -40,6 +40,11 @@ def rbm():
     return ebm.GaussianBernoulliRBM(weights, np.zeros(3), np.zeros(5))
 
 
+def larger_rbm():
+    weights = 0.6 * np.random.default_rng(2).normal(size=(16, 10))
+    return ebm.GaussianBernoulliRBM(weights, np.zeros(16), np.full(10, -0.5))
+
+
 #: Targets of known constant, and a reference wider than each.
 TARGETS = {
     "Gaussian, 2-D": (lambda: ebm.Gaussian(MEAN, COVARIANCE), wide(2, 4.0)),
@@ -48,6 +53,7 @@ TARGETS = {
     "Ring": (ebm.Ring, wide(2, 3.0)),
     "Banana": (ebm.Banana, wide(2, 3.0)),
     "RBM": (rbm, wide(3, 4.0)),
+    "RBM, 16-D": (larger_rbm, wide(16, 3.0)),
     "four modes, 2-D": (lambda: four_modes(2), wide(2, 4.0)),
     "four modes, 16-D": (lambda: four_modes(16), wide(16, 4.0)),
     "four modes, 64-D": (lambda: four_modes(64), wide(64, 4.0)),
