@@ -58,6 +58,7 @@ bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/drivers.py
 	$(BIN)/python benchmarks/effective.py
+	$(BIN)/python benchmarks/normalizers.py
 
 clean: ## Remove what these commands made
 	rm -rf .venv .venv-* site .pytest_cache .ruff_cache
