@@ -72,6 +72,7 @@ def test_pulses(tmp_path):
     assert (tmp_path / "pulses.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_islands(tmp_path):
     printed = run("04_islands.py", tmp_path / "islands.png", cwd=tmp_path)
     errors = dict(re.findall(r"^(MALA|tempered|SMC) .* ([\d.]+)$", printed, re.MULTILINE))
@@ -84,6 +85,7 @@ def test_islands(tmp_path):
     assert (tmp_path / "islands.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_objectives(tmp_path):
     printed = run("05_objectives.py", tmp_path / "objectives.png", 1000, cwd=tmp_path)
     rows = dict(re.findall(r"^(.+?) +([\d.]+) +-?[\d.]+", printed, re.MULTILINE))

@@ -51,6 +51,7 @@ def test_negation_subtracts_a_precision(x64):
         assert not ebm.check_integrable(narrow - alpha * wide).ok
 
 
+@pytest.mark.slow
 def test_the_product_of_diffused_is_not_the_diffused_product():
     r"""Two N(0, 1), noised by N(0, 1): the product has precision 2, noised 1/(1/2 + 1) = 2/3.
 

@@ -101,7 +101,7 @@ ILL_CONDITIONED = {
     "GHMC": (ebm.GHMC(inverse_mass_matrix=SCALES**2, adapt_mass_matrix=False), 10),
 }
 ILL_PARAMS = [
-    pytest.param(*value, id=name, marks=() if name == "HMC" else pytest.mark.slow)
+    pytest.param(*value, id=name, marks=pytest.mark.slow)
     for name, value in ILL_CONDITIONED.items()
 ]
 

@@ -30,7 +30,6 @@ KINDS = [
     "SlicedScoreMatching",
     "DenoisingScoreMatching",
     "NoiseContrastiveEstimation",
-    "ContrastiveDivergence, persistent",
 ]
 
 

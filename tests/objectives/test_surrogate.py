@@ -66,6 +66,7 @@ def test_a_posterior_mode_by_a_point_guide():
     np.testing.assert_allclose(found, (shape - 1) / rate, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_a_prior_of_latents_is_learned_with_its_decoder():
     """$z \\sim e^{-az^2/2}$, $x = z + 0.5\\epsilon$: the variance of $x$ is $1/a + 0.25$."""
     x = 1.5 * dist.Normal(0, 1).icdf((jnp.arange(500) + 0.5) / 500)
