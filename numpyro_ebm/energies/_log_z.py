@@ -66,7 +66,8 @@ class LogZ(eqx.Module):
         text = f"log Z = {float(self.estimate):.6g}"
         if self.ok:
             text += f" +- {float(self.std_error):.2g}"
-        if jnp.isfinite(self.lower) or jnp.isfinite(self.upper):
+        is_loose = self.lower < self.estimate - self.std_error or self.upper > self.estimate
+        if is_loose and (jnp.isfinite(self.lower) or jnp.isfinite(self.upper)):
             sign = "<=" if self.upper_is_exact else "<~"
             upper = f" {sign} {float(self.upper):.6g}" if jnp.isfinite(self.upper) else ""
             text += f", bounds {float(self.lower):.6g} <= log Z{upper}"

@@ -16,12 +16,12 @@ from ..energies import (
     AbstractEnergy,
     Normalized,
     Sum,
-    Tilted,
     Transformed,
     as_energy,
     bijection,
     check_energy,
     discrete_levels,
+    elementwise,
     is_discrete,
     is_real,
     same_support,
@@ -53,8 +53,8 @@ def find_reference(energy: Any) -> AbstractEnergy | None:
     energy = unfreeze(energy)
     if isinstance(energy, Normalized):
         return find_reference(energy.energy)
-    if isinstance(energy, Tilted):
-        reference: Any = energy.reference
+    if hasattr(energy, "reference"):  # Of `Tilted` energies and of networks.
+        reference: Any = as_energy(energy.reference)
         return reference if is_reference(reference) else None
     if isinstance(energy, Sum):
         found = (t if is_reference(t) else find_reference(t) for t in energy.terms)
@@ -126,7 +126,8 @@ def unconstrained(reference: AbstractEnergy, energy: AbstractEnergy) -> tuple[An
     r"""Both in the space in which chains can move, with the same $Z$."""
     if is_real(energy.support) and is_real(reference.support):
         return reference, energy
-    if not same_support(energy.support, reference.support):
+    # Events are of one shape, however each support counts its dimensions.
+    if not same_support(elementwise(energy.support), elementwise(reference.support)):
         raise ValueError(
             f"The reference has the support {reference.support}, the energy "
             f"{energy.support}: give a reference of the same support. "

@@ -137,7 +137,7 @@ class Analytic(AbstractExactMethod):
         if isinstance(energy, Normalized):
             return energy.partition
         value = energy.log_z
-        return LogZ(value, 0.0, lower=value, upper=value, method="Analytic")
+        return LogZ(value, 0.0, value, value, upper_is_exact=True, method="Analytic")
 
 
 def default_method(energy: AbstractEnergy) -> AbstractNormalizer:
@@ -157,7 +157,8 @@ def default_method(energy: AbstractEnergy) -> AbstractNormalizer:
     if find_reference(energy) is not None:
         return SequentialMonteCarlo()
     raise ValueError(
-        f"`method` is needed: {energy!r} has {dim} dimensions, too many for quadrature, and no "
+        f"`method` is needed: quadrature by default is for up to three dimensions without "
+        f"constraints, {energy!r} has {dim} on the support {energy.support}, and it has no "
         "reference from which one could come down to it. Give one that is wider than the "
         "target, `ebm.SequentialMonteCarlo(reference=dist.MultivariateNormal(...))`, or tilt "
         "one, `ebm.Tilted(network, reference)`, when you build the energy. "

@@ -34,7 +34,7 @@ class Enumeration(AbstractExactMethod):
 
     def estimate(self, rng_key: Key, energy: Any) -> LogZ:
         value, noise = _evaluate(self, energy)
-        log_z = LogZ(value, noise, lower=value, upper=value, method="Enumeration")
+        log_z = LogZ(value, noise, value, value, upper_is_exact=True, method="Enumeration")
         return with_common_checks(log_z, noise)
 
     def states(self, energy: Any) -> Float[Array, "n *event"]:

@@ -12,6 +12,7 @@ from .._types import Array, Float, Key, Scalar
 from ..energies import (
     AbstractEnergy,
     LogZ,
+    elementwise,
     exact_sampler,
     is_discrete,
     is_real,
@@ -48,7 +49,8 @@ class ImportanceSampling(AbstractNormalizer):
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         proposal = reference_for(self.proposal, energy, "proposal")
-        covers = is_real(proposal.support) or same_support(proposal.support, energy.support)
+        supports = map(elementwise, (proposal.support, energy.support))
+        covers = is_real(proposal.support) or same_support(*supports)
         if not covers:
             raise ValueError(
                 f"`proposal` has the support {proposal.support} and never falls on the rest of "

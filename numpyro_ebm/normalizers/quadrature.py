@@ -79,7 +79,8 @@ class Quadrature(AbstractExactMethod):
         check_energy(energy, self.low.shape)
         coarse, fine, edge, noise = _compare(self, self.with_doubled_points(), energy)
         error = jnp.maximum(jnp.abs(fine - coarse), noise)
-        log_z = LogZ(fine, error, fine - error, fine + error, method="Quadrature")
+        bounds = fine - error, fine + error
+        log_z = LogZ(fine, error, *bounds, upper_is_exact=True, method="Quadrature")
         checks = {
             "the box cuts off mass, its outermost cells hold more than a millionth": edge
             > _EDGE,

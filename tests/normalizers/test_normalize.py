@@ -26,6 +26,7 @@ CHOICES = {
     "two dimensions": (lambda: tilted(2), "Quadrature"),
     "a scalar": (lambda: ebm.as_energy(lambda x: 0.5 * x**2, ()), "Quadrature"),
     "a reference": (lambda: tilted(5), "SequentialMonteCarlo"),
+    "a network": (lambda: ebm.MLPEnergy((8, 8), key=jr.key(0)), "SequentialMonteCarlo"),
     "a positive support": (
         lambda: ebm.Tilted(lambda x: x, dist.Gamma(3.0)),
         "SequentialMonteCarlo",
