@@ -114,7 +114,7 @@ def main(table, *only, num_seeds=3):
             *(judge(ebm.unfreeze(energy)) for energy, _ in fits), strict=True
         )
         energy, seconds = fits[0]
-        learned = f"{energy.log_z:.4f}" if hasattr(energy, "log_z") else ""
+        learned = "" if energy.log_z is None else f"{energy.log_z:.4f}"
         if getattr(energy, "std_error", 0) > 0:
             learned += f" +- {energy.std_error:.4f}"
         found = "".join(f"{divergence:>9.4f}" for divergence in divergences)

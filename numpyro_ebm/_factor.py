@@ -12,7 +12,7 @@ from numpyro.distributions import Unit
 from ._checks import as_floats
 from ._normalization import Normalization, any_point, guard, normalizations
 from ._types import Array, Shape
-from .energies import as_energy
+from .energies import AbstractEnergy, as_energy
 
 
 class EnergyFactor(Unit):
@@ -72,7 +72,9 @@ def factor(name: str, energy: Any, *values: Array, constant_z: bool = False) -> 
         points = [any_point(event) for _, event in shapes]
         _check_scalar(energy, points)
         needed = [] if constant_z else normalizations(energy, *points)
-        log_z = guard(getattr(energy, "log_z", jnp.zeros(())), needed, f"factor `{name}`")
+        known = energy.log_z if isinstance(energy, AbstractEnergy) else None
+        known = jnp.zeros(()) if known is None else known
+        log_z = guard(known, needed, f"factor `{name}`")
         evaluate: Callable[..., Any] = energy
         for _ in batch:
             evaluate = jax.vmap(evaluate)

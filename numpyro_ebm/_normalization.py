@@ -20,7 +20,7 @@ from numpyro.ops.provenance import eval_provenance
 
 from ._trainable import unfreeze
 from ._types import Array, Point, PyTree, Scalar
-from .energies import Mixture, Normalized, Transformed
+from .energies import AbstractEnergy, Mixture, Normalized, Transformed
 
 
 class UnnormalizedError(ValueError):
@@ -44,14 +44,14 @@ def normalizations(energy: Callable[..., Any], *point: Point) -> list[Normalizat
     `point` is any one point. The energy of a constant depends on parameters alone, be they
     leaves of the energy or closed over by one of its functions.
     """
-    if isinstance(energy, Transformed):  # A bijection leaves the normaliser as it is.
+    if isinstance(energy, Transformed) and energy.is_onto:  # It leaves the normaliser as it is.
         shape = unfreeze(energy.transform).forward_shape(jnp.shape(point[0]))
         return normalizations(energy.energy, any_point(shape))
-    if isinstance(energy, Mixture):
+    if isinstance(energy, Mixture) and energy.log_z is not None:
         return [each for expert in energy.energies for each in normalizations(expert, *point)]
     if isinstance(energy, Normalized):
         return [Normalization(energy.energy(*point), energy.log_z)]
-    if hasattr(energy, "log_z"):
+    if isinstance(energy, AbstractEnergy) and energy.log_z is not None:
         return []
     return [Normalization(energy(*point), None)]
 

@@ -15,7 +15,21 @@ Point: TypeAlias = Any
 #: A callable that maps one point to a scalar; low energy means likely.
 Energy: TypeAlias = Callable[[Point], Scalar]
 
+#: Independent draws: `sampler(rng_key, sample_shape=())`.
+Sampler: TypeAlias = Callable[..., Array]
+
 #: A typed key (`jax.random.key`) or a legacy one (`jax.random.PRNGKey`).
 Key: TypeAlias = PRNGKeyArray | Array
 
-__all__ = ["Array", "Energy", "Float", "Int", "Key", "Point", "PyTree", "Scalar", "Shape"]
+__all__ = [
+    "Array",
+    "Energy",
+    "Float",
+    "Int",
+    "Key",
+    "Point",
+    "PyTree",
+    "Sampler",
+    "Scalar",
+    "Shape",
+]

@@ -12,7 +12,14 @@ import numpy as np
 from ._calculus import score_and_laplacian
 from ._checks import as_data
 from ._types import Array, Float, Scalar
-from .energies import AbstractEnergy, as_energy, check_energy, is_discrete, log_z_of
+from .energies import (
+    AbstractEnergy,
+    as_energy,
+    check_energy,
+    check_points,
+    is_discrete,
+    is_real,
+)
 
 
 class LogLikelihood(eqx.Module):
@@ -66,10 +73,10 @@ class LogScore(AbstractScore):
     name: ClassVar[str] = "log-likelihood"
 
     def at(self, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
-        return -energy(x) - log_z_of(energy)
+        return -energy(x) - energy.log_z
 
     def check(self, energy: AbstractEnergy, label: str) -> None:
-        if not hasattr(energy, "log_z"):
+        if energy.log_z is None:
             raise ValueError(
                 f"{label}, {energy!r}, does not know its `log_z`: `ebm.normalize(rng_key, "
                 "energy)` estimates it. Where nothing can, compare energies by "
@@ -77,7 +84,8 @@ class LogScore(AbstractScore):
             )
 
     def common_error(self, energy: AbstractEnergy) -> Scalar:
-        return jnp.asarray(getattr(energy, "std_error", 0.0))
+        known = energy.partition
+        return jnp.zeros(()) if known is None else known.std_error
 
 
 class HyvarinenScore(AbstractScore):
@@ -86,7 +94,8 @@ class HyvarinenScore(AbstractScore):
     Hyvärinen's [[Parry, Dawid and Lauritzen 2012](https://doi.org/10.1214/12-AOS971)], signed
     so that higher is better: minus the loss of [`ScoreMatching`][numpyro_ebm.ScoreMatching]. It
     judges the shape of a density where it has mass, and hardly sees the weights of modes that
-    lie apart. It compares energies on the same scale of $x$ only.
+    lie apart. It compares energies on the same scale of $x$ only, and only of free points: at a
+    boundary it is wrong.
     """
 
     name: ClassVar[str] = "-Hyvarinen"
@@ -98,6 +107,13 @@ class HyvarinenScore(AbstractScore):
     def check(self, energy: AbstractEnergy, label: str) -> None:
         if is_discrete(energy):
             raise ValueError(f"{label} is discrete, and has no score for `HyvarinenScore`.")
+        if not is_real(energy.support):
+            raise ValueError(
+                f"{label} lives on the support {energy.support}, at whose boundary the density "
+                "need not vanish: there `HyvarinenScore` is wrong. Use `ebm.LogScore()`, or "
+                "judge energies of unconstrained points, `ebm.Transformed(energy, transform)`, "
+                "by transformed data."
+            )
 
     def common_error(self, energy: AbstractEnergy) -> Scalar:
         return jnp.zeros(())
@@ -117,10 +133,12 @@ def log_likelihood(energy: Any, data: Float[Array, "n *event"]) -> LogLikelihood
       one, or a NumPyro distribution.
     - `data`: points along the first axis.
 
-    **Raises** `ValueError` if the energy doesn't know its constant.
+    **Raises** `ValueError` if the energy doesn't know its constant, or if data lie off its
+    support.
     """
     energy, data, score = as_energy(energy), as_data(data), LogScore()
     check_energy(energy, data.shape[1:])
+    check_points(energy, data, "data")
     score.check(energy, "`energy`")
     return LogLikelihood(_scores(score, energy, data), score.common_error(energy))
 
@@ -184,6 +202,7 @@ def compare(
     converted = {name: as_energy(energy) for name, energy in energies.items()}
     for name, energy in converted.items():
         check_energy(energy, data.shape[1:])
+        check_points(energy, data, "data")
         score.check(energy, f"`energies[{name!r}]`")
     values = jnp.stack([_scores(score, energy, data) for energy in converted.values()])
     common = jnp.stack([score.common_error(energy) for energy in converted.values()])

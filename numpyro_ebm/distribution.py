@@ -122,6 +122,21 @@ class EnergyDistribution(Distribution):
         r"""Whether `log_prob` is a log-density: $\log Z$ is known for this support."""
         return eqx.filter_eval_shape(self._log_z, self._one()) is not None
 
+    @property
+    def has_exact_sampler(self) -> bool:
+        """Whether `sample` draws exactly, and not by chains."""
+        return self._is_own and self.energy.sampler is not None
+
+    @property
+    def log_z_error(self) -> Scalar:
+        r"""The standard error of $\log Z$ in `log_prob`, summed over a batch."""
+
+        def error(arrays: PyTree) -> Scalar:
+            known = None if self._log_z(arrays) is None else self._unpack(arrays)[0].partition
+            return jnp.zeros(()) if known is None else known.std_error
+
+        return _vmap(error, len(self.batch_shape))(self._arrays).sum()
+
     @constraints.dependent_property(is_discrete=False)  # pyright: ignore
     def support(self) -> Any:
         if not self.batch_shape:
@@ -226,7 +241,7 @@ class EnergyDistribution(Distribution):
     def _log_z(self, arrays: PyTree) -> Scalar | None:
         energy, _ = self._unpack(arrays)
         belongs = self._is_own or isinstance(energy, Normalized)
-        return getattr(energy, "log_z", None) if belongs else None
+        return energy.log_z if belongs else None
 
     def _log_density(self, arrays: PyTree, x: Point) -> Scalar:
         energy, support = self._unpack(arrays)
@@ -249,9 +264,8 @@ class EnergyDistribution(Distribution):
 
     def _draw_one(self, arrays: PyTree, rng_key: Key, sample_shape: Shape) -> Draws:
         energy, support = self._unpack(arrays)
-        exact = getattr(energy, "sample", None)
-        if exact is not None and self._is_own:
-            return Draws(exact(rng_key, sample_shape), jnp.ones(sample_shape), 0)
+        if energy.sampler is not None and self._is_own:
+            return Draws(energy.sampler(rng_key, sample_shape), jnp.ones(sample_shape), 0)
         if self.sampler is None:
             raise NotImplementedError(
                 "`EnergyDistribution(..., sampler=None)` cannot be sampled; pass a kernel, "
@@ -264,7 +278,7 @@ class EnergyDistribution(Distribution):
         start = jr.uniform(
             start_key, (size, *shape), jnp.result_type(float), minval=-2, maxval=2
         )
-        potential = Transformed(energy, transform)
+        potential = Transformed(energy, transform, is_onto=True)
         end = run_short_chain(
             jr.split(chain_key, size), self.sampler, potential, start, self.num_steps
         )
@@ -274,9 +288,10 @@ class EnergyDistribution(Distribution):
     def _moment(self, name: str) -> Array:
         def moment(arrays: PyTree) -> Array:
             energy = self._unpack(arrays)[0]
-            if not (self._is_own and hasattr(energy, name)):
+            known = getattr(energy, name) if self._is_own else None
+            if known is None:
                 raise NotImplementedError(f"{energy!r} does not know its {name}; draw from it.")
-            return getattr(energy, name)
+            return known
 
         return _vmap(moment, len(self.batch_shape))(self._arrays)
 
@@ -309,7 +324,8 @@ class EnergyDistribution(Distribution):
         transform = bijection(support)
         radius = 100 * np.max(far, initial=1e3, where=np.isfinite(far))
         shape = transform.inverse_shape(self.event_shape)
-        return check_integrable(Transformed(energy, transform), shape, radius=float(radius))
+        free = Transformed(energy, transform, is_onto=True)
+        return check_integrable(free, shape, radius=float(radius))
 
 
 def _draw(site: EnergyDistribution, rng_key: Key, sample_shape: Shape) -> Draws:

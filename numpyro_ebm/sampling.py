@@ -19,12 +19,10 @@ from ._types import Array, Float, Key, Point, PyTree, Scalar, Shape
 from .energies import (
     AbstractEnergy,
     ConditionalEnergy,
-    Transformed,
     as_energy,
-    bijection,
     check_energy,
-    is_discrete,
-    is_real,
+    check_points,
+    unconstrained,
 )
 from .kernels import (
     AbstractAdaptation,
@@ -167,9 +165,10 @@ def sample(
         return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)
     check_positive("num_samples", num_samples)
     check_positive("thinning", thinning)
-    problem = _problem(as_energy(energy, event_shape), kernel)
+    energy = as_energy(energy, event_shape)
+    problem = _problem(energy, kernel)
     if init_state is None:
-        positions = _positions(problem, rng_key, init_params, num_chains)
+        positions = _positions(problem, energy, rng_key, init_params, num_chains)
         init_state = _start(problem, rng_key, positions, num_warmup, sharding)
     else:
         init_state = _refresh_if_stale(problem, init_state)
@@ -214,9 +213,10 @@ def sample_moments(
     """
     if num_samples < 4:
         raise ValueError(f"`num_samples` must be at least 4, got {num_samples}.")
-    problem = _problem(as_energy(energy, event_shape), kernel)
+    energy = as_energy(energy, event_shape)
+    problem = _problem(energy, kernel)
     if init_state is None:
-        positions = _positions(problem, rng_key, init_params, num_chains)
+        positions = _positions(problem, energy, rng_key, init_params, num_chains)
         init_state = _start(problem, rng_key, positions, num_warmup, sharding)
     else:
         init_state = _refresh_if_stale(problem, init_state)
@@ -346,9 +346,8 @@ def _problem(energy: AbstractEnergy, kernel: Any) -> _Problem:
             "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
             f"`energy`: pass `ebm.{type(kernel).__name__}()`."
         )
-    is_free = is_real(energy.support) or is_discrete(energy)
-    transform = None if is_free else bijection(energy.support)
-    potential = energy if transform is None else Transformed(energy, transform)
+    kernel.move.check(energy)
+    potential, transform = unconstrained(energy)
     # Python's numbers would be constants of the compiled program.
     move, adaptation = jax.tree.map(_as_array, (kernel.move, kernel.adaptation))
     return _Problem(move, adaptation, potential, transform)
@@ -360,7 +359,11 @@ def _as_array(leaf: Any) -> Any:
 
 
 def _positions(
-    problem: _Problem, rng_key: Key, init_params: Point | None, num_chains: int | None
+    problem: _Problem,
+    energy: AbstractEnergy,
+    rng_key: Key,
+    init_params: Point | None,
+    num_chains: int | None,
 ) -> Point:
     """Where the chains start, in the space in which they move."""
     if init_params is None:
@@ -378,11 +381,10 @@ def _positions(
             f"`num_chains` is {num_chains}, but `init_params` holds {size} points along its "
             "first axis, the chains."
         )
-    if problem.transform is not None:
-        points = jax.vmap(problem.transform.inv)(points)
     if isinstance(points, jax.Array):
-        check_energy(problem.energy, points.shape[1:])
-    return points
+        check_energy(energy, points.shape[1:])
+        check_points(energy, points, "init_params")
+    return points if problem.transform is None else jax.vmap(problem.transform.inv)(points)
 
 
 def _draw_positions(problem: _Problem, rng_key: Key, num_chains: int) -> Array:

@@ -9,12 +9,9 @@ from ._base import (
     as_energy as as_energy,
     check_energy as check_energy,
     discrete_levels as discrete_levels,
-    elementwise as elementwise,
     from_distribution as from_distribution,
     is_discrete as is_discrete,
     is_normalized as is_normalized,
-    is_real as is_real,
-    same_support as same_support,
 )
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._log_z import LogZ as LogZ, judged as judged
@@ -22,8 +19,8 @@ from ._networks import ConvEnergy as ConvEnergy, MLPEnergy as MLPEnergy
 from ._normalized import (
     Mixture as Mixture,
     Normalized as Normalized,
-    exact_sampler as exact_sampler,
-    log_z_of as log_z_of,
+    confined as confined,
+    forget_constants as forget_constants,
 )
 from ._numpyro import ModelEnergy as ModelEnergy, OnSite as OnSite
 from ._preprocessing import (
@@ -36,6 +33,14 @@ from ._spins import (
     BernoulliRBM as BernoulliRBM,
     GaussianBernoulliRBM as GaussianBernoulliRBM,
     IsingModel as IsingModel,
+)
+from ._supports import (
+    bijection as bijection,
+    box_of as box_of,
+    elementwise as elementwise,
+    is_real as is_real,
+    is_within as is_within,
+    same_support as same_support,
 )
 from ._targets import (
     Banana as Banana,
@@ -52,6 +57,8 @@ from ._views import (
     LatentEnergy as LatentEnergy,
     Marginal as Marginal,
     Transformed as Transformed,
-    bijection as bijection,
+    check_points as check_points,
     clamp as clamp,
+    unconstrained as unconstrained,
+    unconstrained_from as unconstrained_from,
 )

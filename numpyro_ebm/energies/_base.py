@@ -5,7 +5,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -17,16 +18,30 @@ from jax.core import Tracer
 from numpyro.distributions import constraints
 
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Key, Point, Scalar, Shape
+from .._types import Array, Key, Point, Sampler, Scalar, Shape
+from ._log_z import LogZ
+from ._supports import elementwise, intersection, is_real, support_of
+
+
+class _Unknown:
+    """`None` of every instance; not a property, so that a subclass may make it a field."""
+
+    def __get__(self, instance: Any, owner: type) -> None:
+        if instance is None:
+            raise AttributeError("Dataclasses would take a value for the field's default.")
+
+
+_UNKNOWN: Any = _Unknown()
 
 
 class AbstractEnergy(eqx.Module):
     r"""$E(x)$, where $p(x) \propto e^{-E(x)}$ on one point $x$; batches are `jax.vmap`'s.
 
     A subclass says what `__call__(x)` is and what shape one point has (`event_shape`, or
-    `None` if it takes any). An energy that knows its normaliser has a `log_z`, one that can be
-    drawn from exactly a `sample(rng_key, sample_shape=())`, and one whose points are
-    constrained says so by its `support`, to which both belong.
+    `None` if it takes any). What else it may know is `None` unless it says otherwise: its
+    normaliser `log_z`, exact draws by `sampler(rng_key, sample_shape=())`, `mean` and
+    `variance`, and a `reference`, a proper density from which chains can come down to it. They
+    belong to its `support`, by default all real points.
 
     Energies add up to a product of experts, `a + b`; `w * a` weights an expert, `a / T` sets a
     temperature, `a - w * b` negates. Weights and temperatures are arrays that do not train.
@@ -38,17 +53,41 @@ class AbstractEnergy(eqx.Module):
 
     event_shape: eqx.AbstractVar[Shape | None]
 
-    #: The two values of a coordinate, if points are spins, which no gradient moves.
-    levels: ClassVar[tuple[float, float] | None] = None
+    #: The two values of a coordinate, if points are spins, which no gradient moves; empty if
+    #: only some of the coordinates are.
+    levels: ClassVar[tuple[float, ...] | None] = None
+
+    log_z = _UNKNOWN
+    sampler = _UNKNOWN
+    reference = _UNKNOWN
+    mean = _UNKNOWN
+    variance = _UNKNOWN
 
     @property
     def support(self) -> constraints.Constraint | None:
         """A NumPyro constraint on one point, or `None` where experts disagree about it."""
         return constraints.real
 
+    @property
+    def partition(self) -> LogZ | None:
+        """`log_z`, with all that is known about its error."""
+        value = self.log_z
+        if value is None:
+            return None
+        return LogZ(value, 0.0, value, value, upper_is_exact=True, method="Analytic")
+
     @abc.abstractmethod
     def __call__(self, x: Point) -> Scalar:
         """The energy of one point."""
+
+    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Any:
+        """Independent draws, `(*sample_shape, *event_shape)`, of an energy with a `sampler`."""
+        if self.sampler is None:
+            raise NotImplementedError(
+                f"{self!r} has no exact sampler; `ebm.sample(rng_key, energy, kernel)` draws "
+                "by chains."
+            )
+        return self.sampler(rng_key, sample_shape)
 
     def __repr__(self) -> str:
         try:
@@ -93,6 +132,33 @@ class FunctionEnergy(AbstractEnergy):
     fn: Any
     event_shape: Shape | None = eqx.field(static=True, default=None)
 
+    @property
+    def support(self) -> constraints.Constraint | None:
+        inner = self._inner
+        return constraints.real if inner is None else inner.support
+
+    @property
+    def log_z(self) -> Scalar | None:
+        return None if self._inner is None else self._inner.log_z
+
+    @property
+    def partition(self) -> LogZ | None:
+        return None if self._inner is None else self._inner.partition
+
+    @property
+    def sampler(self) -> Sampler | None:
+        return None if self._inner is None else self._inner.sampler
+
+    @property
+    def reference(self) -> Any:
+        return None if self._inner is None else self._inner.reference
+
+    @property
+    def _inner(self) -> AbstractEnergy | None:
+        """The energy that was frozen."""
+        inner = unfreeze(self.fn)
+        return inner if isinstance(inner, AbstractEnergy) else None
+
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.fn)(x)
 
@@ -115,16 +181,42 @@ class DistributionEnergy(AbstractEnergy):
 
     @property
     def support(self) -> constraints.Constraint | None:
-        return self.distribution.support
+        return support_of(self.distribution)
 
     @property
-    def log_z(self) -> Scalar:
-        if not is_normalized(self.distribution):
-            raise AttributeError(f"{name_of(self.distribution)} is not normalised.")
-        return jnp.zeros(())
+    def log_z(self) -> Scalar | None:
+        return jnp.zeros(()) if is_normalized(self.distribution) else None
+
+    @property
+    def partition(self) -> LogZ | None:
+        if self.log_z is None:
+            return None
+        if not self._sites:
+            return LogZ(0.0, 0.0, 0.0, 0.0, upper_is_exact=True, method="Analytic")
+        return LogZ(0.0, sum(map(self._log_z_error, self._sites)))
+
+    @property
+    def sampler(self) -> Sampler | None:
+        is_exact = all(site.has_exact_sampler for site in self._sites)
+        return self._draw if is_exact and self.log_z is not None else None
+
+    @property
+    def _sites(self) -> list[Any]:
+        """The energies, as distributions, that it is made of."""
+
+        def is_site(node: Any) -> bool:
+            return hasattr(node, "log_z_error")
+
+        leaves = jax.tree.leaves(self.distribution, is_leaf=is_site)
+        return [node for node in leaves if is_site(node)]
+
+    def _log_z_error(self, site: Any) -> Scalar:
+        # A site that is expanded has one constant, which counts as often.
+        copies = math.prod(self.event_shape) / math.prod(site.shape())
+        return copies * site.log_z_error
 
     def __call__(self, x: Array) -> Scalar:
-        support: Any = self.distribution.support
+        support: Any = self.support
         if is_real(support) or elementwise(support).event_dim:
             return -jnp.asarray(self.distribution.log_prob(x))
         inside = jnp.all(support(x))
@@ -132,11 +224,11 @@ class DistributionEnergy(AbstractEnergy):
         safe = jnp.where(inside, x, support.feasible_like(x))
         return jnp.where(inside, -jnp.asarray(self.distribution.log_prob(safe)), jnp.inf)
 
+    def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        return jnp.asarray(self.distribution.sample(rng_key, sample_shape))
+
     def _formula(self) -> str:
         return f"-log {name_of(self.distribution)}"
-
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        return jnp.asarray(self.distribution.sample(rng_key, sample_shape))
 
 
 class Sum(AbstractEnergy):
@@ -168,8 +260,11 @@ class Sum(AbstractEnergy):
     @property
     def support(self) -> constraints.Constraint | None:
         # Where one expert is confined, all are.
-        bounded = [term.support for term in self.terms if not is_real(term.support)]
-        return common_support(bounded) if bounded else constraints.real
+        return intersection([term.support for term in self.terms])
+
+    @property
+    def reference(self) -> Any:
+        return next((t.reference for t in self.terms if t.reference is not None), None)
 
     def __call__(self, x: Point) -> Scalar:
         return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
@@ -191,6 +286,10 @@ class Scaled(AbstractEnergy):
     @property
     def support(self) -> constraints.Constraint | None:
         return self.energy.support
+
+    @property
+    def reference(self) -> Any:
+        return self.energy.reference
 
     @property
     def sites(self) -> tuple[tuple[str, bool], ...]:
@@ -320,31 +419,13 @@ def _factor(name: str, value: Any) -> Array:
     return factor
 
 
-def is_real(support: Any) -> bool:
-    """Whether a constraint leaves every coordinate free."""
-    return isinstance(elementwise(support), type(constraints.real))
-
-
-def common_support(supports: Sequence[Any]) -> constraints.Constraint | None:
-    """The one support that all have, or `None`."""
-    return supports[0] if all(same_support(s, supports[0]) for s in supports) else None
-
-
-def same_support(a: Any, b: Any) -> bool:
-    """Whether two constraints are known to be the same; different traced bounds aren't."""
-    if a is b or (is_real(a) and is_real(b)):
-        return True
-    try:
-        return a is not None and bool(a.eq(b))
-    except jax.errors.TracerBoolConversionError:
-        return False
-
-
 def is_normalized(distribution: dist.Distribution) -> bool:
     """Whether `log_prob` is a log-density, constant included."""
 
     def is_improper(node: Any) -> bool:
-        improper = isinstance(node, dist.ImproperUniform | dist.Unit)
+        if isinstance(node, dist.MaskedDistribution):
+            return node._mask is not True
+        improper = isinstance(node, dist.ImproperUniform | dist.Unit | dist.Delta)
         return improper or getattr(node, "is_normalized", True) is False
 
     return not any(map(is_improper, jax.tree.leaves(distribution, is_leaf=is_improper)))
@@ -360,7 +441,12 @@ def discrete_levels(energy: Any) -> tuple[float, float] | None:
     parts = _discrete_parts(energy)
     levels = {part.levels if isinstance(part, AbstractEnergy) else (0.0, 1.0) for part in parts}
     counts = [x for x in parts if not isinstance(x, AbstractEnergy) and not _is_binary(x)]
-    return levels.pop() if len(levels) == 1 and not counts else None
+    if len(levels) != 1 or counts:
+        return None
+    match levels.pop():
+        case (low, high):
+            return low, high
+    return None
 
 
 def _discrete_parts(energy: Any) -> list[Any]:
@@ -374,13 +460,6 @@ def _discrete_parts(energy: Any) -> list[Any]:
 
 def _is_binary(distribution: dist.Distribution) -> bool:
     return elementwise(distribution.support) is constraints.boolean
-
-
-def elementwise(support: Any) -> Any:
-    """The constraint on each coordinate."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
 
 
 def name_of(obj: Any) -> str:

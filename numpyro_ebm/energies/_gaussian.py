@@ -71,7 +71,7 @@ class Gaussian(AbstractEnergy):
     def __call__(self, x: Float[Array, " d"]) -> Scalar:
         return _quadratic(x - self.loc, self.precision_matrix)
 
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
         """Independent draws."""
         noise = jr.normal(rng_key, sample_shape + self.event_shape, self.loc.dtype)
         return self.loc + _colour(noise, self.precision_matrix)
@@ -143,7 +143,7 @@ class GaussianMixture(AbstractEnergy):
         energies = jax.vmap(_quadratic)(x - self.locs, self.precision_matrices)
         return -logsumexp(log_weights - energies - _log_z(self.precision_matrices))
 
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
         """Independent draws."""
         component_key, noise_key = jr.split(rng_key)
         which = jr.categorical(component_key, self.log_weights, shape=sample_shape)

@@ -1,27 +1,32 @@
 """Energies that know their constant, and mixtures of them."""
 
-from collections.abc import Callable, Sequence
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
-from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
-from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Float, Key, Point, Scalar, Shape
-from ._base import AbstractEnergy, as_energy, common_support, is_real, show_number, show_term
+from .._trainable import Frozen, freeze, partition_trainable, unfreeze
+from .._types import Array, Float, Key, Point, Sampler, Scalar, Shape
+from ._base import AbstractEnergy, as_energy, show_number, show_term
 from ._log_z import LogZ
+from ._supports import hull, is_real, same_support
 
 
 class Normalized(AbstractEnergy):
     r"""$E(x)$ with its $\log Z$, so that $\log p(x) = -E(x) - \log Z$ is a log-density.
 
-    The constant belongs to the parameters that the energy has now. It doesn't train.
+    The constant belongs to the parameters that the energy has now. It doesn't train: an
+    [`Estimator`][numpyro_ebm.Estimator] that trains the energy drops it.
 
     **Arguments**
 
@@ -66,8 +71,12 @@ class Normalized(AbstractEnergy):
         return unfreeze(self.constant)
 
     @property
-    def sample(self) -> Callable[..., Array]:
-        return exact_sampler(self.energy)
+    def sampler(self) -> Sampler | None:
+        return self.energy.sampler
+
+    @property
+    def reference(self) -> Any:
+        return self.energy.reference
 
     def __call__(self, x: Point) -> Scalar:
         return self.energy(x)
@@ -81,7 +90,8 @@ class Mixture(AbstractEnergy):
 
     Without their constants, experts would share the mass by $w_i Z_i$: of $x^2/2$ and
     $(x-6)^2/0.02$, mixed half and half, the wide one would get 0.909. So each expert must know
-    its `log_z`. The weights don't train.
+    its `log_z`. The weights don't train. An expert counts on its own support alone; that of the
+    mixture holds them all.
 
     **Arguments**
 
@@ -105,7 +115,7 @@ class Mixture(AbstractEnergy):
         if not isinstance(weights, Tracer) and not np.all(np.asarray(weights) > 0):
             raise ValueError(f"`weights` must be positive, got {weights}.")
         for i, energy in enumerate(self.energies):
-            if not hasattr(energy, "log_z"):
+            if energy.log_z is None:
                 raise ValueError(
                     f"`energies[{i}]`, {energy!r}, does not know its `log_z`. Mixed without "
                     "it, an expert gets a share proportional to its own volume Z, not to its "
@@ -127,42 +137,52 @@ class Mixture(AbstractEnergy):
 
     @property
     def support(self) -> Constraint | None:
-        # Where one expert is free, the mixture is.
-        supports = [energy.support for energy in self.energies]
-        return constraints.real if any(map(is_real, supports)) else common_support(supports)
+        return hull([energy.support for energy in self.energies])
 
     @property
     def weights(self) -> Float[Array, " k"]:
         return jax.nn.softmax(unfreeze(self.log_weights))
 
     @property
-    def log_z(self) -> Scalar:
-        return jnp.zeros(())
+    def log_z(self) -> Scalar | None:
+        """Zero, unless experts have lost their constants in training."""
+        lost = any(energy.log_z is None for energy in self.energies)
+        return None if lost or self.support is None else jnp.zeros(())
 
     @property
-    def std_error(self) -> Scalar:
+    def partition(self) -> LogZ | None:
         """What the errors of the experts' constants do to the log-density, on average."""
+        if self.log_z is None:
+            return None
         # Its slope in one of the constants is minus that expert's share of the mass.
-        errors = [jnp.asarray(getattr(energy, "std_error", 0.0)) for energy in self.energies]
-        return jnp.sqrt(jnp.sum((self.weights * jnp.stack(errors)) ** 2))
+        known = [_partition(energy) for energy in self.energies]
+        errors = jnp.stack([each.std_error for each in known])
+        error = jnp.sqrt(jnp.sum((self.weights * errors) ** 2))
+        if all(each.method == "Analytic" for each in known):
+            return LogZ(0.0, error, 0.0, 0.0, upper_is_exact=True, method="Analytic")
+        return LogZ(0.0, error, method="Mixture")
 
     @property
-    def sample(self) -> Callable[..., Array]:
-        samplers = [exact_sampler(energy) for energy in self.energies]
-
-        def sample(rng_key: Key, sample_shape: Shape = ()) -> Array:
-            which_key, *keys = jr.split(rng_key, 1 + len(samplers))
-            which = jr.categorical(which_key, unfreeze(self.log_weights), shape=sample_shape)
-            draws = [draw(key, sample_shape) for draw, key in zip(samplers, keys, strict=True)]
-            event_dim = draws[0].ndim - which.ndim
-            which = which.reshape(which.shape + (1,) * event_dim)
-            return jnp.select([which == i for i in range(len(draws))], draws)
-
-        return sample
+    def sampler(self) -> Sampler | None:
+        samplers = [energy.sampler for energy in self.energies]
+        return self._draw if self.log_z is not None and all(samplers) else None
 
     def __call__(self, x: Point) -> Scalar:
-        log_densities = jnp.stack([-energy(x) - log_z_of(energy) for energy in self.energies])
+        is_shared = all(same_support(e.support, self.support) for e in self.energies)
+        experts = self.energies if is_shared else tuple(map(confined, self.energies))
+        log_zs = [0.0 if energy.log_z is None else energy.log_z for energy in self.energies]
+        pairs = zip(experts, log_zs, strict=True)
+        log_densities = jnp.stack([-expert(x) - log_z for expert, log_z in pairs])
         return -logsumexp(jax.nn.log_softmax(unfreeze(self.log_weights)) + log_densities)
+
+    def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        which_key, *keys = jr.split(rng_key, 1 + len(self.energies))
+        which = jr.categorical(which_key, unfreeze(self.log_weights), shape=sample_shape)
+        pairs = zip(self.energies, keys, strict=True)
+        draws = [energy.sample(key, sample_shape) for energy, key in pairs]
+        event_dim = draws[0].ndim - which.ndim
+        which = which.reshape(which.shape + (1,) * event_dim)
+        return jnp.select([which == i for i in range(len(draws))], draws)
 
     def _formula(self) -> str:
         terms = zip(self.weights, self.energies, strict=True)
@@ -170,14 +190,66 @@ class Mixture(AbstractEnergy):
         return f"-log({' + '.join(parts)})"
 
 
-def log_z_of(energy: AbstractEnergy) -> Scalar:
-    """`energy.log_z`; an `AttributeError` makes the caller's own `log_z` not exist."""
-    return energy.log_z  # pyright: ignore[reportAttributeAccessIssue]
+class Confined(AbstractEnergy):
+    """An energy that is infinite outside of its support."""
+
+    energy: AbstractEnergy
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return self.energy.event_shape
+
+    @property
+    def support(self) -> Constraint | None:
+        return self.energy.support
+
+    def __call__(self, x: Point) -> Scalar:
+        support: Any = self.support
+        inside = jnp.all(support(x))
+        # What lies outside may be NaN, and so would be the gradient.
+        safe = jnp.where(inside, x, support.feasible_like(x))
+        return jnp.where(inside, self.energy(safe), jnp.inf)
+
+    def _formula(self) -> str:
+        return repr(self.energy)
 
 
-def exact_sampler(energy: AbstractEnergy) -> Callable[..., Array]:
-    """`energy.sample`; an `AttributeError` makes the caller's own `sample` not exist."""
-    sampler = getattr(energy, "sample", None)
-    if sampler is None:
-        raise AttributeError(f"{energy!r} has no exact sampler.")
-    return sampler
+def confined(energy: Any) -> AbstractEnergy:
+    """`energy`, infinite outside of its support."""
+    energy = as_energy(energy)
+    return energy if energy.support is None or is_real(energy.support) else Confined(energy)
+
+
+def forget_constants(energy: Any) -> Any:
+    """`energy` before it trains: without the constants that will no longer be true."""
+    return jax.tree.map(_forget, energy, is_leaf=_has_constant)
+
+
+def _has_constant(node: Any) -> bool:
+    return isinstance(node, Normalized | Mixture | Frozen)
+
+
+def _forget(node: Any) -> Any:
+    if isinstance(node, Normalized):
+        trains = jax.tree.leaves(partition_trainable(node.energy)[0])
+        return forget_constants(node.energy) if trains else node
+    if isinstance(node, Mixture):
+        return _forget_in_mixture(node)
+    return node
+
+
+def _forget_in_mixture(mixture: Mixture) -> Mixture:
+    """Experts without constants, which stay in the weights: the same energy."""
+    energies = tuple(map(forget_constants, mixture.energies))
+    pairs = zip(mixture.energies, energies, strict=True)
+    lost = [0.0 if new.log_z is not None else old.log_z or 0.0 for old, new in pairs]
+    log_weights = unfreeze(mixture.log_weights) - jnp.stack(list(map(jnp.asarray, lost)))
+    return eqx.tree_at(
+        lambda m: (m.energies, m.log_weights), mixture, (energies, freeze(log_weights))
+    )
+
+
+def _partition(energy: AbstractEnergy) -> LogZ:
+    known = energy.partition
+    assert known is not None
+    return known

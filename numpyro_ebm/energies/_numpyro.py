@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from numpyro import handlers
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import constraints
 from numpyro.infer import init_to_uniform
 from numpyro.infer.util import (
     constrain_fn,
@@ -19,7 +19,8 @@ from numpyro.infer.util import (
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Scalar
-from ._base import AbstractEnergy, as_energy, is_real, name_of, show_term
+from ._base import AbstractEnergy, as_energy, name_of, show_term
+from ._supports import bijection, is_real
 from ._views import Transformed
 
 
@@ -113,7 +114,7 @@ class OnSite(AbstractEnergy):
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
     - `site`: the name of the site.
     - `model`: the [`ModelEnergy`][numpyro_ebm.ModelEnergy] that has the site.
-    - `support`: the support of a site of its own.
+    - `support`: the support of a site of its own, by default the energy's.
     """
 
     energy: AbstractEnergy
@@ -134,8 +135,10 @@ class OnSite(AbstractEnergy):
             raise ValueError(f"`support` is the model's for its site `{site}`; leave it out.")
         if model is not None and not isinstance(model, ModelEnergy):
             raise TypeError(f"`model` must be a `ModelEnergy`, got {type(model).__name__}.")
-        free = support is None or is_real(support)
-        self.energy = energy if free else Transformed(energy, biject_to(support))
+        if support is None:
+            support = constraints.real if model is not None else energy.support
+        free = is_real(support)
+        self.energy = energy if free else Transformed(energy, bijection(support), is_onto=True)
         self.model = model
         self.site = site
         self.sites = () if model is not None else ((site, free),)

@@ -5,7 +5,6 @@
 
 import abc
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
@@ -17,7 +16,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 
 from .._checks import as_floats
-from .._types import Array, Float, Key, Scalar, Shape
+from .._types import Array, Float, Key, Sampler, Scalar, Shape
 from ._base import AbstractEnergy
 from ._views import LatentEnergy
 
@@ -41,7 +40,7 @@ class IsingModel(AbstractEnergy):
     - `periodic`: whether opposite edges are neighbours.
     """
 
-    levels: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
+    levels: ClassVar[tuple[float, ...] | None] = (-1.0, 1.0)
 
     shape: Shape = eqx.field(static=True)
     coupling: Scalar = eqx.field(converter=as_floats)
@@ -61,13 +60,14 @@ class IsingModel(AbstractEnergy):
         return self.shape
 
     @property
-    def log_z(self) -> Scalar:
+    def log_z(self) -> Scalar | None:
         if self.periodic and len(self.shape) == 1:
             field = 0.0 if self.field is None else self.field
             return _ring_log_z(self.shape[0], self.coupling, field)
         if self.periodic and self.field is None:
             return _torus_log_z(self.shape, self.coupling)
-        _check_enumerable("log_z", self.num_spins)
+        if not _is_enumerable(self.num_spins):
+            return None
         return logsumexp(-jax.vmap(self)(self.states()))
 
     @property
@@ -75,24 +75,19 @@ class IsingModel(AbstractEnergy):
         return math.prod(self.shape)
 
     @property
-    def mean(self) -> Float[Array, "*shape"]:
-        _check_enumerable("mean", self.num_spins)
+    def mean(self) -> Float[Array, "*shape"] | None:
+        if not _is_enumerable(self.num_spins):
+            return None
         states = self.states()
         return jnp.tensordot(jax.nn.softmax(-jax.vmap(self)(states)), states, axes=1)
 
     @property
-    def variance(self) -> Float[Array, "*shape"]:
-        return 1 - self.mean**2
+    def variance(self) -> Float[Array, "*shape"] | None:
+        return None if self.mean is None else 1 - self.mean**2
 
     @property
-    def sample(self) -> Callable[..., Array]:
-        _check_enumerable("sample", self.num_spins)
-
-        def sample(rng_key: Key, sample_shape: Shape = ()) -> Array:
-            states = self.states()
-            return states[jr.categorical(rng_key, -jax.vmap(self)(states), shape=sample_shape)]
-
-        return sample
+    def sampler(self) -> Sampler | None:
+        return self._draw if _is_enumerable(self.num_spins) else None
 
     def states(self) -> Float[Array, "n *shape"]:
         """All configurations, $2^n$ of them."""
@@ -114,6 +109,10 @@ class IsingModel(AbstractEnergy):
                 bonds = jax.lax.slice_in_dim(bonds, 0, self.shape[axis] - 1, axis=axis)
             energy -= self.coupling * jnp.sum(bonds)
         return energy if self.field is None else energy - self.field * jnp.sum(x)
+
+    def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        states = self.states()
+        return states[jr.categorical(rng_key, -jax.vmap(self)(states), shape=sample_shape)]
 
     def _field_at(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """What each spin feels of its neighbours and of the field."""
@@ -207,32 +206,26 @@ class BernoulliRBM(AbstractRBM):
     - `visible_bias`, `hidden_bias`: $b$ and $c$.
     """
 
-    levels: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    levels: ClassVar[tuple[float, ...] | None] = (0.0, 1.0)
 
     @property
-    def log_z(self) -> Scalar:
-        return logsumexp(self._enumerate("log_z")[0])
+    def log_z(self) -> Scalar | None:
+        return logsumexp(self._enumerate()[0]) if self._is_small else None
 
     @property
-    def mean(self) -> Float[Array, " v"]:
-        log_weights, visible = self._enumerate("mean")
+    def mean(self) -> Float[Array, " v"] | None:
+        if not self._is_small:
+            return None
+        log_weights, visible = self._enumerate()
         return jax.nn.softmax(log_weights) @ visible
 
     @property
-    def variance(self) -> Float[Array, " v"]:
-        return self.mean * (1 - self.mean)
+    def variance(self) -> Float[Array, " v"] | None:
+        return None if self.mean is None else self.mean * (1 - self.mean)
 
     @property
-    def sample(self) -> Callable[..., Array]:
-        _check_enumerable("sample", min(self.weights.shape))
-
-        def sample(rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n v"]:
-            log_weights, visible = self._enumerate("sample")
-            state_key, visible_key = jr.split(rng_key)
-            mean = visible[jr.categorical(state_key, log_weights, shape=sample_shape)]
-            return as_floats(jr.bernoulli(visible_key, mean))
-
-        return sample
+    def sampler(self) -> Sampler | None:
+        return self._draw if self._is_small else None
 
     def joint_energy(self, visible: Float[Array, " v"], hidden: Float[Array, " h"]) -> Scalar:
         """The energy of one configuration of both layers."""
@@ -248,10 +241,19 @@ class BernoulliRBM(AbstractRBM):
             jax.nn.softplus(self.hidden_bias + x @ self.weights)
         )
 
-    def _enumerate(self, name: str) -> tuple[Float[Array, " n"], Float[Array, "n v"]]:
+    @property
+    def _is_small(self) -> bool:
+        return _is_enumerable(min(self.weights.shape))
+
+    def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n v"]:
+        log_weights, visible = self._enumerate()
+        state_key, visible_key = jr.split(rng_key)
+        mean = visible[jr.categorical(state_key, log_weights, shape=sample_shape)]
+        return as_floats(jr.bernoulli(visible_key, mean))
+
+    def _enumerate(self) -> tuple[Float[Array, " n"], Float[Array, "n v"]]:
         """Log-weights of the states of the smaller layer, and E[v] in each."""
         num_visible, num_hidden = self.weights.shape
-        _check_enumerable(name, min(num_visible, num_hidden))
         if num_visible < num_hidden:
             visible = _bits(num_visible)
             return -jax.vmap(self)(visible), visible
@@ -275,31 +277,35 @@ class GaussianBernoulliRBM(AbstractRBM):
     """
 
     @property
-    def log_z(self) -> Scalar:
-        log_weights, _ = self._enumerate("log_z")
+    def joint(self) -> LatentEnergy:
+        """The energy of both layers, a point `{"x": v, "z": h}`, real and binary."""
+        return LatentEnergy(self.joint_energy, self.event_shape, is_mixed=True)
+
+    @property
+    def log_z(self) -> Scalar | None:
+        if not self._is_small:
+            return None
+        log_weights, _ = self._enumerate()
         return logsumexp(log_weights) + 0.5 * len(self.visible_bias) * jnp.log(2 * jnp.pi)
 
     @property
-    def mean(self) -> Float[Array, " v"]:
-        log_weights, locs = self._enumerate("mean")
+    def mean(self) -> Float[Array, " v"] | None:
+        if not self._is_small:
+            return None
+        log_weights, locs = self._enumerate()
         return jax.nn.softmax(log_weights) @ locs
 
     @property
-    def variance(self) -> Float[Array, " v"]:
-        log_weights, locs = self._enumerate("variance")
-        return 1 + jax.nn.softmax(log_weights) @ (locs - self.mean) ** 2
+    def variance(self) -> Float[Array, " v"] | None:
+        if not self._is_small:
+            return None
+        log_weights, locs = self._enumerate()
+        weights = jax.nn.softmax(log_weights)
+        return 1 + weights @ (locs - weights @ locs) ** 2
 
     @property
-    def sample(self) -> Callable[..., Array]:
-        _check_enumerable("sample", len(self.hidden_bias))
-
-        def sample(rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n v"]:
-            log_weights, locs = self._enumerate("sample")
-            state_key, noise_key = jr.split(rng_key)
-            mean = locs[jr.categorical(state_key, log_weights, shape=sample_shape)]
-            return mean + jr.normal(noise_key, mean.shape)
-
-        return sample
+    def sampler(self) -> Sampler | None:
+        return self._draw if self._is_small else None
 
     def joint_energy(self, visible: Float[Array, " v"], hidden: Float[Array, " h"]) -> Scalar:
         """The energy of one configuration of both layers."""
@@ -315,9 +321,18 @@ class GaussianBernoulliRBM(AbstractRBM):
             jax.nn.softplus(self.hidden_bias + x @ self.weights)
         )
 
-    def _enumerate(self, name: str) -> tuple[Float[Array, " n"], Float[Array, "n v"]]:
+    @property
+    def _is_small(self) -> bool:
+        return _is_enumerable(len(self.hidden_bias))
+
+    def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n v"]:
+        log_weights, locs = self._enumerate()
+        state_key, noise_key = jr.split(rng_key)
+        mean = locs[jr.categorical(state_key, log_weights, shape=sample_shape)]
+        return mean + jr.normal(noise_key, mean.shape)
+
+    def _enumerate(self) -> tuple[Float[Array, " n"], Float[Array, "n v"]]:
         """Log-weights of the hidden states, and the mean of `v` in each."""
-        _check_enumerable(name, len(self.hidden_bias))
         hidden = _bits(len(self.hidden_bias))
         locs = self.visible_bias + hidden @ self.weights.T
         lift = 0.5 * (jnp.sum(locs**2, axis=1) - jnp.sum(self.visible_bias**2))
@@ -373,10 +388,5 @@ def _bernoulli(logits: Array) -> dist.Distribution:
     return dist.Bernoulli(logits=logits).to_event(1)
 
 
-def _check_enumerable(name: str, num_units: int) -> None:
-    # An AttributeError, so that `hasattr(energy, "log_z")` says what is known.
-    if num_units > _MAX_ENUMERATED:
-        raise AttributeError(
-            f"`{name}` is known by enumeration, of at most {_MAX_ENUMERATED} binary units; got "
-            f"{num_units}."
-        )
+def _is_enumerable(num_units: int) -> bool:
+    return num_units <= _MAX_ENUMERATED

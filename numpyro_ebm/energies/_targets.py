@@ -93,7 +93,7 @@ class Ring(AbstractEnergy):
         norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         return 0.5 * ((norm - self.radius) / self.width) ** 2
 
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n 2"]:
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n 2"]:
         """Independent draws."""
         radius_key, angle_key = jr.split(rng_key)
         radius = self._sample_radius(radius_key, sample_shape)
@@ -158,7 +158,7 @@ class Banana(AbstractEnergy):
         bent = x[1] - self.b * x[0] ** 2
         return 0.5 * (x[0] / self.a) ** 2 + 0.5 * (bent / self.c) ** 2
 
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n 2"]:
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n 2"]:
         """Independent draws."""
         noise = jr.normal(rng_key, (*sample_shape, 2))
         first = self.a * noise[..., 0]
@@ -203,7 +203,7 @@ class Funnel(AbstractEnergy):
         precision = jnp.exp(jnp.minimum(-v, 80.0))
         return 0.5 * (v / self.scale) ** 2 + 0.5 * jnp.sum(rest**2 * precision + v)
 
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
         """Independent draws."""
         noise = jr.normal(rng_key, (*sample_shape, self.dim))
         v = self.scale * noise[..., :1]
@@ -266,7 +266,7 @@ class StudentT(AbstractEnergy):
         z = solve_triangular(self.scale_tril, x - self.loc, lower=True)
         return 0.5 * (self.df + len(self.loc)) * jnp.log1p(jnp.sum(z**2) / self.df)
 
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:
         """Independent draws."""
         normal_key, chi2_key = jr.split(rng_key)
         noise = jr.normal(normal_key, sample_shape + self.loc.shape) @ self.scale_tril.T

@@ -47,7 +47,7 @@ class Tilted(AbstractEnergy):
 def check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy:
     """`reference` as an energy; raises unless it is normalised and on points of that shape."""
     base = as_energy(unfreeze(reference))
-    if not hasattr(base, "log_z"):
+    if base.log_z is None:
         raise ValueError(
             "`reference` must be normalised: a NumPyro distribution, or an energy with a "
             f"`log_z`; got {type(base).__name__}."

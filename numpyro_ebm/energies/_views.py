@@ -4,21 +4,42 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
-from numpyro.distributions import biject_to
+from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Float, Int, Key, Point, Scalar, Shape
-from ._base import AbstractEnergy, as_energy, name_of, show_term
-from ._normalized import exact_sampler, log_z_of
+from .._types import Array, Float, Int, Key, Point, Sampler, Scalar, Shape
+from ._base import (
+    AbstractEnergy,
+    as_energy,
+    discrete_levels,
+    is_discrete,
+    name_of,
+    show_term,
+)
+from ._log_z import LogZ
+from ._supports import (
+    bijection,
+    box_of,
+    codomain_of,
+    domain_of,
+    elementwise,
+    is_injective,
+    is_real,
+    is_within,
+    keeps_volume,
+    preimage,
+    restricted,
+    same_support,
+)
 
 
 class Clamped(AbstractEnergy):
@@ -34,6 +55,11 @@ class Clamped(AbstractEnergy):
     @property
     def event_shape(self) -> Shape:
         return self.free_index.shape
+
+    @property
+    def support(self) -> Constraint | None:
+        shape = unfreeze(self.values).shape
+        return restricted(self.energy.support, self.free_index, shape)
 
     def complete(self, free: Float[Array, " n"]) -> Float[Array, "*event"]:
         """The full point, with `free` in its place."""
@@ -65,7 +91,8 @@ def clamp(energy: Any, mask: Any, values: Any) -> Clamped:
     - `mask`: `True` where a coordinate is clamped; of the shape of one point, not traced.
     - `values`: what the clamped coordinates are; ignored, NaN or not, where they are free.
 
-    **Raises** `ValueError` for shapes that don't fit, NaN where clamped, or nothing free.
+    **Raises** `ValueError` for shapes that don't fit, NaN where clamped, or nothing free, and
+    for a support that ties coordinates to each other, such as the simplex.
     """
     energy = as_energy(energy)
     if isinstance(mask, Tracer):
@@ -86,33 +113,53 @@ def clamp(energy: Any, mask: Any, values: Any) -> Clamped:
     values = jnp.where(mask, values, 0)
     if not isinstance(values, Tracer) and not np.isfinite(values).all():
         raise ValueError("`values` must be finite where `mask` clamps them.")
-    return Clamped(energy, freeze(values), jnp.asarray(np.flatnonzero(~mask)))
+    clamped = Clamped(energy, freeze(values), jnp.asarray(np.flatnonzero(~mask)))
+    if clamped.support is None:
+        raise ValueError(
+            f"The support of this energy, {energy.support}, ties coordinates to each other: "
+            "what it leaves to the free ones is not known. Clamp an energy of unconstrained "
+            "points, `ebm.Transformed(energy, biject_to(support))`."
+        )
+    return clamped
 
 
 class Transformed(AbstractEnergy):
     r"""$E(T(x)) - \log\lvert T'(x)\rvert$, the pull-back of $E$ through a transform $T$.
 
-    If $E$ is the energy of $y = T(x)$, this is the energy of $x$, with the same $\log Z$. With
-    `biject_to(support)` it is an energy over unconstrained points; with
-    [`Standardize`][numpyro_ebm.Standardize], preprocessing becomes part of the energy.
+    If $E$ is the energy of $y = T(x)$, this is the energy of $x$. With `biject_to(support)` it
+    is an energy over unconstrained points; with [`Standardize`][numpyro_ebm.Standardize],
+    preprocessing becomes part of the energy. Its support is what $T$ takes into the support of
+    $E$. It has the same $\log Z$, and exact draws, if $T$ reaches all of that support; else it
+    is $E$ cut down to what $T$ reaches, and knows neither.
 
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, on points $T(x)$.
     - `transform`: a NumPyro transform. It doesn't train.
+
+    **Raises** `ValueError` if it is not known whether $T$ reaches all of the support.
     """
 
     energy: AbstractEnergy
     transform: Frozen | Transform
+    #: Whether the transform is a bijection onto the whole support of the energy.
+    is_onto: bool = eqx.field(static=True)
 
-    def __init__(self, energy: Any, transform: Any) -> None:
+    def __init__(self, energy: Any, transform: Any, *, is_onto: bool | None = None) -> None:
         self.energy = as_energy(energy)
         self.transform = freeze(transform)
-        if not isinstance(unfreeze(transform), Transform):
+        transform = unfreeze(transform)
+        if not isinstance(transform, Transform):
             raise TypeError(
                 f"`transform` must be a NumPyro transform, got {type(transform).__name__}. "
                 "`numpyro.distributions.biject_to(constraint)` makes one."
             )
+        if is_discrete(self.energy):
+            raise ValueError(
+                f"{self.energy!r} is discrete: a transform has no Jacobian there. Transform "
+                "the data instead."
+            )
+        self.is_onto = _is_onto(self.energy, transform) if is_onto is None else is_onto
 
     @property
     def event_shape(self) -> Shape | None:
@@ -120,42 +167,135 @@ class Transformed(AbstractEnergy):
         return None if shape is None else unfreeze(self.transform).inverse_shape(shape)
 
     @property
-    def log_z(self) -> Scalar:
-        return log_z_of(self.energy)
+    def support(self) -> Constraint | None:
+        transform, base = unfreeze(self.transform), self.energy.support
+        is_whole = not self.is_onto or is_within(codomain_of(transform), base)
+        return domain_of(transform) if is_whole else preimage(base, transform)
 
     @property
-    def std_error(self) -> Any:
-        return getattr(self.energy, "std_error", 0.0)
+    def log_z(self) -> Scalar | None:
+        return self.energy.log_z if self.is_onto else None
 
     @property
-    def sample(self) -> Callable[..., Array]:
-        draw = exact_sampler(self.energy)
-        transform = unfreeze(self.transform)
+    def partition(self) -> LogZ | None:
+        return self.energy.partition if self.is_onto else None
 
-        def sample(rng_key: Key, sample_shape: Shape = ()) -> Array:
-            return jnp.asarray(transform.inv(draw(rng_key, sample_shape)))
+    @property
+    def sampler(self) -> Sampler | None:
+        return self._draw if self.is_onto and self.energy.sampler is not None else None
 
-        return sample
+    @property
+    def reference(self) -> Any:
+        reference = self.energy.reference
+        if reference is None or not self.is_onto:
+            return None
+        return Transformed(unfreeze(reference), self.transform, is_onto=True)
 
     def __call__(self, x: Point) -> Scalar:
         transform = unfreeze(self.transform)
         y = transform(x)
         return self.energy(y) - jnp.sum(transform.log_abs_det_jacobian(x, y))
 
+    def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        draws = self.energy.sample(rng_key, sample_shape)
+        return jnp.asarray(unfreeze(self.transform).inv(draws))
+
     def _formula(self) -> str:
         name = name_of(unfreeze(self.transform))
         return f"{show_term(repr(self.energy))}({name}(x)) - log|{name}'(x)|"
 
 
-def bijection(support: Any) -> Any:
-    """The transform from unconstrained space, in which a chain can move."""
-    try:
-        return biject_to(support)
-    except NotImplementedError as error:
-        raise NotImplementedError(
-            f"NumPyro has no bijection from unconstrained space to {support}, in which a chain "
-            "could move."
-        ) from error
+def _is_onto(energy: AbstractEnergy, transform: Transform) -> bool:
+    """Whether a transform is one-to-one onto the support of `energy` or more."""
+    support, codomain = energy.support, codomain_of(transform)
+    if is_within(support, codomain):
+        if not is_within(codomain, support):
+            _check_dimension(energy, transform)
+        return is_injective(transform)
+    if support is None or is_within(codomain, support):
+        return False
+    raise ValueError(
+        f"`transform` maps onto {codomain}, and the energy lives on {support}: whether it "
+        "reaches all of it, or how much, is not known, at least while bounds are traced. Make "
+        "one of both that lies in the other, such as `biject_to(energy.support)`."
+    )
+
+
+def _check_dimension(energy: AbstractEnergy, transform: Transform) -> None:
+    """Raise where the Jacobian of all coordinates is not that of the points of a support."""
+    if box_of(energy.support) is not None or keeps_volume(transform):
+        return
+    shape = energy.event_shape
+    free = None if shape is None else bijection(energy.support).inverse_shape(shape)
+    if shape is None or free is None or math.prod(free) < math.prod(shape):
+        raise ValueError(
+            f"`transform`, {type(transform).__name__}, maps more coordinates than the points "
+            f"of {energy.support} have dimensions: what it does to their density is not known. "
+            "Transform unconstrained points, `ebm.Transformed(energy, biject_to(support))`."
+        )
+
+
+def unconstrained(energy: AbstractEnergy) -> tuple[AbstractEnergy, Transform | None]:
+    """`energy` in the space in which chains move, and the map from there, if it is another."""
+    if is_discrete(energy) or is_real(energy.support):
+        return energy, None
+    transform = bijection(energy.support)
+    return Transformed(energy, transform, is_onto=True), transform
+
+
+def unconstrained_from(
+    reference: AbstractEnergy, energy: AbstractEnergy
+) -> tuple[AbstractEnergy, AbstractEnergy, Transform | None]:
+    r"""A reference and `energy` in the space in which chains move, with the same $Z$.
+
+    **Raises** `ValueError` if they do not live in the same space.
+    """
+    if discrete_levels(reference) != discrete_levels(energy):
+        raise ValueError(
+            f"The coordinates of the reference take {_space(reference)}, those of the energy "
+            f"{_space(energy)}: give a reference of the same kind."
+        )
+    free, transform = unconstrained(energy)
+    if transform is None and (is_discrete(energy) or is_real(reference.support)):
+        return reference, free, None
+    # Events are of one shape, however each support counts its dimensions.
+    if not same_support(elementwise(energy.support), elementwise(reference.support)):
+        raise ValueError(
+            f"The reference has the support {reference.support}, the energy "
+            f"{energy.support}: give a reference of the same support. "
+            "`ebm.EnergyDistribution(energy, event_shape, support=...)` tells the energy's."
+        )
+    return Transformed(reference, transform, is_onto=True), free, transform
+
+
+def check_points(energy: AbstractEnergy, points: Any, name: str) -> None:
+    """Raise unless points, stacked along the first axis, lie where `energy` lives."""
+    support: Any = energy.support
+    if isinstance(points, Tracer) or support is None:
+        return
+    flat = jnp.asarray(points).reshape(len(points), -1)
+    if is_discrete(energy):
+        levels = discrete_levels(energy)
+        inside = jnp.isin(flat, jnp.asarray(levels)) if levels else flat == jnp.round(flat)
+        expected = _space(energy)
+    elif is_real(support):
+        return
+    else:
+        inside = jax.vmap(lambda x: jnp.all(support(x)))(points).reshape(len(points), -1)
+        expected = f"points of the support {support}"
+    bad = np.flatnonzero(~np.asarray(inside.all(1)))
+    if len(bad):
+        raise ValueError(
+            f"`{name}` must hold {expected}, where the energy lives; {len(bad)} of "
+            f"{len(points)} points do not, the first at index {bad[0]}."
+        )
+
+
+def _space(energy: AbstractEnergy) -> str:
+    levels = discrete_levels(energy)
+    if levels is None:
+        return "integers" if is_discrete(energy) else "real values"
+    return f"the values {levels[0]:g} and {levels[1]:g}"
 
 
 class ConditionalEnergy(eqx.Module):
@@ -226,10 +366,16 @@ class LatentEnergy(AbstractEnergy):
 
     - `fn`: a callable `fn(x, z)` to a scalar.
     - `x_shape`: the shape of one `x`.
+    - `is_mixed`: whether `z` is discrete, so that no gradient moves it.
     """
 
     fn: Any
     x_shape: Shape | None = eqx.field(static=True, default=None)
+    is_mixed: bool = eqx.field(static=True, default=False, kw_only=True)
+
+    @property
+    def levels(self) -> tuple[float, ...] | None:
+        return () if self.is_mixed else None
 
     @property
     def event_shape(self) -> None:

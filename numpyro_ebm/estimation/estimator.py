@@ -20,7 +20,13 @@ from .._checks import check_probability, user_level
 from .._interrupts import delayed_interrupt
 from .._trainable import partition_trainable
 from .._types import Array, Float, Key, PyTree, Scalar
-from ..energies import ConditionalEnergy, as_energy, check_energy
+from ..energies import (
+    ConditionalEnergy,
+    as_energy,
+    check_energy,
+    check_points,
+    forget_constants,
+)
 from ..objectives import AbstractObjective
 from ._batches import (
     Rows,
@@ -123,7 +129,8 @@ class Estimator:
 
     def init(self, rng_key: Key, energy: Any, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
-        energy, data = _as_learnable(energy), as_batch(data)
+        # A constant that is known now will not be that of what is learned.
+        energy, data = forget_constants(_as_learnable(energy)), as_batch(data)
         _check_shapes(energy, data)
         init_key, run_key = jr.split(rng_key)
         trainable, objective_state = self.objective.init(init_key, energy, data)
@@ -398,3 +405,4 @@ def _check_shapes(energy: Any, data: PyTree) -> None:
             "`ConditionalEnergy(fn, event_shape)`."
         )
     check_energy(energy, data.shape[1:])
+    check_points(energy, data, "data")

@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 
 from .._checks import as_floats
 from .._types import Array, Float, Key, Point, Scalar, Shape
-from ..energies import AbstractEnergy, exact_sampler
+from ..energies import AbstractEnergy
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
 from ._chains import NO_ADAPTATION, ChainState, advance_chains, start_chains
@@ -69,9 +69,7 @@ class Annealing(eqx.Module):
     def start(self, rng_key: Key, num_particles: int) -> Particles:
         """Independent draws of the reference."""
         draw_key, start_key = jr.split(rng_key)
-        return self.start_at(
-            start_key, exact_sampler(self.reference)(draw_key, (num_particles,))
-        )
+        return self.start_at(start_key, self.reference.sample(draw_key, (num_particles,)))
 
     def start_at(self, rng_key: Key, points: Array) -> Particles:
         """Particles that stand at `points`."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._types import Array, Energy, Float, Int, Key, Point
+from ..energies import as_energy, unconstrained
 from ._adaptation import AbstractAdaptation, Adaptation
 from ._move import AbstractMove, Report
 
@@ -131,12 +132,21 @@ def run_chains(
 
     **Arguments**
 
-    - `positions`: stacked along a leading chain axis.
+    - `positions`: stacked along a leading chain axis, on the support of the energy.
     """
     energy, move, positions = map(_constant, (energy, move, positions))
+    energy, transform = unconstrained(as_energy(energy))
+    if transform is not None:
+        # A point on the boundary lies infinitely far out.
+        free = jax.vmap(transform.inv)(positions)
+        positions = jnp.nan_to_num(free, posinf=_FAR, neginf=-_FAR)
     state = start_chains(rng_key, move, NO_ADAPTATION, energy, positions, 0)
     state, _ = advance_chains(move, NO_ADAPTATION, energy, state, num_steps)
-    return state.z, state
+    return (state.z if transform is None else jax.vmap(transform)(state.z)), state
+
+
+#: Where a chain starts in unconstrained space that would start at the boundary.
+_FAR = 10.0
 
 
 NO_ADAPTATION = Adaptation(False, False, False, 0.5)

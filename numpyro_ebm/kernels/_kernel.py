@@ -26,7 +26,7 @@ from numpyro.util import is_prng_key
 from .._checks import check_positive
 from .._normalization import check_normalization
 from .._types import Array, Energy, Key, Point, Shape
-from ..energies import AbstractEnergy, as_energy, check_energy
+from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 from ._adaptation import AbstractAdaptation, Adaptation
 from ._move import AbstractMove, as_position
 from ._state import KernelState, StillState
@@ -58,10 +58,10 @@ class AbstractKernel(MCMCKernel):
             raise ValueError("Only one of `model` or `potential_fn` must be specified.")
         check_positive("step_size", move.step_size)
         _check_metric(move.inverse_mass_matrix)
-        self._model = model
-        self._potential_fn = None if potential_fn is None else as_energy(potential_fn)
-        self._init_strategy = init_strategy
         self.move = move
+        self._model = model
+        self._potential_fn = None if potential_fn is None else self._as_target(potential_fn)
+        self._init_strategy = init_strategy
         self.adaptation = adaptation
         self._forget()
 
@@ -166,23 +166,24 @@ class AbstractKernel(MCMCKernel):
     def with_potential(self, potential_fn: Energy) -> "AbstractKernel":
         """A copy of this kernel that samples `potential_fn`."""
         kernel = copy.copy(self)
-        kernel._model, kernel._potential_fn = None, as_energy(potential_fn)
+        kernel._model, kernel._potential_fn = None, self._as_target(potential_fn)
         kernel._forget()
         return kernel
 
     def postprocess_fn(
         self, model_args: tuple, model_kwargs: dict | None
     ) -> Callable[[Point], Any]:
-        if self._postprocess_fn_gen is None:
-            return lambda position: position
-        return self._postprocess_fn_gen(*model_args, **(model_kwargs or {}))
+        if self._postprocess_fn_gen is not None:
+            return self._postprocess_fn_gen(*model_args, **(model_kwargs or {}))
+        transform = self._transform
+        return (lambda position: position) if transform is None else transform
 
     def get_potential_fn(
         self, model_args: tuple = (), model_kwargs: dict | None = None
     ) -> Energy:
         """The energy over unconstrained space, for these arguments of the model."""
         if self._potential_fn is not None:
-            return self._potential_fn
+            return unconstrained(self._potential_fn)[0]
         if self._potential_fn_gen is None:
             raise RuntimeError("`get_potential_fn` needs the kernel's `init` to have run.")
         return self._potential_fn_gen(*model_args, **(model_kwargs or {}))
@@ -201,7 +202,7 @@ class AbstractKernel(MCMCKernel):
         - `return_deterministic`: run the model, and return its deterministic sites as well.
         """
         if self._model is None:
-            return lambda position: position
+            return self.postprocess_fn(model_args, model_kwargs)
         if self._transforms is None:
             raise RuntimeError("`get_constrain_fn` needs the kernel's `init` to have run.")
         if return_deterministic or self._transforms.dynamic_support:
@@ -219,6 +220,16 @@ class AbstractKernel(MCMCKernel):
         # `MCMC` reads this: `None` makes it call `init` before it samples. What a model made
         # while it was traced (under `pmap`, say) must not be used after that trace.
         return None if self._is_traced else self._potential_fn_gen or self._potential_fn
+
+    def _as_target(self, potential_fn: Energy) -> AbstractEnergy:
+        energy = as_energy(potential_fn)
+        self.move.check(energy)
+        return energy
+
+    @property
+    def _transform(self) -> Any:
+        """From where chains move to the points of a potential, if these are constrained."""
+        return None if self._potential_fn is None else unconstrained(self._potential_fn)[1]
 
     def _forget(self) -> None:
         for name in _CLOSURES:
@@ -254,11 +265,14 @@ class AbstractKernel(MCMCKernel):
                 f"`{type(self).__name__}` has no target: give it a `model` or a `potential_fn`."
             )
         one_chain = is_prng_key(rng_key)
+        energy, transform = unconstrained(self._potential_fn)
         if init_params is not None:
             position = as_position(init_params)
             _check_position(self._potential_fn, position, one_chain)
-            return position
-        energy, shape = self._potential_fn, self._potential_fn.event_shape
+            if transform is None:
+                return position
+            return (transform.inv if one_chain else jax.vmap(transform.inv))(position)
+        shape = energy.event_shape
         if shape is None:
             raise ValueError(
                 "Valid value of `init_params` must be provided with `potential_fn`: this "

@@ -11,6 +11,7 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 
 from .._types import Array, Energy, Key, Point, Scalar, Shape
+from ..energies import AbstractEnergy, is_discrete
 
 
 class Report(NamedTuple):
@@ -54,6 +55,16 @@ class AbstractMove(eqx.Module):
 
     def report(self, info: Any) -> Report:
         return report(info.acceptance_rate, info.is_divergent, info.num_integration_steps)
+
+    def check(self, energy: AbstractEnergy) -> None:
+        """Raise unless it moves on points like those of `energy`."""
+        if is_discrete(energy):
+            name = type(self).__name__.removesuffix("Move")
+            raise TypeError(
+                f"`{name}` moves through real points, and {energy!r} has discrete ones: use "
+                "`ebm.GibbsWithGradients()` or `ebm.BlockGibbs()` for two-valued units, and "
+                "NumPyro's `DiscreteGibbs` for sites of a model."
+            )
 
     def started(self, rng_key: Key, position: Point, energy: Energy) -> "AbstractMove":
         """The move with which a warm-up begins, of chains of which one is at `position`."""

@@ -49,12 +49,15 @@ class BlockGibbsMove(AbstractMove):
     step_size: float | Scalar = 1.0
     inverse_mass_matrix: Array | None = None
 
-    def init(self, rng_key: Key, position: Point, energy: Energy) -> BlockGibbsState:
+    def check(self, energy: Any) -> None:
         if not hasattr(energy, "gibbs_sweep"):
             raise TypeError(
                 "`BlockGibbs` needs an energy that knows its blocks, an RBM or an Ising model, "
                 f"got {energy!r}. `GibbsWithGradients` takes any discrete energy."
             )
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> BlockGibbsState:
+        self.check(energy)
         return BlockGibbsState(position, -energy(position))
 
     def step(self, rng_key: Key, state: Any, energy: Any) -> tuple[Any, Any]:
@@ -77,8 +80,11 @@ class GibbsWithGradientsMove(AbstractMove):
     step_size: float | Scalar = 1.0
     inverse_mass_matrix: Array | None = None
 
-    def init(self, rng_key: Key, position: Point, energy: Energy) -> FlipState:
+    def check(self, energy: Any) -> None:
         _levels(energy)
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> FlipState:
+        self.check(energy)
         value, gradient = jax.value_and_grad(energy)(position)
         return FlipState(position, -value, -gradient)
 

@@ -16,7 +16,7 @@ from ..energies import (
     ConditionalEnergy,
     as_energy,
     check_energy,
-    exact_sampler,
+    unconstrained_from,
 )
 from ._adaptation import Adaptation
 from ._annealing import Annealing, descend, keeping_ess
@@ -68,8 +68,8 @@ class TemperedSMC(AbstractPopulation):
     **Arguments**
 
     - `kernel`: what moves the particles, its step size tuned at every $\lambda$ if it adapts.
-    - `reference`: a NumPyro distribution, or an energy with an exact `sample`, wider than the
-      target.
+    - `reference`: a NumPyro distribution, or an energy with an exact `sampler`, wider than the
+      target and on the same support.
     - `num_steps`: transitions at each $\lambda$.
     - `target_ess`: the effective sample size after each step, as a part of the particles.
     """
@@ -91,23 +91,29 @@ class TemperedSMC(AbstractPopulation):
         check_probability("target_ess", target_ess)
         self.move, self.adaptation = kernel.move, step_adaptation(kernel)
         self.reference = as_energy(reference)
-        exact_sampler(self.reference)
+        if self.reference.sampler is None:
+            raise ValueError(
+                "`reference` must have an exact sampler: a NumPyro distribution, or an energy "
+                f"with a `sampler`, got {self.reference!r}."
+            )
         self.num_steps, self.target_ess = num_steps, target_ess
 
     def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
         energy = as_energy(energy, self.reference.event_shape)
         check_energy(energy, self.reference.event_shape or ())
+        self.move.check(energy)
+        reference, free, transform = unconstrained_from(self.reference, energy)
         start_key, loop_key = jr.split(rng_key)
-        annealing = Annealing(
-            self.move, self.adaptation, self.reference, energy, self.num_steps
-        )
+        annealing = Annealing(self.move, self.adaptation, reference, free, self.num_steps)
         start = annealing.start(start_key, num_draws)
         end, _ = descend(loop_key, annealing, start, keeping_ess(self.target_ess))
+        points = end.particles.chains.z
+        log_z = self.reference.log_z
         return Population(
-            values=end.particles.chains.z,
+            values=points if transform is None else jnp.asarray(jax.vmap(transform)(points)),
             accept_prob=end.particles.accept_prob,
             num_steps=end.num_levels * self.num_steps,
-            log_z=end.log_ratio_z + getattr(self.reference, "log_z", jnp.nan),
+            log_z=end.log_ratio_z + (jnp.nan if log_z is None else log_z),
         )
 
 

@@ -46,6 +46,9 @@ class TemperingMove(AbstractMove):
     temperatures: Float[Array, " temperature"]
     inverse_mass_matrix: Array | None = None
 
+    def check(self, energy: Any) -> None:
+        self.inner.check(energy)
+
     def init(self, rng_key: Key, position: Point, energy: Energy) -> TemperingState:
         keys = jr.split(rng_key, len(self.temperatures))
         replicas = jax.vmap(lambda key: self.inner.init(key, position, energy))(keys)

@@ -14,17 +14,14 @@ from .._trainable import unfreeze
 from .._types import Array, Key, Scalar, Shape
 from ..energies import (
     AbstractEnergy,
-    Normalized,
     Sum,
-    Transformed,
     as_energy,
-    bijection,
+    box_of,
     check_energy,
     discrete_levels,
-    elementwise,
     is_discrete,
-    is_real,
     same_support,
+    unconstrained_from,
 )
 from ..kernels import HMC, AbstractKernel, Annealing, GibbsWithGradients, step_adaptation
 
@@ -42,7 +39,7 @@ class UniformUnits(AbstractEnergy):
     def __call__(self, x: Array) -> Scalar:
         return 0 * jnp.sum(x)
 
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
         low, high = self.levels
         up = jr.bernoulli(rng_key, shape=(*sample_shape, *self.event_shape))
         return as_floats(jnp.where(up, high, low))
@@ -51,10 +48,8 @@ class UniformUnits(AbstractEnergy):
 def find_reference(energy: Any) -> AbstractEnergy | None:
     """A proper density that is a part of `energy`, or all states of units; else `None`."""
     energy = unfreeze(energy)
-    if isinstance(energy, Normalized):
-        return find_reference(energy.energy)
-    if hasattr(energy, "reference"):  # Of `Tilted` energies and of networks.
-        reference: Any = as_energy(energy.reference)
+    if energy.reference is not None:
+        reference = as_energy(unfreeze(energy.reference))
         return reference if is_reference(reference) else None
     if isinstance(energy, Sum):
         found = (t if is_reference(t) else find_reference(t) for t in energy.terms)
@@ -65,8 +60,8 @@ def find_reference(energy: Any) -> AbstractEnergy | None:
     return None
 
 
-def is_reference(energy: Any) -> bool:
-    return hasattr(energy, "log_z") and hasattr(energy, "sample")
+def is_reference(energy: AbstractEnergy) -> bool:
+    return energy.log_z is not None and energy.sampler is not None
 
 
 def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> AbstractEnergy:
@@ -82,7 +77,7 @@ def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> Abstract
     if not is_reference(found):
         raise ValueError(
             f"`{name}` must be normalised and have an exact sampler: a NumPyro distribution, "
-            f"or an energy with `log_z` and `sample`; got {found!r}."
+            f"or an energy with `log_z` and `sampler`; got {found!r}."
         )
     if energy.event_shape not in (None, found.event_shape):
         raise ValueError(
@@ -93,6 +88,18 @@ def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> Abstract
     return found
 
 
+def check_same_space(name: str, other: AbstractEnergy, energy: AbstractEnergy) -> None:
+    """Raise unless both are densities with respect to the same measure."""
+    same_levels = discrete_levels(other) == discrete_levels(energy)
+    supports = other.support, energy.support
+    boxes = all(box_of(support) is not None for support in supports)
+    if not (same_levels and (is_discrete(energy) or boxes or same_support(*supports))):
+        raise ValueError(
+            f"`{name}`, {other!r}, on {supports[0]}, has no density on the points of the "
+            f"energy, {energy!r}, on {supports[1]}: give one on points of the same kind."
+        )
+
+
 def annealing(
     energy: AbstractEnergy,
     kernel: AbstractKernel | None,
@@ -101,8 +108,7 @@ def annealing(
 ) -> Annealing:
     """How particles move from a reference to `energy`, in unconstrained space."""
     reference = reference_for(reference, energy, "reference")
-    if not is_discrete(energy):
-        reference, energy = unconstrained(reference, energy)
+    reference, energy, _ = unconstrained_from(reference, energy)
     if kernel is None:
         kernel = GibbsWithGradients() if is_discrete(energy) else _short_trajectories()
     if kernel.has_target:
@@ -110,6 +116,7 @@ def annealing(
             "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
             f"`energy`: pass `ebm.{type(kernel).__name__}()`."
         )
+    kernel.move.check(energy)
     if num_steps is None:
         num_steps = max(2, math.prod(reference.event_shape or ()) // 4 * is_discrete(energy))
     made = Annealing(kernel.move, step_adaptation(kernel), reference, energy, num_steps)
@@ -120,21 +127,6 @@ def annealing(
 def _short_trajectories() -> HMC:
     # A transition of two steps forgets as much as five of one, for fewer gradients.
     return HMC(num_steps=2, trajectory_length=None)
-
-
-def unconstrained(reference: AbstractEnergy, energy: AbstractEnergy) -> tuple[Any, Any]:
-    r"""Both in the space in which chains can move, with the same $Z$."""
-    if is_real(energy.support) and is_real(reference.support):
-        return reference, energy
-    # Events are of one shape, however each support counts its dimensions.
-    if not same_support(elementwise(energy.support), elementwise(reference.support)):
-        raise ValueError(
-            f"The reference has the support {reference.support}, the energy "
-            f"{energy.support}: give a reference of the same support. "
-            "`ebm.EnergyDistribution(energy, event_shape, support=...)` tells the energy's."
-        )
-    transform = bijection(energy.support)
-    return Transformed(reference, transform), Transformed(energy, transform)
 
 
 def _as_array(leaf: Any) -> Any:

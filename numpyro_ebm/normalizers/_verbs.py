@@ -13,12 +13,10 @@ from ..energies import (
     AbstractEnergy,
     LogZ,
     Normalized,
-    Transformed,
     as_energy,
-    bijection,
     is_discrete,
-    is_real,
     judged,
+    unconstrained,
 )
 from ._base import AbstractExactMethod, AbstractNormalizer
 from ._reference import find_reference
@@ -44,7 +42,8 @@ def log_partition(
 
     By default: what the energy knows itself; up to 20 spins,
     [`Enumeration`][numpyro_ebm.Enumeration]; up to three dimensions,
-    [`Quadrature`][numpyro_ebm.Quadrature] on a box that is looked for; else
+    [`Quadrature`][numpyro_ebm.Quadrature] on a box of unconstrained space that is looked for;
+    else
     [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo] from the reference that the
     energy brings along. Exact methods do not use the key.
 
@@ -56,11 +55,12 @@ def log_partition(
       [`AnnealedImportanceSampling`][numpyro_ebm.AnnealedImportanceSampling].
     - `event_shape`: the shape of one point, if the energy doesn't know it.
 
-    **Raises** `ValueError` where a method needs a reference that the energy hasn't. Warns where
-    the result carries no interval, and why.
+    **Raises** `ValueError` if a method needs a reference, and the energy has none. Warns if the
+    result carries no interval, and why.
     """
     energy = as_energy(energy, event_shape)
-    method = default_method(energy) if method is None else method
+    if method is None:
+        method, energy = default_method(energy)
     if not isinstance(method, AbstractNormalizer):
         raise TypeError(
             "`method` must be a normaliser, such as `ebm.SequentialMonteCarlo(...)`, got "
@@ -134,16 +134,13 @@ class Analytic(AbstractExactMethod):
         return energy.log_z
 
     def estimate(self, rng_key: Key, energy: Any) -> LogZ:
-        if isinstance(energy, Normalized):
-            return energy.partition
-        value = energy.log_z
-        return LogZ(value, 0.0, value, value, upper_is_exact=True, method="Analytic")
+        return energy.partition
 
 
-def default_method(energy: AbstractEnergy) -> AbstractNormalizer:
-    """What suits the dimension, and what the energy knows."""
-    if hasattr(energy, "log_z"):
-        return Analytic()
+def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, AbstractEnergy]:
+    """What suits the dimension, and what the energy knows; and the energy it is for."""
+    if energy.log_z is not None:
+        return Analytic(), energy
     shape = energy.event_shape
     if shape is None:
         raise ValueError(
@@ -151,17 +148,19 @@ def default_method(energy: AbstractEnergy) -> AbstractNormalizer:
         )
     dim = math.prod(shape)
     if is_discrete(energy):
-        return Enumeration() if dim <= Enumeration.most else SequentialMonteCarlo()
-    if 1 <= dim <= 3 and is_real(energy.support):
-        return Quadrature.around(energy)
+        few = dim <= Enumeration.most
+        return (Enumeration() if few else SequentialMonteCarlo()), energy
+    free, _ = unconstrained(energy)
+    if 1 <= math.prod(free.event_shape or ()) <= 3:
+        return Quadrature.around(free), free
     if find_reference(energy) is not None:
-        return SequentialMonteCarlo()
+        return SequentialMonteCarlo(), energy
     raise ValueError(
-        f"`method` is needed: quadrature by default is for up to three dimensions without "
-        f"constraints, {energy!r} has {dim} on the support {energy.support}, and it has no "
-        "reference from which one could come down to it. Give one that is wider than the "
-        "target, `ebm.SequentialMonteCarlo(reference=dist.MultivariateNormal(...))`, or tilt "
-        "one, `ebm.Tilted(network, reference)`, when you build the energy. "
+        f"`method` is needed: quadrature by default is for up to three dimensions, {energy!r} "
+        f"has {dim}, and it has no reference distribution to anneal from. Give one that is "
+        "wider than the target, "
+        "`ebm.SequentialMonteCarlo(reference=dist.MultivariateNormal(...))`, or tilt one, "
+        "`ebm.Tilted(network, reference)`, when you build the energy. "
         "`ebm.BridgeSampling()` needs none, but chains that mix."
     )
 
@@ -172,13 +171,13 @@ _IMPROPER = (
 
 
 def _is_integrable(energy: AbstractEnergy) -> bool:
-    if is_discrete(energy) or hasattr(energy, "log_z") or energy.event_shape is None:
+    if is_discrete(energy) or energy.log_z is not None or energy.event_shape is None:
         return True
-    if is_real(energy.support):
+    free, transform = unconstrained(energy)
+    if transform is None:
         return check_integrable(energy, num_rays=32).ok
     # Transforms such as the exponential go far with little.
-    energy = Transformed(energy, bijection(energy.support))
-    return check_integrable(energy, radius=30.0, num_rays=32).ok
+    return check_integrable(free, radius=30.0, num_rays=32).ok
 
 
 def _warn(verb: str, log_z: LogZ) -> None:

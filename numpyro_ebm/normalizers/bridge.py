@@ -18,17 +18,15 @@ from ..energies import (
     AbstractEnergy,
     Gaussian,
     LogZ,
-    Transformed,
-    bijection,
-    exact_sampler,
-    is_real,
+    confined,
+    is_discrete,
     judged,
-    log_z_of,
+    unconstrained,
 )
 from ..kernels import NUTS, AbstractKernel, AbstractPopulation
 from ..sampling import sample
 from ._base import BLOCK, AbstractNormalizer, rounding, with_common_checks
-from ._reference import reference_for
+from ._reference import check_same_space, reference_for
 
 
 class BridgeSampling(AbstractNormalizer):
@@ -46,8 +44,8 @@ class BridgeSampling(AbstractNormalizer):
     **Arguments**
 
     - `kernel`: what draws from the target, as in [`sample`][numpyro_ebm.sample]; where the
-      energy has an exact `sample`, that does.
-    - `proposal`: a NumPyro distribution, or an energy with `log_z` and `sample`.
+      energy has an exact `sampler`, that does.
+    - `proposal`: a NumPyro distribution, or an energy with `log_z` and `sampler`.
     - `num_chains`, `num_warmup`, `num_samples`: of the chains. The error is from how they
       differ: many of them.
     """
@@ -68,36 +66,44 @@ class BridgeSampling(AbstractNormalizer):
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         draw_key, proposal_key = jr.split(rng_key)
-        is_exact = hasattr(energy, "sample")
+        is_exact = energy.sampler is not None
+        proposal = self.proposal
+        if proposal is not None:
+            proposal = reference_for(proposal, energy, "proposal")
+            check_same_space("proposal", proposal, energy)
+        elif is_discrete(energy):
+            raise ValueError(
+                f"`proposal` is needed: {energy!r} is discrete, and `BridgeSampling` would fit "
+                "a Gaussian. `ebm.Enumeration()` and `ebm.SequentialMonteCarlo()` need none."
+            )
         draws = self._draw(draw_key, energy)
-        if self.proposal is None:
+        if proposal is None:
             energy, draws = _flat(energy, draws)
             proposal, draws = _fitted(draws)
-        else:
-            proposal = reference_for(self.proposal, energy, "proposal")
         size = draws.shape[0] * draws.shape[1]
         # Independent draws are chains of one each.
-        others = exact_sampler(proposal)(proposal_key, (size, 1))
+        others = proposal.sample(proposal_key, (size, 1))
         log_z = judged(*_bridge(energy, proposal, draws, others))
         return eqx.tree_at(
             lambda z: (z.estimate, z.lower, z.upper, z.upper_is_exact),
             log_z,
             (
-                *(x + log_z_of(proposal) for x in (log_z.estimate, log_z.lower, log_z.upper)),
+                *(x + proposal.log_z for x in (log_z.estimate, log_z.lower, log_z.upper)),
                 is_exact,
             ),
         )
 
     def ratio(self, rng_key: Key, energy: AbstractEnergy, other: AbstractEnergy) -> LogZ:
         r"""$\log Z - \log Z'$ of two energies that overlap; neither needs to be known."""
+        check_same_space("other", other, energy)
         key, other_key = jr.split(rng_key)
         draws, others = self._draw(key, energy), self._draw(other_key, other)
         return judged(*_bridge(energy, other, draws, others))
 
     def _draw(self, rng_key: Key, energy: AbstractEnergy) -> Float[Array, "c n *event"]:
         shape = self.num_chains, self.num_samples
-        if hasattr(energy, "sample"):
-            return as_floats(exact_sampler(energy)(rng_key, shape))
+        if energy.sampler is not None:
+            return as_floats(energy.sample(rng_key, shape))
         draws = sample(
             rng_key,
             energy,
@@ -126,9 +132,8 @@ class _Flat(AbstractEnergy):
 
 def _flat(energy: AbstractEnergy, draws: Array) -> tuple[AbstractEnergy, Array]:
     """Both in vectors without constraints, with the same $Z$."""
-    if not is_real(energy.support):
-        transform = bijection(energy.support)
-        energy, draws = Transformed(energy, transform), transform.inv(draws)
+    energy, transform = unconstrained(energy)
+    draws = draws if transform is None else jnp.asarray(transform.inv(draws))
     return _Flat(energy=energy, shape=draws.shape[2:]), draws.reshape(*draws.shape[:2], -1)
 
 
@@ -201,12 +206,17 @@ def _log_ratio(
     energy: AbstractEnergy, other: AbstractEnergy, draws: Array
 ) -> tuple[Float[Array, "c n"], Scalar]:
     points = draws.reshape(-1, *draws.shape[2:])
+    energy, other = confined(energy), confined(other)
 
     def both(x: Array) -> tuple[Scalar, Scalar]:
         return other(x), energy(x)
 
     values = jax.lax.map(both, points, batch_size=min(BLOCK, len(points)))
     return (values[0] - values[1]).reshape(draws.shape[:2]), rounding(*values)
+
+
+#: Log ratios that differ by rounding alone.
+_EQUAL = 1e-5
 
 
 def _log_mean(log_values: Array) -> Scalar:
@@ -218,13 +228,17 @@ def _relative_error(log_values: Float[Array, "c n"]) -> tuple[Scalar, Scalar, Ar
     values = jnp.exp(log_values - _log_mean(log_values))
     num_chains = len(values)
     square = values.mean(1).var(ddof=1) / num_chains
-    ess = jnp.minimum(values.var() / square, values.size)
+    is_constant = values.var() < 1e-12
+    ess = jnp.where(is_constant, values.size, jnp.minimum(values.var() / square, values.size))
     return square, ess, jnp.asarray(num_chains - 1.0)
 
 
 def _rhat(values: Float[Array, "c n"]) -> Scalar:
     """Of ranks, as normal scores [Vehtari et al. 2021]: the log ratio may have long tails."""
-    ranks = jnp.argsort(jnp.argsort(values.ravel())).reshape(values.shape)
-    values = ndtri((ranks + 0.625) / (values.size + 0.25))
+    ordered = jnp.sort(values.ravel())
+    # Equal values share a rank.
+    first, last = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    values = ndtri((0.5 * (first + last - 1) + 0.625) / (values.size + 0.25))
     within, between = values.var(1, ddof=1).mean(), values.mean(1).var(ddof=1)
-    return jnp.sqrt(1 + between / within)
+    rhat = jnp.sqrt(1 + between / within)
+    return jnp.where(ordered[-1] - ordered[0] < _EQUAL, 1, rhat)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import Array, Float, Key, Scalar, Shape
-from ..energies import LogZ, discrete_levels
+from ..energies import LogZ, as_energy, discrete_levels
 from ._base import AbstractExactMethod, log_sum, rounding, with_common_checks
 
 
@@ -41,7 +41,7 @@ class Enumeration(AbstractExactMethod):
         """All states of `energy`, one a row."""
         levels, shape = discrete_levels(energy), self.event_shape
         if shape is None:
-            shape = getattr(energy, "event_shape", None)
+            shape = as_energy(energy).event_shape
         if levels is None or shape is None:
             raise ValueError(
                 "`Enumeration` needs an energy of two-valued coordinates that knows its event "

@@ -12,17 +12,15 @@ from .._types import Array, Float, Key, Scalar
 from ..energies import (
     AbstractEnergy,
     LogZ,
-    elementwise,
-    exact_sampler,
+    confined,
     is_discrete,
     is_real,
+    is_within,
     judged,
-    log_z_of,
-    same_support,
 )
 from ..kernels import MALA, AbstractKernel, Annealing, Particles, keeping_ess, run_short_chain
 from ._base import BLOCK, AbstractNormalizer, rounding, weighted
-from ._reference import annealing, reference_for
+from ._reference import annealing, check_same_space, reference_for
 from ._schedule import Schedule, pilot, respaced, without_adaptation
 
 
@@ -49,9 +47,8 @@ class ImportanceSampling(AbstractNormalizer):
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         proposal = reference_for(self.proposal, energy, "proposal")
-        supports = map(elementwise, (proposal.support, energy.support))
-        covers = is_real(proposal.support) or same_support(*supports)
-        if not covers:
+        check_same_space("proposal", proposal, energy)
+        if not is_within(energy.support, proposal.support):
             raise ValueError(
                 f"`proposal` has the support {proposal.support} and never falls on the rest of "
                 f"the energy's, {energy.support}: give one that covers it."
@@ -75,17 +72,14 @@ class ImportanceSampling(AbstractNormalizer):
 def _weigh(
     rng_key: Key, energy: AbstractEnergy, proposal: Any, num_samples: int
 ) -> tuple[Float[Array, " n"], Scalar]:
-    draws = exact_sampler(proposal)(rng_key, (num_samples,))
-    is_inside = jnp.ones(num_samples, bool)
-    if energy.support is not None and not is_real(energy.support):
-        inside: Any = energy.support
-        is_inside = jax.vmap(lambda x: jnp.all(inside(x)))(draws)
+    draws = proposal.sample(rng_key, (num_samples,))
+    energy = confined(energy)
 
     def both(x: Array) -> tuple[Scalar, Scalar]:
         return proposal(x), energy(x)
 
     of_proposal, of_energy = jax.lax.map(both, draws, batch_size=min(BLOCK, num_samples))
-    log_weights = of_proposal - jnp.where(is_inside, of_energy, jnp.inf) + proposal.log_z
+    log_weights = of_proposal - of_energy + proposal.log_z
     return log_weights, rounding(of_proposal, of_energy)
 
 
@@ -95,13 +89,13 @@ def _share_beyond(
 ) -> Scalar:
     """The share of short chains on the energy that end where no draw weighed as much."""
     start_key, chain_key = jr.split(rng_key)
-    around = exact_sampler(proposal)(start_key, (_NUM_PROBES,))
+    around = proposal.sample(start_key, (_NUM_PROBES,))
     zero = jr.uniform(start_key, around.shape, around.dtype, minval=-2, maxval=2)
     is_even = jnp.arange(_NUM_PROBES) % 2 == 0
     starts = jax.vmap(jnp.where)(is_even, around, zero)
     keys = jr.split(chain_key, _NUM_PROBES)
     ends = run_short_chain(keys, MALA(), energy, starts, _PROBE_STEPS).z
-    log_weights = jax.vmap(lambda x: proposal(x) - energy(x))(ends) + log_z_of(proposal)
+    log_weights = jax.vmap(lambda x: proposal(x) - energy(x))(ends) + proposal.log_z
     return (log_weights > largest).mean()
 
 
@@ -149,7 +143,7 @@ class AnnealedImportanceSampling(AbstractNormalizer):
         log_weights, upper, noise = _there_and_back(
             rng_key, anneal, self.num_temperatures, self.num_particles
         )
-        is_exact = hasattr(anneal.energy, "sample")
+        is_exact = anneal.energy.sampler is not None
         return weighted(
             log_weights,
             noise,
@@ -169,7 +163,7 @@ def _there_and_back(
     log_weights, ends = _rise(fixed, fixed.start(start_key, num_particles), schedule)
     start = _draws_of_target(target_key, fixed, log_weights, ends)
     backwards = _fall(fixed, fixed.start_at(back_key, start), schedule)
-    constant = log_z_of(annealing.reference)
+    constant = annealing.reference.log_z
     noise = rounding(ends.reference["logdensity"], ends.chains.move_state.logdensity)
     return log_weights + constant, backwards.mean() + constant, noise
 
@@ -216,6 +210,6 @@ def _draws_of_target(
     rng_key: Key, annealing: Annealing, log_weights: Array, ends: Particles
 ) -> Array:
     num = len(log_weights)
-    if hasattr(annealing.energy, "sample"):
-        return exact_sampler(annealing.energy)(rng_key, (num,))
+    if annealing.energy.sampler is not None:
+        return annealing.energy.sample(rng_key, (num,))
     return ends.chains.z[jr.categorical(rng_key, log_weights, shape=(num,))]

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 
 from .._checks import check_positive
 from .._types import Array, Key, Scalar
-from ..energies import AbstractEnergy, LogZ, exact_sampler, is_discrete, judged, log_z_of
+from ..energies import AbstractEnergy, LogZ, is_discrete, judged
 from ..kernels import Annealing
 from ..kernels._blackjax import blackjax
 from ._base import AbstractNormalizer, rounding, with_common_checks
@@ -79,7 +79,7 @@ _A_CALL, _MOST_CALLS = 50, 400
 
 def _algorithm(path: Annealing, sizes: tuple[int, int]) -> Any:
     reference, energy = path.reference, path.energy
-    constant = log_z_of(reference)
+    constant = reference.log_z
 
     def log_likelihood(x: Array) -> Scalar:
         value = reference(x) + constant - energy(x)
@@ -95,7 +95,7 @@ def _algorithm(path: Annealing, sizes: tuple[int, int]) -> Any:
 
 @eqx.filter_jit
 def _begin(rng_key: Key, path: Annealing, sizes: tuple[int, int], num_live: int) -> Any:
-    points = exact_sampler(path.reference)(rng_key, (num_live,))
+    points = path.reference.sample(rng_key, (num_live,))
     return _algorithm(path, sizes).init(points, rng_key=rng_key)
 
 

@@ -8,10 +8,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from numpyro.distributions import constraints
 
 from .._checks import as_floats
 from .._types import Array, Energy, Float, Key, Scalar, Shape
-from ..energies import LogZ, as_energy, check_energy, judged
+from ..energies import (
+    AbstractEnergy,
+    LogZ,
+    as_energy,
+    box_of,
+    check_energy,
+    confined,
+    is_discrete,
+    judged,
+)
 from ._base import BLOCK, AbstractExactMethod, log_sum, rounding, with_common_checks
 
 
@@ -19,7 +30,10 @@ class Quadrature(AbstractExactMethod):
     r"""The trapezoidal rule on a box, for energies in one to three dimensions.
 
     Spectrally accurate for smooth densities that vanish at the edge of the box; outside of it
-    the density counts as zero. Exact up to the size of the box and the number of nodes, and
+    the density counts as zero. Where the energy's support bounds a coordinate, the box ends
+    there, and the rule is the double exponential one
+    [[Takahasi and Mori 1974](https://doi.org/10.2977/prims/1195192451)], for which the density
+    need not vanish. Exact up to the size of the box and the number of nodes, and
     differentiable. Under [`log_partition`][numpyro_ebm.log_partition] it doubles the nodes, the
     difference is the error, and checks how much mass lies at the edge. Shown by
     `tests/normalizers/test_exact.py` against closed forms.
@@ -32,7 +46,7 @@ class Quadrature(AbstractExactMethod):
     **Arguments**
 
     - `low`, `high`: the corners of the box, in the event's shape.
-    - `num_points`: nodes a dimension, or a tuple of them; by default 1025, 257 or 65 in one,
+    - `num_points`: nodes per dimension, or a tuple of them; by default 1025, 257 or 65 in one,
       two or three dimensions.
     """
 
@@ -63,7 +77,7 @@ class Quadrature(AbstractExactMethod):
 
         **Raises** `ValueError` where the density falls off nowhere.
         """
-        energy = as_energy(energy, event_shape)
+        energy = confined(as_energy(energy, event_shape))
         shape = energy.event_shape
         if shape is None or not 1 <= math.prod(shape) <= len(_NUM_POINTS):
             raise ValueError(
@@ -73,10 +87,16 @@ class Quadrature(AbstractExactMethod):
         return cls(*_find_box(energy, shape))
 
     def log_z(self, energy: Energy) -> Scalar:
-        return log_sum(energy, *self.nodes())
+        return log_sum(energy, *self.nodes(_support(energy)))
 
     def estimate(self, rng_key: Key, energy: Any) -> LogZ:
         check_energy(energy, self.low.shape)
+        if is_discrete(energy):
+            raise ValueError(
+                f"`Quadrature` integrates over real points, and {energy!r} is discrete: use "
+                "`ebm.Enumeration()` or `ebm.SequentialMonteCarlo()`."
+            )
+        self._check_overlap(energy)
         coarse, fine, edge, noise = _compare(self, self.with_doubled_points(), energy)
         error = jnp.maximum(jnp.abs(fine - coarse), noise)
         bounds = fine - error, fine + error
@@ -92,17 +112,31 @@ class Quadrature(AbstractExactMethod):
         sizes = tuple(2 * n - 1 for n in self._sizes())
         return dataclasses.replace(self, num_points=sizes)
 
-    def nodes(self) -> tuple[Float[Array, "n *event"], Float[Array, " n"]]:
-        """Points, and the logarithms of their weights."""
-        axes, log_weights = [], []
-        low, high = as_floats(self.low).reshape(-1), as_floats(self.high).reshape(-1)
-        for i, n in enumerate(self._sizes()):
-            axes.append(jnp.linspace(low[i], high[i], n))
-            ends = jnp.where(jnp.isin(jnp.arange(n), jnp.array([0, n - 1])), 0.5, 1.0)
-            log_weights.append(jnp.log(ends * (high[i] - low[i]) / (n - 1)))
+    def nodes(
+        self, support: Any = constraints.real
+    ) -> tuple[Float[Array, "n *event"], Float[Array, " n"]]:
+        """Points, and the logarithms of their weights, of the box cut down to a support."""
+        sides = zip(*map(jnp.ravel, (self.low, self.high)), strict=True)
+        bounds = _bounds(support, self.low.shape)
+        rules = [
+            _rule(low, high, lower, upper, n)
+            for (low, high), (lower, upper), n in zip(sides, bounds, self._sizes(), strict=True)
+        ]
+        axes, log_weights = zip(*rules, strict=True)
         points = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1)
         grids = jnp.stack(jnp.meshgrid(*log_weights, indexing="ij"))
         return points.reshape(-1, *self.low.shape), grids.sum(0).reshape(-1)
+
+    def _check_overlap(self, energy: Any) -> None:
+        bounds = _bounds(_support(energy), self.low.shape)
+        if any(isinstance(bound, Tracer) for bound in jax.tree.leaves((bounds, self.low))):
+            return
+        lower, upper = np.array(bounds).T.reshape(2, *self.low.shape)
+        if not np.all(np.maximum(self.low, lower) < np.minimum(self.high, upper)):
+            raise ValueError(
+                f"The box from `low`, {self.low}, to `high`, {self.high}, misses the support "
+                f"of the energy, {energy.support}."
+            )
 
     def _sizes(self) -> tuple[int, ...]:
         if self.num_points is None:
@@ -121,14 +155,62 @@ def _compare(
     method: Quadrature, fine: Quadrature, energy: Any
 ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """By two grids, and what share of the mass lies at the edge."""
-    nodes, log_weights = fine.nodes()
-    low, high = as_floats(method.low), as_floats(method.high)
-    cell = (high - low) / (jnp.asarray(fine._sizes()).reshape(low.shape) - 1)
-    at_edge = (nodes < low + 0.5 * cell) | (nodes > high - 0.5 * cell)
-    at_edge = at_edge.reshape(len(nodes), -1).any(1)
+    nodes, log_weights = fine.nodes(_support(energy))
+    places = np.indices(fine._sizes()).reshape(len(fine._sizes()), -1).T
+    at_edge = ((places == 0) | (places == np.array(fine._sizes()) - 1)).any(1)
     total = log_sum(energy, nodes, log_weights)
     edge = log_sum(energy, nodes, jnp.where(at_edge, log_weights, -jnp.inf))
     return method.log_z(energy), total, jnp.exp(edge - total), rounding(total)
+
+
+def _support(energy: Any) -> Any:
+    return energy.support if isinstance(energy, AbstractEnergy) else constraints.real
+
+
+def _bounds(support: Any, shape: Shape) -> list[tuple[Any, Any]]:
+    """The bounds of each coordinate."""
+    box = box_of(support)
+    if box is None:
+        raise ValueError(
+            f"`Quadrature` is on a box, and the energy lives on the support {support}: "
+            "integrate it over unconstrained points, as `ebm.log_partition(rng_key, energy)` "
+            "does."
+        )
+    if any(isinstance(bound, Tracer) for bound in box):
+        sides = [jnp.broadcast_to(bound, shape).ravel() for bound in box]
+    else:
+        sides = [np.broadcast_to(np.asarray(bound, float), shape).ravel() for bound in box]
+    return list(zip(*sides, strict=True))
+
+
+def _rule(low: Any, high: Any, lower: Any, upper: Any, n: int) -> tuple[Array, Array]:
+    """Nodes of one coordinate between `low` and `high`, and the logarithms of their weights."""
+    is_free = not isinstance(lower, Tracer) and np.isneginf(lower) and np.isposinf(upper)
+    low, high = as_floats(low), as_floats(high)
+    if not is_free:
+        return _double_exponential(jnp.maximum(low, lower), jnp.minimum(high, upper), n)
+    ends = np.where(np.isin(np.arange(n), [0, n - 1]), 0.5, 1.0)
+    return jnp.linspace(low, high, n), jnp.log(ends * (high - low) / (n - 1))
+
+
+def _double_exponential(low: Scalar, high: Scalar, n: int) -> tuple[Array, Array]:
+    r"""$x = \tanh(\tfrac\pi2\sinh t)$ on equal steps of $t$, from one end to the other."""
+    half = 0.5 * (high - low)
+    t, step = jnp.linspace(-_REACH, _REACH, n, retstep=True)
+    y = 0.5 * jnp.pi * jnp.sinh(jnp.abs(t))
+    # By the distance to the nearer end, which is tiny.
+    distance = 2 * half * jax.nn.sigmoid(-2 * y)
+    axis = jnp.where(t < 0, low + distance, high - distance)
+    log_cosh = y + jnp.log1p(jnp.exp(-2 * y)) - jnp.log(2.0)
+    log_weights = jnp.log(0.5 * jnp.pi * half * step * jnp.cosh(t)) - 2 * log_cosh
+    # An end itself, to which a node may be rounded, may have an infinite density.
+    inside = (axis > low) & (axis < high)
+    middle = low + half
+    return jnp.where(inside, axis, middle), jnp.where(inside, log_weights, -jnp.inf)
+
+
+#: How far the steps of the double exponential rule go.
+_REACH = 3.2
 
 
 def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:

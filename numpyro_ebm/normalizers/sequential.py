@@ -10,7 +10,7 @@ from jax.scipy.special import logsumexp
 
 from .._checks import check_positive, check_probability
 from .._types import Array, Key, Scalar
-from ..energies import AbstractEnergy, LogZ, judged, log_z_of
+from ..energies import AbstractEnergy, LogZ, judged
 from ..kernels import MAX_LEVELS, AbstractKernel, Annealing, Descent, keeping_ess
 from ._base import AbstractNormalizer, rounding, with_common_checks
 from ._reference import annealing
@@ -115,7 +115,7 @@ def _by_islands(
 
     islands = jax.vmap(one)(jr.split(islands_key, num_islands))
     log_zs = islands.log_ratio_z
-    constant = log_z_of(annealing.reference)
+    constant = annealing.reference.log_z
     total = logsumexp(log_zs) - jnp.log(num_islands)
     ess = jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs))
     spread = jnp.exp(log_zs - total)
@@ -173,7 +173,7 @@ def _by_integrals(
         return follow(run_key, fixed, schedule, start, integrate, _Integral(*jnp.zeros(3)))
 
     islands, integrals = jax.vmap(one)(jr.split(islands_key, num_islands))
-    constant = log_z_of(annealing.reference)
+    constant = annealing.reference.log_z
     values = integrals.value
     log_z = LogZ(
         constant + values.mean(),

@@ -13,7 +13,7 @@ from jax.scipy.special import logsumexp
 from .._checks import check_positive
 from .._trainable import freeze, partition_trainable, unfreeze
 from .._types import Array, Energy, Float, Key, PyTree, Scalar
-from ..energies import ConditionalEnergy, Normalized
+from ..energies import ConditionalEnergy, Normalized, confined
 from ._base import (
     AbstractObjective,
     AbstractPointwiseObjective,
@@ -75,7 +75,8 @@ class NoiseContrastiveEstimation(AbstractObjective):
             return Contrasted(energy, freeze(jnp.zeros(()))), noise
         # Where classification starts at chance, and not at the network's accidental volume.
         draws = noise.sample(rng_key, (1000,))
-        log_ratios = -jax.vmap(unfreeze(energy))(draws) - noise.log_prob(draws)
+        log_ratios = -jax.vmap(confined(unfreeze(energy)))(draws)
+        log_ratios -= noise.log_prob(draws)
         log_z = logsumexp(log_ratios) - jnp.log(len(draws))
         return Contrasted(energy, jnp.where(jnp.isfinite(log_z), log_z, 0)), noise
 
@@ -107,7 +108,8 @@ class NoiseContrastiveEstimation(AbstractObjective):
 
         def at(point: Any) -> Scalar:
             energy, x = at_condition(trainable.energy, point)
-            return -energy(x)
+            # Noise may fall where the energy does not live.
+            return -confined(energy)(x)
 
         points = batch[0] if isinstance(trainable.energy, ConditionalEnergy) else batch
         log_prob = jax.vmap(at)(batch) - unfreeze(trainable.log_z)

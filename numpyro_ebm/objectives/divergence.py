@@ -12,7 +12,7 @@ import numpy as np
 from .._checks import check_positive
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
-from ..energies import ConditionalEnergy, is_discrete
+from ..energies import ConditionalEnergy, as_energy, is_discrete, is_real
 from ..kernels import MALA, AbstractKernel
 from ._base import AbstractObjective, at_condition, weighted_mean
 from ._chains import chain_divergence, check_kernel, next_step_size, run_from, with_step
@@ -243,8 +243,13 @@ class ContrastiveDivergence(AbstractObjective):
                 "`start` must be `ebm.FromData()` or `ebm.FromNoise()` for a "
                 "`ConditionalEnergy`, whose chains have a condition of their own each."
             )
-        if self.kl_weight and (is_pair or is_discrete(energy)):
-            raise ValueError("`kl_weight` is for energies of real points without a condition.")
+        if not is_pair:
+            self.kernel.move.check(as_energy(energy))
+        is_free = not is_pair and not is_discrete(energy) and is_real(as_energy(energy).support)
+        if self.kl_weight and not is_free:
+            raise ValueError(
+                "`kl_weight` is for energies of real points without constraint or condition."
+            )
         starts = self.start.init(rng_key, energy, data[0] if is_pair else data)
         step_size = jnp.asarray(self.kernel.move.step_size, jnp.result_type(float))
         return energy, ContrastiveState(starts, step_size)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .._calculus import score
 from .._types import Array, Energy, Float, Key, Scalar
-from ..energies import AbstractEnergy, elementwise, is_discrete, is_real
+from ..energies import AbstractEnergy, box_of, is_discrete
 from ._base import AbstractPointwiseObjective
 
 
@@ -55,18 +55,20 @@ class GeneralizedScoreMatching(AbstractPointwiseObjective):
 
 def _distance(energy: Any) -> Callable[[Array], Array]:
     """The squared distance to the boundary of what `energy` lives on."""
-    support = elementwise(energy.support) if isinstance(energy, AbstractEnergy) else None
-    low = getattr(support, "lower_bound", None)
-    high = getattr(support, "upper_bound", None)
-    if low is not None and high is not None:
-        return lambda x: ((x - low) * (high - x) / (high - low)) ** 2
-    if low is not None:
-        return lambda x: (x - low) ** 2
-    if high is not None:
-        return lambda x: (high - x) ** 2
-    if support is not None and is_real(support):
-        return jnp.ones_like
-    raise ValueError(
-        f"`weight` is needed: the support {support} of this energy has no bounds of each "
-        "coordinate. Give `weight`, a function that vanishes at the boundary."
-    )
+    support = energy.support if isinstance(energy, AbstractEnergy) else None
+    box = box_of(support)
+    if box is None:
+        raise ValueError(
+            f"`weight` is needed: the support {support} of this energy has no bounds of each "
+            "coordinate. Give `weight`, a function that vanishes at the boundary."
+        )
+    low, high = map(jnp.asarray, box)
+    above, below = jnp.isfinite(low), jnp.isfinite(high)
+    width = jnp.where(above & below, high - low, 1)
+
+    def squared(x: Array) -> Array:
+        from_low = jnp.where(above, x - jnp.where(above, low, 0), 1)
+        from_high = jnp.where(below, jnp.where(below, high, 0) - x, 1)
+        return (from_low * from_high / width) ** 2
+
+    return squared
