@@ -115,7 +115,7 @@ def main(table, *only, num_seeds=3):
         )
         energy, seconds = fits[0]
         learned = "" if energy.log_z is None else f"{energy.log_z:.4f}"
-        if getattr(energy, "std_error", 0) > 0:
+        if energy.partition is not None and energy.partition.std_error > 0:
             learned += f" +- {energy.std_error:.4f}"
         found = "".join(f"{divergence:>9.4f}" for divergence in divergences)
         print(f"{name:<38}{found}{log_zs[0]:>9.4f}{learned:>19}{seconds:>9.1f}", flush=True)

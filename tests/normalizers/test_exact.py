@@ -22,7 +22,7 @@ QUADRATURES = {
 @pytest.mark.parametrize(("make", "low", "high"), QUADRATURES.values(), ids=QUADRATURES)
 def test_quadrature(make, low, high, x64):
     energy = make()
-    truth = getattr(energy, "log_z", 0.5 * np.log(2 * np.pi))
+    truth = 0.5 * np.log(2 * np.pi) if energy.log_z is None else energy.log_z
     log_z = jax.jit(lambda: ebm.Quadrature(low, high).log_z(energy))()
     np.testing.assert_allclose(log_z, truth, atol=1e-7)
 
