@@ -19,10 +19,12 @@ from ._chains import (
     ChainState as ChainState,
     advance_chains as advance_chains,
     run_chains as run_chains,
+    run_chains_to_tune as run_chains_to_tune,
     start_chains as start_chains,
 )
 from ._kernel import (
     AbstractKernel as AbstractKernel,
+    check_exact as check_exact,
     run_short_chain as run_short_chain,
     step_adaptation as step_adaptation,
 )

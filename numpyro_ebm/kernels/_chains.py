@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._types import Array, Energy, Float, Int, Key, Point
+from .._types import Array, Energy, Float, Int, Key, Point, Scalar
 from ._adaptation import AbstractAdaptation, Adaptation
 from ._move import AbstractMove, Report
 
@@ -137,6 +137,30 @@ def run_chains(
     state = start_chains(rng_key, move, NO_ADAPTATION, energy, positions, 0)
     state, _ = advance_chains(move, NO_ADAPTATION, energy, state, num_steps)
     return state.z, state
+
+
+def run_chains_to_tune(
+    rng_key: Key, move: AbstractMove, energy: Energy, positions: Point, num_steps: int
+) -> tuple[ChainState, Scalar]:
+    """Chains as of `run_chains`, and the mean of the `tuning` that they report."""
+    energy, move, positions = map(_constant, (energy, move, positions))
+    state = start_chains(rng_key, move, NO_ADAPTATION, energy, positions, 0)
+    return advance_to_tune(move, energy, state, num_steps)
+
+
+def advance_to_tune(
+    move: AbstractMove, energy: Energy, state: ChainState, num_steps: int
+) -> tuple[ChainState, Scalar]:
+    """`num_steps` transitions, and the mean of `Report.tuning`, for `Adaptation.follow`."""
+
+    def add(total: Scalar, state: ChainState, report: Report) -> Scalar:
+        # As in a warm-up, NaN means that a proposal was rejected.
+        return total + jnp.nan_to_num(report.tuning).mean()
+
+    state, total = advance_chains(
+        move, NO_ADAPTATION, energy, state, num_steps, add, jnp.zeros(())
+    )
+    return state, total / num_steps
 
 
 NO_ADAPTATION = Adaptation(False, False, False, 0.5)

@@ -26,7 +26,14 @@ from ..energies import (
     is_real,
     same_support,
 )
-from ..kernels import HMC, AbstractKernel, Annealing, GibbsWithGradients, step_adaptation
+from ..kernels import (
+    HMC,
+    AbstractKernel,
+    Annealing,
+    GibbsWithGradients,
+    check_exact,
+    step_adaptation,
+)
 
 
 class UniformUnits(AbstractEnergy):
@@ -110,6 +117,7 @@ def annealing(
             "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
             f"`energy`: pass `ebm.{type(kernel).__name__}()`."
         )
+    check_exact(kernel)
     if num_steps is None:
         num_steps = max(2, math.prod(reference.event_shape or ()) // 4 * is_discrete(energy))
     made = Annealing(kernel.move, step_adaptation(kernel), reference, energy, num_steps)
