@@ -294,10 +294,10 @@ def test_short_chains_for_training():
     # A gradient of the negatives' energy is that of the energy at fixed points.
 
     def loss(energy):
-        ends, _ = run_chains(jr.key(0), move, energy, start[:5], 10)
+        ends, *_ = run_chains(jr.key(0), move, energy, start[:5], 10)
         return jnp.mean(jax.vmap(energy)(ends))
 
-    fixed, _ = run_chains(jr.key(0), move, ENERGY, start[:5], 10)
+    fixed, *_ = run_chains(jr.key(0), move, ENERGY, start[:5], 10)
     truth = eqx.filter_grad(lambda energy: jnp.mean(jax.vmap(energy)(fixed)))(ENERGY)
     ours = eqx.filter_grad(loss)(ENERGY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, truth)
@@ -315,7 +315,7 @@ def test_a_stale_cache_would_freeze_the_chains():
 
         keys, i = jr.split(jr.key(update), 500), jnp.zeros((), int)
         stale, info = move.step_all(keys, i, stale, energy)
-        positions, fresh = run_chains(jr.key(update), move, energy, positions, 1)
+        positions, fresh, _ = run_chains(jr.key(update), move, energy, positions, 1)
     assert info.acceptance_rate.mean() < 0.1
     assert fresh.accept_prob.mean() > 0.5
 

@@ -23,6 +23,7 @@ from ._chains import (
 )
 from ._kernel import (
     AbstractKernel as AbstractKernel,
+    check_exact as check_exact,
     run_short_chain as run_short_chain,
     step_adaptation as step_adaptation,
 )

@@ -61,12 +61,13 @@ class Adaptation(AbstractAdaptation):
     adapt_step_size: bool = eqx.field(static=True)
     adapt_mass_matrix: bool = eqx.field(static=True)
     dense_mass: bool = eqx.field(static=True)
-    target_accept_prob: float
+    #: Of the mean of `Report.tuning`; the same as of the acceptance, for most kernels.
+    target_tuning: float
     #: Shrink the metric of a short window towards a small multiple of one, as Stan does.
     regularize_mass_matrix: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self) -> None:
-        check_probability("target_accept_prob", self.target_accept_prob)
+        check_probability("target_accept_prob", self.target_tuning)
         if not isinstance(self.dense_mass, bool):
             raise NotImplementedError(
                 "`dense_mass` must be True or False: metrics of several dense blocks are not "
@@ -107,6 +108,18 @@ class Adaptation(AbstractAdaptation):
             lambda: self._learn(i, state, positions, reports),
             lambda: state,
         )
+
+    def follow(self, step_size: Scalar, tuning: Scalar, gain: float) -> Scalar:
+        """A step of Robbins and Monro [1951] towards the target, where no warm-up tunes it.
+
+        **Arguments**
+
+        - `tuning`: the mean of `Report.tuning` over the last transitions.
+        - `gain`: how fast the step size follows.
+        """
+        if not self.adapt_step_size:
+            return step_size
+        return step_size * jnp.exp(gain * (tuning - self.target_tuning))
 
     def _learn(
         self, i: Array, state: AdaptState, positions: Point, reports: Report
@@ -151,7 +164,7 @@ class Adaptation(AbstractAdaptation):
 
     def _step_size_algorithm(self) -> "_Algorithm":
         adaptation = blackjax().adaptation.step_size
-        return _Algorithm(*adaptation.dual_averaging_adaptation(self.target_accept_prob))
+        return _Algorithm(*adaptation.dual_averaging_adaptation(self.target_tuning))
 
     def _metric_algorithm(self) -> "_Algorithm":
         adaptation = blackjax().adaptation.mass_matrix

@@ -17,7 +17,7 @@ from .._types import Array, Float, Key, Point, Scalar, Shape
 from ..energies import AbstractEnergy
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
-from ._chains import NO_ADAPTATION, ChainState, advance_chains, start_chains
+from ._chains import NO_ADAPTATION, ChainState, advance_to_tune, start_chains
 from ._move import AbstractMove
 
 
@@ -86,12 +86,10 @@ class Annealing(eqx.Module):
         move = eqx.tree_at(lambda move: move.step_size, self.move, step_size)
         path = GeometricPath(reference=self.reference, energy=self.energy, beta=beta)
         heated = _heated(particles.chains, particles.reference, beta)
-        moved, _ = advance_chains(move, NO_ADAPTATION, path, heated, self.num_steps)
+        moved, tuning = advance_to_tune(move, path, heated, self.num_steps)
         gained = moved.totals[:, 0] - particles.chains.totals[:, 0]
         accept_prob = jnp.nan_to_num(gained / self.num_steps).mean()
-        if self.adaptation.adapt_step_size:
-            target = self.adaptation.target_accept_prob
-            step_size = step_size * jnp.exp(_GAIN * (accept_prob - target))
+        step_size = self.adaptation.follow(step_size, tuning, _GAIN)
         reference = self._refer(moved)
         return Particles(_cooled(moved, reference, beta), reference, step_size, accept_prob)
 
@@ -103,7 +101,7 @@ class Annealing(eqx.Module):
         return {"logdensity": values, "logdensity_grad": slopes}
 
 
-#: How fast the step size follows the acceptance from one temperature to the next.
+#: How fast the step size follows from one temperature to the next.
 _GAIN = 1.5
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._types import Array, Energy, Float, Int, Key, Point
+from .._types import Array, Energy, Float, Int, Key, Point, Scalar
 from ..energies import as_energy, unconstrained
 from ._adaptation import AbstractAdaptation, Adaptation
 from ._move import AbstractMove, Report
@@ -123,7 +123,7 @@ def _advance(
 
 def run_chains(
     rng_key: Key, move: AbstractMove, energy: Energy, positions: Point, num_steps: int
-) -> tuple[Point, ChainState]:
+) -> tuple[Point, ChainState, Scalar]:
     """`num_steps` transitions of chains from `positions`, by `kernel.move`, at its step size.
 
     What objectives, normalisers and tasks share: a pure function, to be called inside of `jit`.
@@ -133,6 +133,9 @@ def run_chains(
     **Arguments**
 
     - `positions`: stacked along a leading chain axis, on the support of the energy.
+
+    **Returns** where the chains end, their state in unconstrained space, and the mean of what
+    their step size is tuned by, for `Adaptation.follow`.
     """
     energy, move, positions = map(_constant, (energy, move, positions))
     energy, transform = unconstrained(as_energy(energy))
@@ -141,12 +144,28 @@ def run_chains(
         free = jax.vmap(transform.inv)(positions)
         positions = jnp.nan_to_num(free, posinf=_FAR, neginf=-_FAR)
     state = start_chains(rng_key, move, NO_ADAPTATION, energy, positions, 0)
-    state, _ = advance_chains(move, NO_ADAPTATION, energy, state, num_steps)
-    return (state.z if transform is None else jax.vmap(transform)(state.z)), state
+    state, tuning = advance_to_tune(move, energy, state, num_steps)
+    ends = state.z if transform is None else jax.vmap(transform)(state.z)
+    return ends, state, tuning
 
 
 #: Where a chain starts in unconstrained space that would start at the boundary.
 _FAR = 10.0
+
+
+def advance_to_tune(
+    move: AbstractMove, energy: Energy, state: ChainState, num_steps: int
+) -> tuple[ChainState, Scalar]:
+    """`num_steps` transitions, and the mean of `Report.tuning`, for `Adaptation.follow`."""
+
+    def add(total: Scalar, state: ChainState, report: Report) -> Scalar:
+        # As in a warm-up, NaN means that a proposal was rejected.
+        return total + jnp.nan_to_num(report.tuning).mean()
+
+    state, total = advance_chains(
+        move, NO_ADAPTATION, energy, state, num_steps, add, jnp.zeros(())
+    )
+    return state, total / num_steps
 
 
 NO_ADAPTATION = Adaptation(False, False, False, 0.5)

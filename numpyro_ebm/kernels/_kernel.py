@@ -380,6 +380,16 @@ def step_adaptation(kernel: AbstractKernel) -> Adaptation:
     return kernel.adaptation
 
 
+def check_exact(kernel: AbstractKernel) -> None:
+    """Raise unless `kernel` leaves its target invariant, for what relies on that."""
+    if not kernel.move.is_exact:
+        raise ValueError(
+            f"`kernel` must leave its target invariant here, and `{type(kernel).__name__}` is "
+            "biased, by which the result would be wrong: use `ebm.MALA()` or "
+            "`ebm.AdjustedMCLMC()`."
+        )
+
+
 def run_short_chain(
     rng_keys: Key, kernel: AbstractKernel, energy: Energy, start: Point, num_steps: int
 ) -> KernelState:

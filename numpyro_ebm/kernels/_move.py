@@ -33,7 +33,7 @@ class Report(NamedTuple):
 
 
 class AbstractMove(eqx.Module):
-    """One Markov transition that leaves $e^{-E}$ invariant.
+    """One Markov transition that leaves $e^{-E}$ invariant, or about so: see `is_exact`.
 
     `init` and `step` are pure and pass BlackJAX's own state and info through; `report` reads
     the info. The step size and the metric are fields, so that adapting them, like changing the
@@ -44,6 +44,11 @@ class AbstractMove(eqx.Module):
     step_size: eqx.AbstractVar[float | Scalar]
     #: The diagonal or the whole of the inverse mass matrix; `None` is the identity.
     inverse_mass_matrix: eqx.AbstractVar[Array | None]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether $e^{-E}$ is invariant indeed, whatever the step size."""
+        return True
 
     @abc.abstractmethod
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:

@@ -50,18 +50,14 @@ class BlockGibbsMove(AbstractMove):
     inverse_mass_matrix: Array | None = None
 
     def check(self, energy: Any) -> None:
-        if not hasattr(energy, "gibbs_sweep"):
-            raise TypeError(
-                "`BlockGibbs` needs an energy that knows its blocks, an RBM or an Ising model, "
-                f"got {energy!r}. `GibbsWithGradients` takes any discrete energy."
-            )
+        _sweep(energy)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> BlockGibbsState:
-        self.check(energy)
+        _sweep(energy)
         return BlockGibbsState(position, -energy(position))
 
     def step(self, rng_key: Key, state: Any, energy: Any) -> tuple[Any, Any]:
-        position = energy.gibbs_sweep(rng_key, state.position)
+        position = _sweep(energy)(rng_key, state.position)
         new = BlockGibbsState(position, -energy(position))
         return new, BlockGibbsInfo(jnp.ones_like(new.logdensity))
 
@@ -72,6 +68,16 @@ class BlockGibbsMove(AbstractMove):
         if discrete_levels(energy) is None:
             return super().draw_start(rng_key, energy, shape)
         return _random_units(rng_key, energy, shape)
+
+
+def _sweep(energy: Any) -> Callable[[Key, Array], Array]:
+    if not hasattr(energy, "gibbs_sweep"):
+        raise TypeError(
+            "`BlockGibbs` needs an energy that knows its blocks, an RBM or an Ising model, got "
+            f"{energy!r}. One that is tempered or annealed has lost them; "
+            "`GibbsWithGradients` takes any discrete energy."
+        )
+    return energy.gibbs_sweep
 
 
 class GibbsWithGradientsMove(AbstractMove):

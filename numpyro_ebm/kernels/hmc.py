@@ -58,7 +58,11 @@ class GHMCMove(AbstractMove):
     trajectory_length: float | Scalar = 1.0
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
-        return blackjax().mcmc.ghmc.init(position, log_density(energy), rng_key)
+        start_key, momentum_key = jr.split(rng_key)
+        state = blackjax().mcmc.ghmc.init(position, log_density(energy), start_key)
+        # BlackJAX begins with a momentum of unit masses, which is not that of the metric.
+        metric = blackjax().mcmc.metrics.default_metric(self.metric(position))
+        return state._replace(momentum=metric.sample_momentum(momentum_key, position))
 
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
         # After the time `trajectory_length`, 1/e of the momentum is left.

@@ -44,6 +44,10 @@ class LangevinMove(AbstractMove):
     inverse_mass_matrix: Array | None = None
     target_accept_prob: float | Scalar = 0.99
 
+    @property
+    def is_exact(self) -> bool:
+        return False
+
     def init(self, rng_key: Key, position: Point, energy: Energy) -> LangevinState:
         value, gradient = jax.value_and_grad(energy)(position)
         return LangevinState(position, -value, jax.tree.map(jnp.negative, gradient))

@@ -35,6 +35,10 @@ class UnadjustedMCLMCMove(AbstractMove):
     trajectory_length: float | Scalar | None = None
     energy_variance: float | Scalar = 5e-4
 
+    @property
+    def is_exact(self) -> bool:
+        return False
+
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         _check_dimension(position)
         return blackjax().mcmc.mclmc.init(position, log_density(energy), rng_key)

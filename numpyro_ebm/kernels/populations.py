@@ -21,7 +21,7 @@ from ..energies import (
 from ._adaptation import Adaptation
 from ._annealing import Annealing, descend, keeping_ess
 from ._chains import run_chains
-from ._kernel import AbstractKernel, step_adaptation
+from ._kernel import AbstractKernel, check_exact, step_adaptation
 from ._move import AbstractMove
 from .langevin import UnadjustedLangevin
 from .mala import MALA
@@ -67,7 +67,8 @@ class TemperedSMC(AbstractPopulation):
 
     **Arguments**
 
-    - `kernel`: what moves the particles, its step size tuned at every $\lambda$ if it adapts.
+    - `kernel`: what moves the particles, its step size tuned at every $\lambda$ if it adapts;
+      not one that is biased.
     - `reference`: a NumPyro distribution, or an energy with an exact `sampler`, wider than the
       target and on the same support.
     - `num_steps`: transitions at each $\lambda$.
@@ -89,6 +90,7 @@ class TemperedSMC(AbstractPopulation):
     ) -> None:
         check_positive("num_steps", num_steps)
         check_probability("target_ess", target_ess)
+        check_exact(kernel)
         self.move, self.adaptation = kernel.move, step_adaptation(kernel)
         self.reference = as_energy(reference)
         if self.reference.sampler is None:
@@ -169,7 +171,7 @@ class AnnealedLangevin(AbstractPopulation):
 
         def anneal(points: Array, level: tuple) -> tuple[Array, Scalar]:
             k, noise_scale = level
-            points, chains = run_chains(
+            points, chains, _ = run_chains(
                 jr.fold_in(loop_key, k),
                 self._move(noise_scale),
                 energy.given(noise_scale),

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._checks import as_floats
 from .._types import Array, Energy, Float, Key, Point, Scalar, Shape
+from ..energies import as_energy
 from ._adaptation import AbstractAdaptation, Adaptation, AdaptState
 from ._kernel import AbstractKernel, step_adaptation
 from ._move import AbstractMove, Report
@@ -46,6 +47,10 @@ class TemperingMove(AbstractMove):
     temperatures: Float[Array, " temperature"]
     inverse_mass_matrix: Array | None = None
 
+    @property
+    def is_exact(self) -> bool:
+        return self.inner.is_exact
+
     def check(self, energy: Any) -> None:
         self.inner.check(energy)
 
@@ -59,11 +64,13 @@ class TemperingMove(AbstractMove):
     ) -> tuple[TemperingState, TemperingInfo]:
         move_key, swap_key = jr.split(rng_key)
         keys = jr.split(move_key, len(self.temperatures))
+        # A plain function would not know that its points are spins.
+        whole = as_energy(energy)
 
         def move(key: Key, replica: Any, step_size: Scalar, beta: Scalar) -> tuple:
             inner = eqx.tree_at(lambda m: m.step_size, self.inner, step_size)
             heated = _scaled(replica, beta)
-            cooled, info = inner.step(key, heated, lambda x: beta * energy(x))
+            cooled, info = inner.step(key, heated, whole * beta)
             return _scaled(cooled, 1 / beta), inner.report(info)
 
         beta = 1 / self.temperatures
@@ -197,7 +204,7 @@ class ParallelTempering(AbstractKernel):
             temperatures=ladder,
             inverse_mass_matrix=kernel.move.inverse_mass_matrix,
         )
-        steps = Adaptation(inner.adapt_step_size, False, False, inner.target_accept_prob)
+        steps = Adaptation(inner.adapt_step_size, False, False, inner.target_tuning)
         adaptation = TemperingAdaptation(steps, ladder[-1], adapt_temperatures)
         super().__init__(
             kernel._model, kernel._potential_fn, move, adaptation, kernel._init_strategy

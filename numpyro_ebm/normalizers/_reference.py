@@ -23,7 +23,14 @@ from ..energies import (
     same_support,
     unconstrained_from,
 )
-from ..kernels import HMC, AbstractKernel, Annealing, GibbsWithGradients, step_adaptation
+from ..kernels import (
+    HMC,
+    AbstractKernel,
+    Annealing,
+    GibbsWithGradients,
+    check_exact,
+    step_adaptation,
+)
 
 
 class UniformUnits(AbstractEnergy):
@@ -117,6 +124,7 @@ def annealing(
             f"`energy`: pass `ebm.{type(kernel).__name__}()`."
         )
     kernel.move.check(energy)
+    check_exact(kernel)
     if num_steps is None:
         num_steps = max(2, math.prod(reference.event_shape or ()) // 4 * is_discrete(energy))
     made = Annealing(kernel.move, step_adaptation(kernel), reference, energy, num_steps)

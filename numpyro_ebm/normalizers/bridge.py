@@ -23,7 +23,7 @@ from ..energies import (
     judged,
     unconstrained,
 )
-from ..kernels import NUTS, AbstractKernel, AbstractPopulation
+from ..kernels import NUTS, AbstractKernel, AbstractPopulation, check_exact
 from ..sampling import sample
 from ._base import BLOCK, AbstractNormalizer, rounding, with_common_checks
 from ._reference import check_same_space, reference_for
@@ -43,8 +43,8 @@ class BridgeSampling(AbstractNormalizer):
 
     **Arguments**
 
-    - `kernel`: what draws from the target, as in [`sample`][numpyro_ebm.sample]; where the
-      energy has an exact `sampler`, that does.
+    - `kernel`: what draws from the target, as in [`sample`][numpyro_ebm.sample], and not one
+      that is biased; where the energy has an exact `sampler`, that does.
     - `proposal`: a NumPyro distribution, or an energy with `log_z` and `sampler`.
     - `num_chains`, `num_warmup`, `num_samples`: of the chains. The error is from how they
       differ: many of them.
@@ -58,6 +58,8 @@ class BridgeSampling(AbstractNormalizer):
 
     def __check_init__(self) -> None:
         check_positive("num_samples", self.num_samples)
+        if isinstance(self.kernel, AbstractKernel):
+            check_exact(self.kernel)
         if self.num_chains < 4:
             raise ValueError(
                 f"`num_chains` must be at least 4, got {self.num_chains}: the error is how "

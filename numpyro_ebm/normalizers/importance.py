@@ -117,8 +117,9 @@ class AnnealedImportanceSampling(AbstractNormalizer):
 
     **Arguments**
 
-    - `kernel`: what moves the points: by default [`HMC`][numpyro_ebm.HMC] of two leapfrog
-      steps, or [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
+    - `kernel`: what moves the points, and must leave its target invariant: by default
+      [`HMC`][numpyro_ebm.HMC] of two leapfrog steps, or
+      [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
     - `reference`: a NumPyro distribution, or an energy with `log_z` and `sample`, wider than
       the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
       of spins.

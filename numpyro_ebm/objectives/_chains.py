@@ -1,6 +1,6 @@
 """Short chains on an energy that is being learned."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._types import Array, Key, PyTree, Scalar
-from ..kernels import AbstractKernel, Adaptation, run_chains
+from ..kernels import AbstractKernel, run_chains, step_adaptation
 from ._base import num_points
 
 
@@ -22,10 +22,26 @@ def check_kernel(kernel: Any) -> None:
             "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
             f"the energy that is learned: pass `ebm.{type(kernel).__name__}()`."
         )
+    step_adaptation(kernel)
 
 
 def with_step(move: Any, step_size: Scalar) -> Any:
     return eqx.tree_at(lambda m: m.step_size, move, step_size)
+
+
+class Run(NamedTuple):
+    """What short chains have come to.
+
+    - **ends**: where they are.
+    - **accept_prob**: the mean acceptance of each.
+    - **diverging**: the share of all transitions that diverged.
+    - **tuning**: the mean of what the step size is tuned by.
+    """
+
+    ends: Array
+    accept_prob: Array
+    diverging: Scalar
+    tuning: Scalar
 
 
 def run_from(
@@ -35,19 +51,21 @@ def run_from(
     starts: Array,
     num_steps: int,
     conditions: PyTree | None = None,
-) -> tuple[Array, Array]:
-    """Where chains end, and the mean acceptance of each; no gradient goes through them."""
+) -> Run:
+    """Chains of `num_steps` transitions from `starts`; no gradient goes through them."""
     starts = jax.lax.stop_gradient(starts)
+
+    def run(rng_key: Key, energy: Any, starts: Array) -> Run:
+        ends, chains, tuning = run_chains(rng_key, move, energy, starts, num_steps)
+        diverging = chains.num_diverging.mean(dtype=tuning.dtype) / num_steps
+        return Run(ends, chains.accept_prob, diverging, tuning)
+
     if conditions is None:
-        ends, chains = run_chains(rng_key, move, energy, starts, num_steps)
-        return ends, chains.accept_prob
-
-    def one(rng_key: Key, y: Array, x: Any) -> tuple[Array, Scalar]:
-        ends, chains = run_chains(rng_key, move, energy.given(x), y[None], num_steps)
-        return ends[0], chains.accept_prob[0]
-
+        return run(rng_key, energy, starts)
     keys = jr.split(rng_key, num_points(starts))
-    return jax.vmap(one)(keys, starts, conditions)
+    each = jax.vmap(lambda key, y, x: run(key, energy.given(x), y[None]))
+    ends, accept_prob, diverging, tuning = each(keys, starts, conditions)
+    return Run(ends[:, 0], accept_prob[:, 0], diverging.mean(), tuning.mean())
 
 
 def chain_divergence(rng_key: Key, move: Any, energy: Any, points: Array) -> Scalar:
@@ -78,13 +96,9 @@ def _entropy(points: Array) -> Scalar:
     return 0.5 * flat.shape[1] * logs.sum() / jnp.maximum(is_alone.sum(), 1)
 
 
-def next_step_size(kernel: AbstractKernel, step_size: Scalar, accept_prob: Scalar) -> Scalar:
-    """One step of Robbins and Monro, of a size that lets it follow the energy."""
-    adaptation = kernel.adaptation
-    if not (isinstance(adaptation, Adaptation) and adaptation.adapt_step_size):
-        return step_size
-    target = getattr(kernel.move, "target_accept_prob", adaptation.target_accept_prob)
-    return step_size * jnp.exp(_GAIN * (accept_prob - target))
+def next_step_size(kernel: AbstractKernel, step_size: Scalar, tuning: Scalar) -> Scalar:
+    """The step size of the next chains, which follows the energy."""
+    return step_adaptation(kernel).follow(step_size, tuning, _GAIN)
 
 
 #: How fast the step size follows.

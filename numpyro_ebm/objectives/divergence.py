@@ -174,7 +174,8 @@ class ShortRunGenerator(eqx.Module):
         size = int(np.prod(sample_shape, dtype=int))
         starts = self.noise.sample(start_key, (size,))
         move = with_step(self.kernel.move, self.step_size)
-        ends, _ = run_from(chain_key, move, unfreeze(self.potential), starts, self.num_steps)
+        energy = unfreeze(self.potential)
+        ends = run_from(chain_key, move, energy, starts, self.num_steps).ends
         return ends.reshape(*sample_shape, *ends.shape[1:])
 
 
@@ -191,11 +192,13 @@ class ContrastiveDivergence(AbstractObjective):
     Maximum likelihood by analysis and synthesis: its gradient is the likelihood's, because that
     of $\log Z$ is $-\mathbb E_{p_\theta}[\nabla_\theta E]$, which chains estimate, a chain a
     datum. The value is no loss: near zero it says that energies of data and draws agree, not
-    that the model is good. Exact, biased or a generator only, as its `start` says. With an
-    unadjusted kernel there is another bias: of data of variance $s$, Langevin steps $\eta$
-    learn the precision $(1-\sqrt{1-2\eta/s})/\eta$. Shown by
-    `tests/objectives/test_divergence.py`. `num_steps` gradients in $x$ a datum; no gradient
-    goes through the chains.
+    that the model is good. Exact, biased or a generator only, as its `start` says. `num_steps`
+    gradients in $x$ a datum; no gradient goes through the chains. Shown by
+    `tests/objectives/test_divergence.py` and `test_chains.py`.
+
+    A kernel that is **biased**, `UnadjustedLangevin` or `UnadjustedMCLMC`, learns an energy
+    whose biased chains look like the data: of data of variance $s$, Langevin steps $\eta$ learn
+    the precision $(1-\sqrt{1-2\eta/s})/\eta$.
 
     A chain that accepts nothing while its energy is above those of all data, as on a wall too
     steep for the step size, does not count in that step: it would only be walled in higher.
@@ -207,8 +210,8 @@ class ContrastiveDivergence(AbstractObjective):
     **Arguments**
 
     - `kernel`: any kernel, [`MALA()`][numpyro_ebm.MALA] by default; for discrete energies
-      `GibbsWithGradients()` or `BlockGibbs()`. While it trains, its step size follows the
-      acceptance towards the kernel's own target, unless it has `adapt_step_size=False`.
+      `GibbsWithGradients()` or `BlockGibbs()`. While it trains, its step size is steered to
+      the kernel's own target, as in its warm-up, unless it has `adapt_step_size=False`.
     - `num_steps`: transitions of each chain in each step.
     - `start`: [`Persistent()`][numpyro_ebm.Persistent] by default,
       [`FromData()`][numpyro_ebm.FromData] or [`FromNoise()`][numpyro_ebm.FromNoise].
@@ -268,9 +271,8 @@ class ContrastiveDivergence(AbstractObjective):
         starts, carried = self.start.begin(start_key, state.starts, points)
         move = with_step(self.kernel.move, state.step_size)
         conditions = batch[1] if is_pair else None
-        ends, accept_prob = run_from(
-            chain_key, move, trainable, starts.points, self.num_steps, conditions
-        )
+        run = run_from(chain_key, move, trainable, starts.points, self.num_steps, conditions)
+        ends, accept_prob = run.ends, run.accept_prob
 
         def energy_at(point: Any) -> Scalar:
             energy, x = at_condition(trainable, point)
@@ -292,11 +294,12 @@ class ContrastiveDivergence(AbstractObjective):
         )
         new_state = ContrastiveState(
             self.start.end(carried, starts, ends, is_stuck, self.num_steps),
-            next_step_size(self.kernel, state.step_size, accept_prob.mean()),
+            next_step_size(self.kernel, state.step_size, run.tuning),
         )
         metrics = {
             "energy_gap": gap,
             "accept_prob": accept_prob.mean(),
+            "diverging": run.diverging,
             "stuck": is_stuck.mean(dtype=of_chains.dtype),
             "step_size": state.step_size,
             "movement": _distance(starts.points, ends),
@@ -316,17 +319,33 @@ class ContrastiveDivergence(AbstractObjective):
         )
 
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
-        accept_prob = metrics["accept_prob"][-100:].mean()
-        if accept_prob < _LOW:
+        last = {name: values[-100:] for name, values in metrics.items()}
+        accept_prob, diverging = last["accept_prob"].mean(), last["diverging"].mean()
+        if not accept_prob >= _LOW:
             return (
                 f"The chains accept only {accept_prob:.2f} of their proposals, so that they "
                 "hardly move: use a smaller `step_size` of the kernel, or let it adapt."
             )
+        if diverging > _DIVERGING:
+            return (
+                f"{diverging:.1%} of the transitions of the chains diverged, which leaves them "
+                "where they were: use a smaller `step_size` of the kernel, or let it adapt."
+            )
+        steps, late = metrics["step_size"], last["step_size"]
+        if _differs(steps, _FAR) and _differs(late, _MOVING):
+            return (
+                f"The step size went from {steps[0]:.2g} to {steps[-1]:.2g} and has not "
+                "settled, so that the chains were not those of a tuned kernel: begin with a "
+                "`step_size` near to where it ends. If it never settles, the energy has no "
+                "scale to which it could adapt: it is flat, or does not fall off."
+            )
         return None
 
 
-#: Mean acceptance below which a run is warned of.
-_LOW = 0.1
+#: Mean acceptance below which a run is warned of, and the share of diverging transitions above.
+_LOW, _DIVERGING = 0.1, 0.01
+#: By which factors a step size that runs away differs from the first one, and a little later.
+_FAR, _MOVING = 100.0, 1.5
 #: Mean acceptance of a chain that accepts nothing.
 _NOTHING = 1e-3
 
@@ -335,6 +354,12 @@ def _noise(noise: Any, energy: Any, data: Array) -> Any:
     noise = fitted_noise(energy, data) if noise is None else noise
     check_noise(noise, data.shape[1:])
     return noise
+
+
+def _differs(steps: np.ndarray, factor: float) -> bool:
+    """Whether the last is more than `factor` times larger or smaller than the first."""
+    low, high = sorted((steps[0], steps[-1]))
+    return bool(high > factor * low)
 
 
 def _column(flags: Array, like: Array) -> Array:

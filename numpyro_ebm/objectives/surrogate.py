@@ -35,16 +35,18 @@ class MonteCarloLogZ(eqx.Module):
     ```
 
     The expectation is over chains that persist from step to step of SVI, in a mutable site.
-    Asymptotically exact as the learning rate goes to zero, for a kernel that is; the value is
-    no $\log Z$, so that the loss of SVI says nothing. Outside of SVI it is the constant zero,
-    and the guard refuses to infer parameters with it. They should be `numpyro.param`s, or have
-    a guide that is a point: chains can follow these, but not the draws of a wide guide. Shown
-    by `tests/objectives/test_surrogate.py`.
+    Asymptotically exact as the learning rate goes to zero, for a kernel that is; a biased one,
+    such as `UnadjustedLangevin`, leaves its bias in what is learned. The value is no
+    $\log Z$, so that the loss of SVI says nothing. Outside of SVI it is the constant zero, and
+    the guard refuses to infer parameters with it. They should be `numpyro.param`s, or have a
+    guide that is a point: chains can follow these, but not the draws of a wide guide. Shown by
+    `tests/objectives/test_surrogate.py`.
 
     **Arguments**
 
     - `kernel`, `num_steps`: what moves the chains, and how often in each step of SVI. The step
-      size follows the acceptance, unless the kernel has `adapt_step_size=False`.
+      size is steered to the kernel's own target, as in its warm-up, unless it has
+      `adapt_step_size=False`.
     - `num_chains`: more chains, less noise.
     - `noise`: where they start, a distribution; by default the standard normal.
     - `name`: of the site. Each energy of a model needs its own.
@@ -79,12 +81,11 @@ class MonteCarloLogZ(eqx.Module):
             return jnp.zeros(()) if is_compiled else -jax.vmap(energy)(state["points"]).mean()
         move = with_step(self.kernel.move, state["step_size"])
         points = state["points"]
-        ends, accept_prob = run_from(
-            chain_key, move, _without_closure(energy, points[0]), points, self.num_steps
-        )
-        state["points"] = ends
-        state["step_size"] = next_step_size(self.kernel, state["step_size"], accept_prob.mean())
-        return -jax.vmap(energy)(ends).mean()
+        constant = _without_closure(energy, points[0])
+        run = run_from(chain_key, move, constant, points, self.num_steps)
+        state["points"] = run.ends
+        state["step_size"] = next_step_size(self.kernel, state["step_size"], run.tuning)
+        return -jax.vmap(energy)(run.ends).mean()
 
     def _begin(self, rng_key: Any, energy: Any) -> "_Begun":
         shape = energy.event_shape

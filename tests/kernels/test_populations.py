@@ -1,5 +1,6 @@
 """Tempered SMC and annealed Langevin dynamics."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -8,6 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_ebm as ebm
+from numpyro_ebm.kernels import Annealing, run_chains, step_adaptation
 
 WEIGHTS = np.array([0.7, 0.3])
 MODES = ebm.GaussianMixture(WEIGHTS, [[-4.0, 0.0], [4.0, 0.0]], [np.eye(2)] * 2)
@@ -61,15 +63,57 @@ def test_another_target_would_be_seen():
         assert_statistics(draws, TRUTHS)
 
 
-def test_tempered_smc_knows_its_normaliser():
-    r"""$E[\hat Z] = Z$."""
+EXACT = {
+    "MALA": ebm.MALA(),
+    "RandomWalkMetropolis": ebm.RandomWalkMetropolis(),
+    "AutoMALA": ebm.AutoMALA(),
+    "BarkerMH": ebm.BarkerMH(),
+    "HMC": ebm.HMC(num_steps=3, trajectory_length=None),
+    "NUTS": ebm.NUTS(),
+    "GHMC": ebm.GHMC(),
+    "GHMC, with a metric": ebm.GHMC(inverse_mass_matrix=np.full(3, 0.2)),
+    "AdjustedMCLMC": ebm.AdjustedMCLMC(),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "MALA" else pytest.mark.slow) for name in EXACT],
+)
+def test_tempered_smc_knows_its_normaliser(name):
+    r"""$E[\hat Z] = Z$, at the step to which a kernel is tuned."""
     target = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 1) ** 2) / 0.25, (3,))
     reference = dist.Normal(0, 1).expand([3]).to_event(1)
-    smc = ebm.TemperedSMC(ebm.MALA(), reference)
+    smc = ebm.TemperedSMC(EXACT[name], reference)
     keys = jr.split(jr.key(0), 200)
-    log_z = np.asarray(jax.vmap(lambda key: smc.draw(key, target, 100).log_z)(keys), float)
-    ratio = np.exp(log_z - 1.5 * np.log(2 * np.pi * 0.25))
-    assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(len(ratio))
+    runs = jax.jit(jax.vmap(lambda key: smc.draw(key, target, 100)))(keys)
+    ratio = np.exp(np.asarray(runs.log_z, float) - 1.5 * np.log(2 * np.pi * 0.25))
+    error = ratio.std() / np.sqrt(len(ratio))
+    print(f"{name}: Z off by {ratio.mean() - 1:.4f} +- {error:.4f}", runs.accept_prob.mean())
+    assert error < 0.02
+    assert abs(ratio.mean() - 1) < 4 * error
+    if name != "AutoMALA":
+        target_accept_prob = smc.adaptation.target_tuning
+        assert abs(runs.accept_prob.mean() - target_accept_prob) < 0.1
+
+
+@pytest.mark.parametrize("name", ["MALA", "AutoMALA", "GHMC"])
+def test_the_step_size_goes_where_a_kernel_is_tuned(name):
+    """From a step that is far too short, at one temperature."""
+    kernel, target = EXACT[name], ebm.Gaussian(np.zeros(3), np.eye(3))
+    move = eqx.tree_at(lambda move: move.step_size, kernel.move, jnp.asarray(0.01))
+    annealing = Annealing(move, step_adaptation(kernel), target, target, 5)
+
+    def advance(particles, _):
+        return annealing.move_at(particles, jnp.ones(())), particles.step_size
+
+    start = annealing.start(jr.key(0), 500)
+    particles, steps = jax.jit(lambda start: jax.lax.scan(advance, start, length=60))(start)
+    tuned = eqx.tree_at(lambda move: move.step_size, move, steps[-20:].mean())
+    points = particles.chains.z
+    *_, tuning = run_chains(jr.key(1), tuned, target, points, 40)
+    print(f"{name}: step {steps[-1]:.3f}, tuning {tuning:.3f}")
+    assert abs(tuning - kernel.adaptation.target_tuning) < 0.03
 
 
 def smoothed(x, noise_scale):
@@ -136,6 +180,11 @@ def test_annealed_unadjusted_langevin_is_biased_as_it_says():
             lambda: ebm.TemperedSMC(ebm.ParallelTempering(ebm.MALA(), 2.0), REFERENCE),
             TypeError,
             "must move by itself",
+        ),
+        (
+            lambda: ebm.TemperedSMC(ebm.UnadjustedMCLMC(), REFERENCE),
+            ValueError,
+            "`UnadjustedMCLMC` is biased",
         ),
     ],
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import assert_moments
+from helpers import assert_means, assert_moments
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
@@ -117,6 +117,43 @@ def test_under_mcmc():
     )
     mcmc.run(jr.key(0), init_params=START[:20])
     assert abs((mcmc.get_samples()[:, 0] < 0).mean() - 0.7) < 0.15
+
+
+def test_spins_at_every_temperature_and_how_they_swap():
+    """Energies at each, and the rates of swaps, by enumeration."""
+    spins = ebm.IsingModel((3, 3), 0.6, 0.1, periodic=False)
+    states = 1 - 2 * jnp.stack(jnp.meshgrid(*[jnp.arange(2)] * 9), -1).reshape(-1, 3, 3)
+    energies = jax.vmap(spins)(states.astype(float))
+    betas = 1 / jnp.array([1.0, 1.5, 3.0])
+    laws = jax.nn.softmax(-betas[:, None] * energies, 1)
+
+    def swap_prob(k):
+        gain = (betas[k] - betas[k + 1]) * (energies[:, None] - energies)
+        return laws[k] @ jnp.minimum(1, jnp.exp(gain)) @ laws[k + 1]
+
+    move = ebm.ParallelTempering(ebm.GibbsWithGradients(), 1 / betas).move
+
+    @jax.vmap
+    def chain(key, start):
+        def step(state, i):
+            state, info = move.step(jr.fold_in(key, i), state, spins)
+            return state, (state, info.swap_prob)
+
+        _, kept = jax.lax.scan(step, move.init(key, start, spins), jnp.arange(150))
+        return jax.tree.map(lambda x: x[100:], kept)
+
+    starts = jr.choice(jr.key(1), states.astype(float), (2000,))
+    found, swaps = jax.jit(chain)(jr.split(jr.key(0), 2000), starts)
+    assert_means(-found.replicas.logdensity, laws @ energies, name="energy")
+    assert_means(swaps, [swap_prob(0), swap_prob(1)], name="swap")
+    sums = found.position.sum((2, 3))[..., None]
+    assert_means(sums, laws[0] @ states.sum((1, 2)), name="sum")
+
+
+def test_blocks_do_not_survive_a_temperature():
+    kernel = ebm.ParallelTempering(ebm.BlockGibbs(), 4.0)
+    with pytest.raises(TypeError, match="tempered or annealed has lost them; `GibbsWithGrad"):
+        ebm.sample(jr.key(0), ebm.IsingModel((3, 3), 0.1), kernel, num_chains=2)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_its_metrics_and_its_health():
     objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.5), 3, persistent(500))
     result = learn_precision(objective, 50, 500)
     names = {"energy_gap", "accept_prob", "step_size", "movement", "duplicates", "age"}
-    names |= {"stuck"}
+    names |= {"stuck", "diverging"}
     assert set(result.metrics) == names
     assert all(len(values) == 50 for values in result.metrics.values())
     assert result.metrics["age"][-1] == 150
@@ -185,6 +185,30 @@ def test_its_metrics_and_its_health():
     )
     with pytest.warns(UserWarning, match="hardly move"):
         learn_precision(stuck, 20, 100)
+
+
+def test_a_step_size_that_runs_away_is_noticed():
+    """A flat energy accepts every step, however large."""
+    kernel = ebm.MALA(step_size=0.01)
+    objective = ebm.ContrastiveDivergence(kernel, 1, ebm.Persistent(100, reinit=0.0))
+    flat = Gauss(jnp.zeros(()), jnp.zeros(()))
+    estimator = ebm.Estimator(objective, optax.sgd(0.0))
+    with pytest.warns(UserWarning, match="step size went from 0.01 to .* has not settled"):
+        estimator.run(jr.key(0), 250, flat, unit_data(100), progress_bar=False)
+
+
+@pytest.mark.parametrize("name", ["diverging", "accept_prob", "step_size"])
+def test_what_is_wrong_with_chains_is_said_and_nothing_else(name):
+    objective = ebm.ContrastiveDivergence()
+    fine = {"diverging": 0.0, "accept_prob": 0.6, "step_size": 0.1}
+    metrics = {key: np.full(300, value) for key, value in fine.items()}
+    metrics["step_size"][:100] = 1e-4  # It has found its place since.
+    assert objective.remark(metrics) is None
+    wrong = {"diverging": 0.02, "accept_prob": np.nan, "step_size": np.geomspace(1, 1e3, 300)}
+    said = objective.remark(metrics | {name: np.full(300, wrong[name])})
+    assert {"diverging": "2.0% of the", "accept_prob": "nan", "step_size": "1e+03"}[
+        name
+    ] in said
 
 
 def test_the_penalty_holds_energies_together():

@@ -48,6 +48,20 @@ def test_svi_recovers_a_precision():
     np.testing.assert_allclose(result.params["precision"], expected, rtol=0.03)
 
 
+def test_the_step_size_settles_where_the_kernel_is_tuned():
+    """At 1.25 on two standard normals; the acceptance of this kernel is always one."""
+    kernel = ebm.UnadjustedMCLMC(step_size=2.0)
+    surrogate = ebm.MonteCarloLogZ(kernel, 5, num_chains=200)
+
+    def model():
+        energy = ebm.as_energy(lambda x: 0.5 * jnp.sum(x**2), (2,))
+        numpyro.factor("log_z", -surrogate.log_z(energy) * numpyro.param("scale", 1.0))
+
+    svi = SVI(model, no_guide, optax.sgd(0.0), Trace_ELBO())
+    state = svi.run(jr.key(0), 300, progress_bar=False).state
+    np.testing.assert_allclose(state.mutable_state["log_z_chains"]["step_size"], 1.25, atol=0.2)
+
+
 def test_without_the_surrogate_the_guard_refuses():
     nothing = SimpleNamespace(log_z=lambda energy: jnp.zeros(()))
     with pytest.raises(ebm.UnnormalizedError, match="under SVI"):
