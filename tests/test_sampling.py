@@ -288,7 +288,7 @@ def test_short_chains_for_training():
     def negatives(energy, positions, key):
         return run_chains(key, move, energy, positions, 200)
 
-    ends, state = negatives(ENERGY, start, jr.key(0))
+    ends, state, _ = negatives(ENERGY, start, jr.key(0))
     assert_moments(ends[:, None], MEAN, np.diag(COVARIANCE), ess_variance=15_000)
     assert state.accept_prob.shape == (20_000,)
     # A gradient of the negatives' energy is that of the energy at fixed points.

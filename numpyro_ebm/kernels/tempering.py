@@ -52,7 +52,8 @@ class TemperingMove(AbstractMove):
         return self.inner.is_exact
 
     def check(self, energy: Any) -> None:
-        self.inner.check(energy)
+        # As it will be at each temperature.
+        self.inner.check(1.0 * as_energy(energy))
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> TemperingState:
         keys = jr.split(rng_key, len(self.temperatures))
