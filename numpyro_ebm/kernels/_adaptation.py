@@ -217,7 +217,9 @@ def learns_metric(
 
     A step that is given is in units of the metric that is given.
     """
-    return adapt_step_size or bool(dense_mass) if adapt_mass_matrix is None else adapt_mass_matrix
+    return (
+        adapt_step_size or bool(dense_mass) if adapt_mass_matrix is None else adapt_mass_matrix
+    )
 
 
 class _Algorithm(NamedTuple):
@@ -241,8 +243,8 @@ def _schedule(num_warmup: int, num_travel: int) -> Array:
     """Stan's windows; of a warm-up whose first part travels, in that part."""
     build = blackjax().adaptation.staged_adaptation.build_schedule
     num_rest = num_warmup - num_travel if num_travel else 0
-    # What follows a travel adapts the step again.
-    sizes = {"final_buffer_size": 25} if num_rest else {}
+    # Trajectories need no metric to arrive, and what follows them adapts the step again.
+    sizes = {"initial_buffer_size": 25, "final_buffer_size": 25} if num_rest else {}
     stages = jnp.asarray(build(num_warmup - num_rest, **sizes), bool).reshape(-1, 2)
     return jnp.concatenate([stages, jnp.zeros((num_rest, 2), bool)])
 

@@ -91,7 +91,9 @@ def advance_chains(
         def step(_: Array, carry: tuple[ChainState, Any]) -> tuple[ChainState, Any]:
             state, kept = carry
             new, report = _advance(move, adaptation, energy, state)
-            return new, visit(kept, new._replace(move_state=move.unpack(new.move_state)), report)
+            return new, visit(
+                kept, new._replace(move_state=move.unpack(new.move_state)), report
+            )
 
         state, kept = carry
         state = state._replace(move_state=move.pack(state.move_state))

@@ -114,9 +114,8 @@ class AbstractMove(eqx.Module):
 
 
 def settle(old: Any, new: Any, report: Report) -> tuple[Any, Report]:
-    """`new` if its position and its energy are finite; or else `old`, and a divergence."""
-    leaves = jax.tree.leaves((new.position, new.logdensity))
-    finite = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    """`new` if its energy is finite, as `log_density` sees it; or else `old`, a divergence."""
+    finite = jnp.isfinite(new.logdensity)
     state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     return state, report._replace(
         accept_prob=jnp.where(finite, report.accept_prob, 0),
@@ -169,15 +168,17 @@ def dimension(position: Point) -> int:
 
 
 def log_density(energy: Energy) -> Callable[[Point], Scalar]:
-    """BlackJAX wants the log-density, which is minus the energy.
+    """BlackJAX wants the log-density, which is minus the energy; NaN makes it reject.
 
-    Where it is plus infinity, terms overflowed with both signs, and a chain would stay there
-    for good. NaN is rejected.
+    It is NaN where the energy is minus infinity, because terms overflowed with both signs: a
+    chain would stay there for good. And where the position is not finite, whatever the energy.
     """
 
     def log_density(x: Point) -> Scalar:
         value = -energy(x)
-        return jnp.where(value == jnp.inf, jnp.nan, value)
+        leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]
+        is_sound = jnp.stack(leaves).all() & (value != jnp.inf)
+        return jnp.where(is_sound, value, jnp.nan)
 
     return log_density
 
@@ -209,4 +210,3 @@ def jittered(
     num_steps = jnp.clip(jnp.round(length / step_size), 1, max_steps).astype(int)
     factor = jr.uniform(rng_key, (), jnp.result_type(float), minval=0.8, maxval=1.2)
     return step_size * factor, num_steps
-

@@ -52,7 +52,7 @@ class BarkerMove(AbstractMove):
         return new, info
 
     def report(self, info: Any) -> Report:
-        return report(info.acceptance_rate)
+        return report(info.acceptance_rate, ~jnp.isfinite(info.proposal.logdensity))
 
     def _root(self, position: Point) -> Array:
         metric = self.metric(position)
