@@ -72,8 +72,15 @@ class Draws(eqx.Module):
 
     @property
     def stuck(self) -> Array:
-        """Which chains hardly moved: less than one proposal in ten accepted."""
-        return ~(self.accept_prob >= 0.1)
+        r"""Which chains hardly moved.
+
+        Of 50 draws of a chain or more: in some coordinate (if values are integers, in all of
+        them) $\sum_t (x_{t+1}-x_t)^2 / 2\sigma^2 < 0.5$, where $\sigma$ is the spread of all
+        chains; of independent draws it is their number. Of fewer, or where only the ends of
+        chains are known: less than one proposal in ten was accepted.
+        """
+        enough = self.stats and self.stats["potential_energy"].shape[1] >= _ENOUGH_DRAWS
+        return ~(_moved(self.values) >= 0.5) if enough else ~(self.accept_prob >= 0.1)
 
     @property
     def ok(self) -> bool:
@@ -92,6 +99,34 @@ class Draws(eqx.Module):
             f"{what}: {float(jnp.mean(self.accept_prob)):.2f} accepted, "
             f"{int(self.stuck.sum())} stuck, {int((~self.finite).sum())} not finite"
         )
+
+
+#: Draws from which their steps say whether a chain moves.
+_ENOUGH_DRAWS = 50
+
+
+@eqx.filter_jit
+def _moved(values: PyTree) -> Float[Array, " chain"]:
+    """How far each chain moved, in the unit of independent draws: see `Draws.stuck`."""
+    flat = [x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(values)]
+    ways = jnp.concatenate([_ways(x.astype(jnp.result_type(float))) for x in flat], 1)
+    discrete = jnp.stack([(x[:, -1] == jnp.floor(x[:, -1])).all() for x in flat]).all()
+    return jnp.where(discrete, ways.max(1), ways.min(1))
+
+
+def _ways(x: Float[Array, "chain draw d"]) -> Float[Array, "chain d"]:
+    means = x.mean(1)
+    # Robust: one chain that ran away must not make the others look still.
+    low, high = jnp.nanquantile(means, jnp.array([0.25, 0.75]), axis=0)
+    within = jnp.nanmedian(((x - means[:, None]) ** 2).mean(1), axis=0)
+    variances = within + ((high - low) / _NORMAL_IQR) ** 2
+    squares = ((x[:, 1:] - x[:, :-1]) ** 2).sum(1)
+    # Where nothing moves anywhere, nothing has a spread.
+    return jnp.where(variances > 0, squares / (2 * variances), squares)
+
+
+#: The interquartile range of a standard normal.
+_NORMAL_IQR = 1.349
 
 
 class Moments(eqx.Module):
@@ -184,8 +219,18 @@ def sample(
     name = type(kernel).__name__
     draws = Draws(values, state.accept_prob, num_steps, stats, state, name)
     if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
-        warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())
+        warnings.warn(f"`sample`: {draws}.{_remedy(draws)}", stacklevel=user_level())
     return draws
+
+
+def _remedy(draws: Draws) -> str:
+    if not bool(draws.stuck.any()):
+        return ""
+    return (
+        " A stuck chain takes steps far smaller than the spread of all chains: let the kernel "
+        "learn the scales (`adapt_mass_matrix=True`; `dense_mass=True` of correlated "
+        "coordinates), give it a longer `num_warmup` or a better start, or use `ebm.NUTS()`."
+    )
 
 
 def sample_moments(

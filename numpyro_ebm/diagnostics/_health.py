@@ -6,7 +6,7 @@ from xarray import Dataset, DataTree
 from ._convergence import bfmi
 from ._summaries import values
 
-#: A chain that accepts or moves less is stuck, as in `Draws.stuck`.
+#: A chain that accepts or moves less is stuck.
 _MIN_MOVED = 0.1
 #: A stay is long if it takes this share of a chain, and these many draws,
 _LONG_SHARE, _LONG_DRAWS = 0.1, 10

@@ -32,6 +32,32 @@ class AdaptState(NamedTuple):
     metric_state: Any
 
 
+class Travel(eqx.Module):
+    r"""The first part of a warm-up, in which chains move by another move.
+
+    A local move that has neither a step nor a metric goes nowhere from a bad start: it learns
+    both from chains that hardly move. Trajectories travel, and what they learn serves it.
+
+    - **move**: makes the transitions, on the states of the move that it stands in for.
+    - **share**: of the warm-up.
+    - **power**: where the step of `move` is $\epsilon$, that of the other is $\epsilon^k/k$:
+      Langevin's $\eta = \epsilon^2/2$.
+    """
+
+    move: AbstractMove
+    share: float = eqx.field(static=True, default=0.6)
+    power: int = eqx.field(static=True, default=1)
+    target_accept_prob: float = 0.8
+
+    def stands_in(self, step_size: Scalar) -> Scalar:
+        """The step of `move` with which to begin, where the other would take `step_size`."""
+        return (self.power * step_size) ** (1 / self.power)
+
+    def hands_over(self, step_size: Scalar) -> Scalar:
+        """The step of the other, where `move` has come to `step_size`."""
+        return step_size**self.power / self.power
+
+
 class AbstractAdaptation(eqx.Module):
     """How a warm-up tunes a move."""
 
@@ -50,6 +76,10 @@ class AbstractAdaptation(eqx.Module):
         After warm-up the state stays as it is.
         """
 
+    def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
+        """What makes the first transitions of a warm-up, if it is another move; how many."""
+        return None, 0
+
 
 class Adaptation(AbstractAdaptation):
     """Adapts step size and metric by Stan's windows [Hoffman and Gelman 2014].
@@ -63,8 +93,9 @@ class Adaptation(AbstractAdaptation):
     dense_mass: bool = eqx.field(static=True)
     #: Of the mean of `Report.tuning`; the same as of the acceptance, for most kernels.
     target_tuning: float
-    #: Shrink the metric of a short window towards a small multiple of one, as Stan does.
+    #: Shrink the metric of a short window, as Stan does, but relative to the scales found.
     regularize_mass_matrix: bool = eqx.field(static=True, default=True)
+    travel: Travel | None = None
 
     def __check_init__(self) -> None:
         check_probability("target_accept_prob", self.target_tuning)
@@ -79,13 +110,23 @@ class Adaptation(AbstractAdaptation):
         if self.adapt_mass_matrix and self.dense_mass and metric.ndim == 1:
             metric = jnp.diag(metric)
         step_size = jnp.asarray(move.step_size, jnp.result_type(float))
+        num_travel = self._num_travel(num_warmup)
+        if self.travel is not None and num_travel:
+            step_size = self.travel.stands_in(step_size)
         return AdaptState(
             step_size=step_size,
             inverse_mass_matrix=metric,
-            schedule=_schedule(num_warmup),
+            schedule=_schedule(num_warmup, num_travel),
             step_size_state=self._begin_averaging(step_size),
             metric_state=_arrays(self._metric_algorithm().init(dimension(position), metric)),
         )
+
+    def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
+        move = None if self.travel is None else self.travel.move
+        return move, self._num_travel(num_warmup)
+
+    def _num_travel(self, num_warmup: int) -> int:
+        return 0 if self.travel is None else round(self.travel.share * num_warmup)
 
     def tune(self, move: AbstractMove, state: AdaptState) -> AbstractMove:
         if self.adapt_step_size:
@@ -127,48 +168,71 @@ class Adaptation(AbstractAdaptation):
         is_slow, is_window_end = state.schedule[i]
         if self.adapt_step_size:
             # One NaN would poison the average for good; it means that a proposal was rejected.
-            state = self._learn_step_size(state, jnp.nan_to_num(reports.tuning).mean(0))
+            tuning = jnp.nan_to_num(reports.tuning).mean(0)
+            state = self._learn_step_size(i, state, tuning)
         if self.adapt_mass_matrix:
             learnt = _learn_moments(state.metric_state, positions)
             state = state._replace(metric_state=_select(is_slow, learnt, state.metric_state))
             state = _select(is_window_end, self._end_window(state), state)
         if self.adapt_step_size:
-            is_last = i == len(state.schedule) - 1
-            final = self._step_size_algorithm().final(state.step_size_state)
-            state = state._replace(step_size=jnp.where(is_last, final, state.step_size))
+            state = self._end_stage(i, state)
         return state
 
-    def _learn_step_size(self, state: AdaptState, tuning: Scalar) -> AdaptState:
-        learnt = self._step_size_algorithm().update(state.step_size_state, tuning)
+    def _learn_step_size(self, i: Array, state: AdaptState, tuning: Scalar) -> AdaptState:
+        num_travel, target = self._num_travel(len(state.schedule)), self.target_tuning
+        if self.travel is not None:
+            target = jnp.where(i < num_travel, self.travel.target_accept_prob, target)
+        algorithm = _step_size_algorithm(target)
+        learnt = algorithm.update(state.step_size_state, tuning)
         return state._replace(step_size=jnp.exp(learnt.log_step_size), step_size_state=learnt)
 
     def _end_window(self, state: AdaptState) -> AdaptState:
-        metric_state = self._metric_algorithm().final(state.metric_state)
-        metric = metric_state.inverse_mass_matrix
-        if not self.regularize_mass_matrix:
-            _, m2, count = state.metric_state.wc_state
-            metric = m2 / jnp.maximum(count - 1, 1)
-        state = state._replace(inverse_mass_matrix=metric, metric_state=metric_state)
-        if self.adapt_step_size:
-            # The best step depends on the metric: start over from where this window got to.
-            step_size = self._step_size_algorithm().final(state.step_size_state)
-            state = state._replace(
-                step_size=step_size, step_size_state=self._begin_averaging(step_size)
-            )
-        return state
+        old = state.inverse_mass_matrix
+        metric = _metric(state.metric_state.wc_state, old, self.regularize_mass_matrix)
+        fresh = _arrays(self._metric_algorithm().init(len(old), metric))
+        state = state._replace(inverse_mass_matrix=metric, metric_state=fresh)
+        if not self.adapt_step_size:
+            return state
+        # The best step depends on the metric: start over from where this window got to.
+        return self._start_over(state, _averaged(state))
+
+    def _end_stage(self, i: Array, state: AdaptState) -> AdaptState:
+        """The average of the steps, at the end of a warm-up and where `travel` hands over."""
+        num_warmup = len(state.schedule)
+        num_travel = self._num_travel(num_warmup)
+        step_size = _averaged(state)
+        if self.travel is not None and num_travel:
+            new = self._start_over(state, self.travel.hands_over(step_size))
+            state = _select(i == num_travel - 1, new, state)
+            if num_travel == num_warmup:
+                return state
+        is_last = i == num_warmup - 1
+        return state._replace(step_size=jnp.where(is_last, step_size, state.step_size))
+
+    def _start_over(self, state: AdaptState, step_size: Scalar) -> AdaptState:
+        averaging = self._begin_averaging(step_size)
+        return state._replace(step_size=step_size, step_size_state=averaging)
 
     def _begin_averaging(self, step_size: Array) -> Any:
-        begun = self._step_size_algorithm().init(step_size)
+        begun = _step_size_algorithm(self.target_tuning).init(step_size)
         # One average for each of several step sizes.
         return jax.tree.map(lambda x: jnp.broadcast_to(x, step_size.shape), _arrays(begun))
-
-    def _step_size_algorithm(self) -> "_Algorithm":
-        adaptation = blackjax().adaptation.step_size
-        return _Algorithm(*adaptation.dual_averaging_adaptation(self.target_tuning))
 
     def _metric_algorithm(self) -> "_Algorithm":
         adaptation = blackjax().adaptation.mass_matrix
         return _Algorithm(*adaptation.mass_matrix_adaptation(not self.dense_mass))
+
+
+def learns_metric(
+    adapt_mass_matrix: bool | None, adapt_step_size: bool, dense_mass: bool
+) -> bool:
+    """Whether a kernel adapts its metric; if nothing is said, along with its step.
+
+    A step that is given is in units of the metric that is given.
+    """
+    return (
+        adapt_step_size or bool(dense_mass) if adapt_mass_matrix is None else adapt_mass_matrix
+    )
 
 
 class _Algorithm(NamedTuple):
@@ -179,9 +243,41 @@ class _Algorithm(NamedTuple):
     final: Any
 
 
-def _schedule(num_warmup: int) -> Array:
-    stages = blackjax().adaptation.staged_adaptation.build_schedule(num_warmup)
-    return jnp.asarray(stages, bool).reshape(num_warmup, 2)
+def _step_size_algorithm(target_accept_prob: Any) -> _Algorithm:
+    adaptation = blackjax().adaptation.step_size
+    return _Algorithm(*adaptation.dual_averaging_adaptation(target_accept_prob))
+
+
+def _averaged(state: AdaptState) -> Scalar:
+    return jnp.exp(state.step_size_state.log_step_size_avg)
+
+
+def _schedule(num_warmup: int, num_travel: int) -> Array:
+    """Stan's windows; of a warm-up whose first part travels, in that part."""
+    build = blackjax().adaptation.staged_adaptation.build_schedule
+    num_rest = num_warmup - num_travel if num_travel else 0
+    # Trajectories need no metric to arrive, and what follows them adapts the step again.
+    sizes = {"initial_buffer_size": 25, "final_buffer_size": 25} if num_rest else {}
+    stages = jnp.asarray(build(num_warmup - num_rest, **sizes), bool).reshape(-1, 2)
+    return jnp.concatenate([stages, jnp.zeros((num_rest, 2), bool)])
+
+
+def _metric(moments: Any, old: Array, regularize: bool) -> Array:
+    r"""$\frac{n}{n+5}S + \frac{5}{n+5}10^{-3}D$ of a window of $n$ points of covariance $S$.
+
+    In Stan $D$ is the identity: it protects short windows, and takes all coordinates of scales
+    far below one for wider than they are. Here it is the larger of the variances found now and
+    in the last window. A coordinate that has not moved keeps what it had.
+    """
+    _, m2, count = moments
+    found = m2 / jnp.maximum(count - 1, 1)
+    variances, before = (jnp.diagonal(x) if x.ndim == 2 else x for x in (found, old))
+    weight = count / (count + 5) if regularize else 1.0
+    shrunk = weight * variances + (1 - weight) * 1e-3 * jnp.maximum(variances, before)
+    diagonal = jnp.where(variances > 0, shrunk, before)
+    if found.ndim == 1:
+        return diagonal
+    return weight * found + jnp.diag(diagonal - weight * variances)
 
 
 def _learn_moments(metric_state: Any, positions: Point) -> Any:

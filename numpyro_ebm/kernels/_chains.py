@@ -88,14 +88,26 @@ def advance_chains(
 ) -> tuple[ChainState, Any]:
     """`num_steps` transitions of all chains, and what `visit` keeps of them."""
 
-    def step(_: Array, carry: tuple[ChainState, Any]) -> tuple[ChainState, Any]:
-        state, kept = carry
-        new, report = _advance(move, adaptation, energy, state)
-        return new, visit(kept, new._replace(move_state=move.unpack(new.move_state)), report)
+    def run(move: AbstractMove, carry: tuple[ChainState, Any], num_steps: Any) -> tuple:
+        def step(_: Array, carry: tuple[ChainState, Any]) -> tuple[ChainState, Any]:
+            state, kept = carry
+            new, report = _advance(move, adaptation, energy, state)
+            return new, visit(
+                kept, new._replace(move_state=move.unpack(new.move_state)), report
+            )
 
-    state = state._replace(move_state=move.pack(state.move_state))
-    state, kept = jax.lax.fori_loop(0, num_steps, step, (state, kept))
-    return state._replace(move_state=move.unpack(state.move_state)), kept
+        state, kept = carry
+        state = state._replace(move_state=move.pack(state.move_state))
+        state, kept = jax.lax.fori_loop(0, num_steps, step, (state, kept))
+        return state._replace(move_state=move.unpack(state.move_state)), kept
+
+    traveller, num_travel = adaptation.traveller(state.num_warmup)
+    if traveller is None or num_travel == 0:
+        return run(move, (state, kept), num_steps)
+    # Two loops, because a condition in one would be felt in every step.
+    num_first = jnp.clip(num_travel - state.i, 0, num_steps)
+    carry = run(traveller, (state, kept), num_first)
+    return run(move, carry, num_steps - num_first)
 
 
 def _advance(
@@ -103,20 +115,20 @@ def _advance(
 ) -> tuple[ChainState, Report]:
     """One transition of all chains, packed, and what they learn from it together."""
     tuned = adaptation.tune(move, state.adapt_state)
-    move_state, info = tuned.step_all(state.rng_key, state.i, state.move_state, energy)
-    report = jax.vmap(tuned.report)(info)
+    keys, i = state.rng_key, state.i
+    move_state, report = tuned.transition_all(keys, i, state.move_state, energy)
     # One array instead of three: for one chain each costs a tenth of a small network.
     counts = report.accept_prob, report.diverging, report.n_grad
     row = jnp.stack([jnp.asarray(x, state.totals.dtype) for x in counts], -1)
     # What comes after the warm-up is counted apart.
-    totals = jnp.where(state.i == state.num_warmup, 0, state.totals)
+    totals = jnp.where(i == state.num_warmup, 0, state.totals)
     positions = move.unpack(move_state).position
     new = ChainState(
-        i=state.i + 1,
+        i=i + 1,
         move_state=move_state,
         totals=totals + row,
-        adapt_state=adaptation.update(state.i, state.adapt_state, positions, report),
-        rng_key=state.rng_key,
+        adapt_state=adaptation.update(i, state.adapt_state, positions, report),
+        rng_key=keys,
     )
     return new, report
 

@@ -28,7 +28,7 @@ from .._normalization import check_normalization
 from .._types import Array, Energy, Key, Point, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 from ._adaptation import AbstractAdaptation, Adaptation
-from ._move import AbstractMove, as_position
+from ._move import AbstractMove, Report, as_position
 from ._state import KernelState, StillState
 
 
@@ -41,8 +41,6 @@ class AbstractKernel(MCMCKernel):
     """
 
     move: AbstractMove
-    #: Another move for the warm-up under `MCMC`, if there is one.
-    warmup_move: AbstractMove | None = None
     _state_type: type = KernelState
 
     @abc.abstractmethod
@@ -58,6 +56,8 @@ class AbstractKernel(MCMCKernel):
             raise ValueError("Only one of `model` or `potential_fn` must be specified.")
         check_positive("step_size", move.step_size)
         _check_metric(move.inverse_mass_matrix)
+        if isinstance(adaptation, Adaptation) and adaptation.dense_mass:
+            _check_dense(move.inverse_mass_matrix, adaptation)
         self.move = move
         self._model = model
         self._potential_fn = None if potential_fn is None else self._as_target(potential_fn)
@@ -138,7 +138,9 @@ class AbstractKernel(MCMCKernel):
         self, state: KernelState, model_args: tuple, model_kwargs: dict | None
     ) -> KernelState:
         energy = self.get_potential_fn(model_args, model_kwargs)
-        return _each_chain(lambda one: self._transition(one, energy), state)
+        # All chains are as far, and of a batch of numbers `cond` would run both branches.
+        i = state.i.reshape(-1)[0]
+        return _each_chain(lambda one: self._transition(i, one, energy), state)
 
     def refresh(
         self, state: KernelState, model_args: tuple, model_kwargs: dict | None
@@ -340,22 +342,25 @@ class AbstractKernel(MCMCKernel):
             **dict.fromkeys(set(self._state_type._fields) - set(KernelState._fields), zero),
         )
 
-    def _transition(self, state: KernelState, energy: Energy) -> KernelState:
+    def _transition(self, i: Array, state: KernelState, energy: Energy) -> KernelState:
+        """Transition `i` of one chain."""
         if not jax.tree.leaves(state.z):  # A model without latent sites.
             return state._replace(i=state.i + 1)
-        rng_key = jr.fold_in(state.rng_key, state.i)
+        rng_key = jr.fold_in(state.rng_key, i)
 
-        def step(move: AbstractMove) -> tuple[Any, Any]:
+        def step(move: AbstractMove) -> tuple[Any, Report]:
             tuned = self.adaptation.tune(move, state.adapt_state)
-            return tuned.step(rng_key, state.move_state, energy)
+            new, report = tuned.transition(rng_key, state.move_state, energy)
+            has_energy = "energy" in self._state_type._fields
+            return new, report if has_energy else report._replace(energy=None)
 
-        if self.warmup_move is None:
-            move_state, info = step(self.move)
+        num_warmup = len(state.adapt_state.schedule)
+        traveller, num_travel = self.adaptation.traveller(num_warmup)
+        if traveller is None or num_travel == 0:
+            move_state, report = step(self.move)
         else:
-            is_warm_up = state.i < len(state.adapt_state.schedule)
-            moves = self.warmup_move, self.move
-            move_state, info = jax.lax.cond(is_warm_up, *(partial(step, m) for m in moves))
-        report = self.move.report(info)
+            steps = (partial(step, move) for move in (traveller, self.move))
+            move_state, report = jax.lax.cond(i < num_travel, *steps)
         one_chain = jax.tree.map(lambda x: x[None], (move_state.position, report))
         return state._replace(
             i=state.i + 1,
@@ -364,11 +369,11 @@ class AbstractKernel(MCMCKernel):
             mean_accept_prob=_running_mean(state, report.accept_prob),
             diverging=report.diverging,
             n_grad=report.n_grad,
-            adapt_state=self.adaptation.update(state.i, state.adapt_state, *one_chain),
-            **self._extra(info),
+            adapt_state=self.adaptation.update(i, state.adapt_state, *one_chain),
+            **self._extra(report),
         )
 
-    def _extra(self, info: Any) -> dict[str, Array]:
+    def _extra(self, report: Report) -> dict[str, Any]:
         """What the state of this kernel has beyond `KernelState`."""
         return {}
 
@@ -433,6 +438,14 @@ def _check_position(energy: AbstractEnergy, position: Point, one_chain: bool) ->
     if isinstance(position, jax.Array):
         shape: Shape = position.shape if one_chain else position.shape[1:]
         check_energy(energy, shape)
+
+
+def _check_dense(metric: Any, adaptation: Adaptation) -> None:
+    if metric is None and not adaptation.adapt_mass_matrix:
+        raise ValueError(
+            "`dense_mass=True` with `adapt_mass_matrix=False` has no metric to use: let it "
+            "adapt, or give an `inverse_mass_matrix`."
+        )
 
 
 def _check_metric(metric: Any) -> None:

@@ -12,13 +12,14 @@ from jax.flatten_util import ravel_pytree
 
 from .._types import Array, Energy, Key, Point, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete
+from ._blackjax import blackjax
 
 
 class Report(NamedTuple):
     """What every move can say about a transition.
 
     - **accept_prob**: the acceptance probability of the proposal.
-    - **diverging**: whether the error of the energy passed 1000 or was not finite.
+    - **diverging**: whether the error of the energy passed 1000, or anything was not finite.
     - **n_grad**: the number of gradients (of energies, if there are none) it evaluated.
     - **tuning**: what the adaptation of the step size steers to its target; it falls as the
       step grows.
@@ -75,12 +76,32 @@ class AbstractMove(eqx.Module):
         """The move with which a warm-up begins, of chains of which one is at `position`."""
         return self
 
+    def transition(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Report]:
+        """A `step` that is not taken if it ends at anything that is not finite."""
+        new, info = self.step(rng_key, state, energy)
+        return settle(state, new, self.report(info))
+
+    def transition_all(
+        self, rng_keys: Key, i: Array, states: Any, energy: Energy
+    ) -> tuple[Any, Report]:
+        """Transition `i` of many chains, whose states are packed, and a report of each."""
+        new, infos = self.step_all(rng_keys, i, states, energy)
+        reports = jax.vmap(self.report)(infos)
+        axis = self.chain_axis(states)
+        return jax.vmap(settle, (axis, axis, 0), (axis, 0))(states, new, reports)
+
+    def chain_axis(self, states: Any) -> int:
+        """Where `step_all` wants the axis of chains."""
+        return 0
+
     def pack(self, states: Any) -> Any:
         """States that are stacked along a leading axis, laid out as `step_all` wants them."""
-        return states
+        axis = self.chain_axis(states)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), states) if axis else states
 
     def unpack(self, states: Any) -> Any:
-        return states
+        axis = self.chain_axis(states)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), states) if axis else states
 
     def step_all(self, rng_keys: Key, i: Array, states: Any, energy: Energy) -> tuple[Any, Any]:
         """Transition `i` of many chains: each takes a `step` with `fold_in(rng_key, i)`."""
@@ -106,6 +127,17 @@ class AbstractMove(eqx.Module):
         if self.inverse_mass_matrix is not None:
             return jnp.asarray(self.inverse_mass_matrix, jnp.result_type(float))
         return jnp.ones(dimension(position), jnp.result_type(float))
+
+
+def settle(old: Any, new: Any, report: Report) -> tuple[Any, Report]:
+    """`new` if its energy is finite, as `log_density` sees it; or else `old`, a divergence."""
+    finite = jnp.isfinite(new.logdensity)
+    state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    return state, report._replace(
+        accept_prob=jnp.where(finite, report.accept_prob, 0),
+        diverging=report.diverging | ~finite,
+        tuning=jax.tree.map(lambda x: jnp.where(finite, x, 0), report.tuning),
+    )
 
 
 def report(
@@ -152,20 +184,45 @@ def dimension(position: Point) -> int:
 
 
 def log_density(energy: Energy) -> Callable[[Point], Scalar]:
-    """BlackJAX wants the log-density, which is minus the energy."""
-    return lambda x: -energy(x)
+    """BlackJAX wants the log-density, which is minus the energy; NaN makes it reject.
+
+    It is NaN where the energy is minus infinity, because terms overflowed with both signs: a
+    chain would stay there for good. And where the position is not finite, whatever the energy.
+    """
+
+    def log_density(x: Point) -> Scalar:
+        value = -energy(x)
+        leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]
+        is_sound = jnp.stack(leaves).all() & (value != jnp.inf)
+        return jnp.where(is_sound, value, jnp.nan)
+
+    return log_density
 
 
-def jittered(rng_key: Key, step_size: Any, length: Any) -> tuple[Scalar, Array]:
+def euclidean(metric: Array) -> Any:
+    r"""BlackJAX's metric, whose kinetic energy $\tfrac12 p^\top M^{-1}p$ is never negative.
+
+    Of a momentum that ran away, the terms of a dense metric overflow with both signs, and their
+    sum may be minus infinity: every proposal would be accepted. NaN is rejected.
+    """
+    exact = blackjax().mcmc.metrics.default_metric(metric)
+
+    def kinetic_energy(momentum: Point, position: Point | None = None) -> Scalar:
+        energy = exact.kinetic_energy(momentum, position)
+        # Added, because the velocity is the gradient; rounding may take a zero below zero.
+        return energy + jnp.where(energy > -1, 0, jnp.nan)
+
+    return exact._replace(kinetic_energy=kinetic_energy)
+
+
+def jittered(
+    rng_key: Key, step_size: Any, length: Any, max_steps: int = 1000
+) -> tuple[Scalar, Array]:
     """A step that varies by 20 %, and how many of them make `length` on average.
 
     Trajectories of one length resonate with the target: around a whole period of a Gaussian
     they come back to where they began, and are accepted.
     """
-    num_steps = jnp.clip(jnp.round(length / step_size), 1, MAX_STEPS).astype(int)
+    num_steps = jnp.clip(jnp.round(length / step_size), 1, max_steps).astype(int)
     factor = jr.uniform(rng_key, (), jnp.result_type(float), minval=0.8, maxval=1.2)
     return step_size * factor, num_steps
-
-
-#: A trajectory has no more steps, whatever its length.
-MAX_STEPS = 1000

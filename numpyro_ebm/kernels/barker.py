@@ -3,18 +3,27 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import jax.random as jr
+from jax.flatten_util import ravel_pytree
+from jax.nn import softplus
 from numpyro.infer.initialization import init_to_uniform
 
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import Array, Energy, Float, Key, Point, Scalar
 from ._adaptation import Adaptation
 from ._blackjax import blackjax
 from ._kernel import AbstractKernel
 from ._move import AbstractMove, Report, log_density, report
+from .hmc import travelling
 
 
 class BarkerMove(AbstractMove):
-    r"""A Gaussian step whose coordinates turn to where the score points, most of the time."""
+    r"""A Gaussian step whose coordinates turn to where the score points, most of the time.
+
+    BlackJAX's `barker` computes $\log(1+e^a)$ by an exponential that overflows at $a = 89$, so
+    that nothing is accepted where the score is steep.
+    """
 
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
@@ -23,16 +32,36 @@ class BarkerMove(AbstractMove):
         return blackjax().mcmc.barker.init(position, log_density(energy))
 
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
-        # BlackJAX's Barker scales its proposal by the inverse of the metric that it is given.
-        metric = self.metric(state.position)
-        mass = 1 / metric if metric.ndim == 1 else jnp.linalg.inv(metric)
-        return blackjax().mcmc.barker.build_kernel()(
-            rng_key, state, log_density(energy), self.step_size, mass
-        )
+        noise_key, sign_key, accept_key = jr.split(rng_key, 3)
+        flat, unravel = ravel_pytree(state.position)
+        root = self._root(state.position)
+        noise = self.step_size * jr.normal(noise_key, flat.shape)
+        slope = _times(root.T, state.logdensity_grad)
+        keeps = jr.uniform(sign_key, flat.shape) < jax.nn.sigmoid(noise * slope)
+        jump = jnp.where(keeps, noise, -noise)
+        there = unravel(flat + _times(root, unravel(jump)))
+        proposal = self.init(rng_key, there, energy)
+        back = _times(root.T, proposal.logdensity_grad)
+        # Of the way there the logarithm is -softplus(-jump * slope), up to a constant.
+        ways = (softplus(-jump * slope) - softplus(jump * back)).sum()
+        log_ratio = proposal.logdensity - state.logdensity + ways
+        accept_prob = jnp.nan_to_num(jnp.exp(jnp.minimum(log_ratio, 0)))
+        is_accepted = jr.uniform(accept_key) < accept_prob
+        new = jax.tree.map(lambda n, o: jnp.where(is_accepted, n, o), proposal, state)
+        info = blackjax().mcmc.barker.BarkerInfo(accept_prob, is_accepted, proposal)
+        return new, info
 
     def report(self, info: Any) -> Report:
-        # NaN where the energy of the proposal is: a rejection.
-        return report(jnp.nan_to_num(info.acceptance_rate))
+        return report(info.acceptance_rate, ~jnp.isfinite(info.proposal.logdensity))
+
+    def _root(self, position: Point) -> Array:
+        metric = self.metric(position)
+        return jnp.sqrt(metric) if metric.ndim == 1 else jnp.linalg.cholesky(metric)
+
+
+def _times(root: Array, x: Point) -> Float[Array, " d"]:
+    flat, _ = ravel_pytree(x)
+    return root * flat if root.ndim == 1 else root @ flat
 
 
 class BarkerMH(AbstractKernel):
@@ -72,6 +101,10 @@ class BarkerMH(AbstractKernel):
     ) -> None:
         move = BarkerMove(step_size, inverse_mass_matrix)
         adaptation = Adaptation(
-            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+            adapt_step_size,
+            adapt_mass_matrix,
+            dense_mass,
+            target_accept_prob,
+            travel=travelling(inverse_mass_matrix, adapt_step_size),
         )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)

@@ -12,10 +12,17 @@ from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive, user_level
 from .._types import Array, Energy, Key, Point, Scalar
-from ._adaptation import Adaptation
+from ._adaptation import Adaptation, Travel
 from ._blackjax import blackjax
 from ._kernel import AbstractKernel
-from ._move import AbstractMove, Report, hamiltonian_report, jittered, log_density
+from ._move import (
+    AbstractMove,
+    Report,
+    euclidean,
+    hamiltonian_report,
+    jittered,
+    log_density,
+)
 from ._state import HamiltonianState, KernelState
 
 
@@ -28,6 +35,7 @@ class HMCMove(AbstractMove):
     #: A fixed number of steps instead, of a step that does not vary.
     num_steps: int | None = eqx.field(static=True, default=None)
     find_step_size: bool = eqx.field(static=True, default=False)
+    max_steps: int = eqx.field(static=True, default=1000)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.hmc.init(position, log_density(energy))
@@ -36,12 +44,15 @@ class HMCMove(AbstractMove):
         step_size, num_steps = self.step_size, self.num_steps
         if num_steps is None:
             rng_key, jitter_key = jr.split(rng_key)
-            step_size, num_steps = jittered(jitter_key, step_size, self.trajectory_length)
-        metric = self.metric(state.position)
-        new, info = blackjax().mcmc.hmc.build_kernel()(
-            rng_key, state, log_density(energy), step_size, metric, num_steps
+            length, most = self.trajectory_length, self.max_steps
+            step_size, num_steps = jittered(jitter_key, step_size, length, most)
+        hmc, metric = blackjax().mcmc.hmc, euclidean(self.metric(state.position))
+        # A move for which this one stands in may keep more in its state.
+        start = hmc.HMCState(state.position, state.logdensity, state.logdensity_grad)
+        new, info = hmc.build_kernel()(
+            rng_key, start, log_density(energy), step_size, metric, num_steps
         )
-        return new, with_end_energy(info, state, metric)
+        return state._replace(**new._asdict()), with_end_energy(info, state, metric)
 
     def report(self, info: Any) -> Report:
         return hamiltonian_report(info)
@@ -67,11 +78,9 @@ class GHMCMove(AbstractMove):
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
         # After the time `trajectory_length`, 1/e of the momentum is left.
         alpha = -jnp.expm1(-2 * self.step_size / self.trajectory_length)
-        metric = self.metric(state.position)
-        # BlackJAX squares a vector, its momentum's inverse scale.
-        scale = jnp.sqrt(metric) if metric.ndim == 1 else metric
+        metric = euclidean(self.metric(state.position))
         new, info = blackjax().mcmc.ghmc.build_kernel()(
-            rng_key, state, log_density(energy), self.step_size, scale, alpha, alpha / 2
+            rng_key, state, log_density(energy), self.step_size, metric, alpha, alpha / 2
         )
         # A proposal of infinite energy is rejected, and 0 * inf must not become the slice.
         return new._replace(slice=jnp.nan_to_num(new.slice)), with_end_energy(
@@ -82,10 +91,9 @@ class GHMCMove(AbstractMove):
         return hamiltonian_report(info)
 
 
-def with_end_energy(info: Any, state: Any, metric: Array) -> Any:
+def with_end_energy(info: Any, state: Any, metric: Any) -> Any:
     """`info` with the Hamiltonian where the chain is: BlackJAX's is that of the proposal."""
-    kinetic = blackjax().mcmc.metrics.default_metric(metric).kinetic_energy(info.momentum)
-    start = kinetic - state.logdensity
+    start = metric.kinetic_energy(info.momentum) - state.logdensity
     return info._replace(energy=jnp.where(info.is_accepted, info.energy, start))
 
 
@@ -95,7 +103,7 @@ def with_found_step_size(
     """`move` with the step at which one leapfrog begins to be rejected, if it looks for it."""
     if not move.find_step_size:
         return move
-    hmc, metric = blackjax().mcmc.hmc, move.metric(position)
+    hmc, metric = blackjax().mcmc.hmc, euclidean(move.metric(position))
     target = log_density(energy)
 
     def leapfrog(step_size: Scalar) -> Callable[[Key, Any], Any]:
@@ -109,6 +117,20 @@ def with_found_step_size(
         jnp.asarray(move.step_size, jnp.result_type(float)),
     )
     return eqx.tree_at(lambda m: m.step_size, move, step_size)
+
+
+def travelling(
+    inverse_mass_matrix: Array | None, adapt_step_size: bool, power: int = 1
+) -> Travel | None:
+    """Trajectories for the first part of the warm-up of a local move, if its step adapts.
+
+    A quarter of a period of a target as wide as the metric says; before the metric is known,
+    as many steps as one can afford.
+    """
+    if not adapt_step_size:
+        return None
+    move = HMCMove(1.0, inverse_mass_matrix, math.pi / 2, max_steps=64)
+    return Travel(move, power=power)
 
 
 def check_differentiation(forward_mode_differentiation: bool) -> None:
@@ -204,8 +226,8 @@ class HMC(AbstractKernel):
     def get_diagnostics_str(self, state: KernelState) -> str:
         return f"{state.n_grad} steps of {super().get_diagnostics_str(state)}"
 
-    def _extra(self, info: Any) -> dict[str, Array]:
-        return {"energy": info.energy}
+    def _extra(self, report: Report) -> dict[str, Any]:
+        return {"energy": report.energy}
 
 
 class GHMC(AbstractKernel):
@@ -252,7 +274,11 @@ class GHMC(AbstractKernel):
         check_positive("trajectory_length", trajectory_length)
         move = GHMCMove(step_size, inverse_mass_matrix, trajectory_length)
         adaptation = Adaptation(
-            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+            adapt_step_size,
+            adapt_mass_matrix,
+            dense_mass,
+            target_accept_prob,
+            travel=travelling(inverse_mass_matrix, adapt_step_size),
         )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)
 
@@ -260,5 +286,5 @@ class GHMC(AbstractKernel):
     def default_fields(self) -> tuple[str, ...]:
         return (*super().default_fields, "energy")
 
-    def _extra(self, info: Any) -> dict[str, Array]:
-        return {"energy": info.energy}
+    def _extra(self, report: Report) -> dict[str, Any]:
+        return {"energy": report.energy}

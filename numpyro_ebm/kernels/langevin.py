@@ -13,9 +13,10 @@ from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_probability
 from .._types import Array, Energy, Key, Point, Scalar, Shape
-from ._adaptation import Adaptation
+from ._adaptation import Adaptation, learns_metric
 from ._kernel import AbstractKernel
 from ._move import TUNED_ERROR, AbstractMove, Report, report, tuning_of_error
+from .hmc import travelling
 
 
 class LangevinState(NamedTuple):
@@ -56,16 +57,14 @@ class LangevinMove(AbstractMove):
         flat, unravel = ravel_pytree(state.position)
         return self._step(unravel(jr.normal(rng_key, flat.shape)), state, energy)
 
-    def pack(self, states: Any) -> Any:
-        axis = _chain_axis(states)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), states)
-
-    def unpack(self, states: Any) -> Any:
-        axis = _chain_axis(states)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), states)
+    def chain_axis(self, states: LangevinState) -> int:
+        # Sums over rows of few coordinates are slow: there chains come last.
+        num_chains = states.logdensity.size
+        size = sum(x.size for x in jax.tree.leaves(states.position))
+        return -1 if num_chains > 1 and size <= _SHORT * num_chains else 0
 
     def step_all(self, rng_keys: Key, i: Array, states: Any, energy: Energy) -> tuple[Any, Any]:
-        axis = _chain_axis(states)
+        axis = self.chain_axis(states)
         noise = _normal_like(jr.fold_in(rng_keys[0], i), states.position)
         return jax.vmap(lambda z, x: self._step(z, x, energy), axis, axis)(noise, states)
 
@@ -107,13 +106,6 @@ class LangevinMove(AbstractMove):
             return unravel(jnp.sqrt(metric) * flat)
         root = jnp.linalg.cholesky(metric)
         return unravel((root.T if transposed else root) @ flat)
-
-
-def _chain_axis(states: LangevinState) -> int:
-    """Sums over rows of few coordinates are slow: there chains come last."""
-    num_chains = states.logdensity.size
-    size = sum(x.size for x in jax.tree.leaves(states.position))
-    return -1 if num_chains > 1 and size <= _SHORT * num_chains else 0
 
 
 def _normal_like(rng_key: Key, positions: Point) -> Point:
@@ -174,7 +166,8 @@ class UnadjustedLangevin(AbstractKernel):
     - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
     - `adapt_step_size`: adapt $\eta$ in warm-up, until MALA would accept
       `target_accept_prob`.
-    - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up.
+    - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
+      adapts, or if `dense_mass`.
     - `dense_mass`: learn the whole matrix, not only its diagonal.
     - `target_accept_prob`: close to one for a small bias.
     - `init_strategy`: where chains of a model start.
@@ -188,12 +181,18 @@ class UnadjustedLangevin(AbstractKernel):
         step_size: float = 0.01,
         inverse_mass_matrix: Array | None = None,
         adapt_step_size: bool = True,
-        adapt_mass_matrix: bool = False,
+        adapt_mass_matrix: bool | None = None,
         dense_mass: bool = False,
         target_accept_prob: float = 0.99,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
         check_probability("target_accept_prob", target_accept_prob)
         move = LangevinMove(step_size, inverse_mass_matrix, target_accept_prob)
-        adaptation = Adaptation(adapt_step_size, adapt_mass_matrix, dense_mass, TUNED_ERROR)
+        adaptation = Adaptation(
+            adapt_step_size,
+            learns_metric(adapt_mass_matrix, adapt_step_size, dense_mass),
+            dense_mass,
+            TUNED_ERROR,
+            travel=travelling(inverse_mass_matrix, adapt_step_size, 2),
+        )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from numpyro.infer.initialization import init_to_uniform
 
 from .._types import Array, Energy, Key, Point, Scalar
-from ._adaptation import Adaptation
+from ._adaptation import Adaptation, learns_metric
 from ._blackjax import blackjax
 from ._kernel import AbstractKernel
-from ._move import AbstractMove, Report, log_density, report
+from ._move import AbstractMove, Report, euclidean, log_density, report
+from .hmc import travelling
 
 
 class MALAMove(AbstractMove):
@@ -29,7 +30,7 @@ class MALAMove(AbstractMove):
             state,
             log_density(energy),
             jnp.sqrt(2 * self.step_size),
-            self.metric(state.position),
+            euclidean(self.metric(state.position)),
             1,
         )
 
@@ -53,7 +54,7 @@ class AutoMALAMove(AbstractMove):
             state,
             log_density(energy),
             jnp.sqrt(2 * self.step_size),
-            self.metric(state.position),
+            euclidean(self.metric(state.position)),
             1,
         )
 
@@ -83,8 +84,8 @@ class MALA(AbstractKernel):
     - `step_size`: BlackJAX's $\eta$ (HMC's step is $\sqrt{2\eta}$); where adaptation starts.
     - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
     - `adapt_step_size`: adapt $\eta$ in warm-up, to `target_accept_prob`.
-    - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up; off by default, because a chain of local
-      moves learns a metric slowly.
+    - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
+      adapts, or if `dense_mass`.
     - `dense_mass`: learn the whole matrix, not only its diagonal.
     - `target_accept_prob`: 0.574 is optimal in high dimension [Roberts and Rosenthal 1998].
     - `init_strategy`: where chains of a model start.
@@ -98,14 +99,18 @@ class MALA(AbstractKernel):
         step_size: float = 0.1,
         inverse_mass_matrix: Array | None = None,
         adapt_step_size: bool = True,
-        adapt_mass_matrix: bool = False,
+        adapt_mass_matrix: bool | None = None,
         dense_mass: bool = False,
         target_accept_prob: float = 0.574,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
         move = MALAMove(step_size, inverse_mass_matrix)
         adaptation = Adaptation(
-            adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob
+            adapt_step_size,
+            learns_metric(adapt_mass_matrix, adapt_step_size, dense_mass),
+            dense_mass,
+            target_accept_prob,
+            travel=travelling(inverse_mass_matrix, adapt_step_size, 2),
         )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)
 
@@ -128,7 +133,8 @@ class AutoMALA(AbstractKernel):
     - `step_size`: $\eta$, from which each search starts; it goes up to $2^{20}$ times farther.
     - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
     - `adapt_step_size`: in warm-up, move $\eta$ to the median of the steps chosen.
-    - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up.
+    - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
+      adapts, or if `dense_mass`.
     - `dense_mass`: learn the whole matrix, not only its diagonal.
     - `init_strategy`: where chains of a model start.
     """
@@ -141,10 +147,16 @@ class AutoMALA(AbstractKernel):
         step_size: float = 0.1,
         inverse_mass_matrix: Array | None = None,
         adapt_step_size: bool = True,
-        adapt_mass_matrix: bool = False,
+        adapt_mass_matrix: bool | None = None,
         dense_mass: bool = False,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
         move = AutoMALAMove(step_size, inverse_mass_matrix)
-        adaptation = Adaptation(adapt_step_size, adapt_mass_matrix, dense_mass, 0.5)
+        adaptation = Adaptation(
+            adapt_step_size,
+            learns_metric(adapt_mass_matrix, adapt_step_size, dense_mass),
+            dense_mass,
+            0.5,
+            travel=travelling(inverse_mass_matrix, adapt_step_size, 2),
+        )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)

@@ -8,10 +8,10 @@ from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive
 from .._types import Array, Energy, Key, Point, Scalar
-from ._adaptation import Adaptation
+from ._adaptation import Adaptation, Travel
 from ._blackjax import blackjax
 from ._kernel import AbstractKernel
-from ._move import AbstractMove, Report, hamiltonian_report, log_density
+from ._move import AbstractMove, Report, euclidean, hamiltonian_report, log_density
 from ._state import HamiltonianState, KernelState
 from .hmc import check_differentiation, with_found_step_size
 
@@ -33,7 +33,7 @@ class NUTSMove(AbstractMove):
             state,
             log_density(energy),
             self.step_size,
-            self.metric(state.position),
+            euclidean(self.metric(state.position)),
             self.max_tree_depth,
         )
 
@@ -68,7 +68,7 @@ class NUTS(AbstractKernel):
     - `target_accept_prob`: the mean acceptance probability along trajectories.
     - `trajectory_length`: has no effect, as in NumPyro, so that both are called alike.
     - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients a transition; a pair of them
-      is for the warm-up of `MCMC` and for what comes after it.
+      is for the warm-up and for what comes after it.
     - `init_strategy`: where chains of a model start.
     - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
       leapfrog step begins to be rejected.
@@ -99,9 +99,11 @@ class NUTS(AbstractKernel):
     ) -> None:
         check_differentiation(forward_mode_differentiation)
         check_positive("max_tree_depth", max_tree_depth)
+        travel = None
         if isinstance(max_tree_depth, tuple):
             warmup_depth, max_tree_depth = max_tree_depth
-            self.warmup_move = NUTSMove(step_size, inverse_mass_matrix, warmup_depth)
+            in_warmup = NUTSMove(step_size, inverse_mass_matrix, warmup_depth)
+            travel = Travel(in_warmup, 1.0, target_accept_prob=target_accept_prob)
         find = find_heuristic_step_size and adapt_step_size
         move = NUTSMove(step_size, inverse_mass_matrix, max_tree_depth, find)
         adaptation = Adaptation(
@@ -110,6 +112,7 @@ class NUTS(AbstractKernel):
             dense_mass,
             target_accept_prob,
             regularize_mass_matrix,
+            travel,
         )
         super().__init__(model, potential_fn, move, adaptation, init_strategy)
 
@@ -125,5 +128,5 @@ class NUTS(AbstractKernel):
         # ArviZ reads it to count the trajectories that were cut short.
         return self.move.max_tree_depth
 
-    def _extra(self, info: Any) -> dict[str, Array]:
-        return {"energy": info.energy}
+    def _extra(self, report: Report) -> dict[str, Any]:
+        return {"energy": report.energy}

@@ -34,9 +34,8 @@ def langevin(x, y, energy, metric):
 
 
 def barker(x, y, energy, metric):
-    # In the frame where the metric is one, x = root @ u, which BlackJAX turns its own way.
-    mass = jnp.linalg.inv(covariance(metric))
-    root = jnp.linalg.inv(jnp.linalg.cholesky(mass)).T
+    # In the frame where the metric is one, x = root @ u.
+    root = jnp.linalg.cholesky(covariance(metric))
     z = jnp.linalg.solve(root, y - x)
     drift = root.T @ ebm.score(energy, x)
     density = jax.scipy.stats.norm.logpdf(z, 0, STEP) + jax.nn.log_sigmoid(z * drift)

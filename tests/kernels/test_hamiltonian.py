@@ -260,7 +260,7 @@ def test_a_heuristic_finds_where_the_step_size_starts(kernel, step_size):
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("regularize", [False, True])
 def test_the_metric_is_the_covariance_of_its_window(dense, regularize):
-    """Stan's shrinks it: n / (n + 5) of it, and 0.001 times the rest."""
+    """Stan's shrinks it: n / (n + 5) of it, and 0.001 times the rest, of the scales found."""
     adaptation = Adaptation(False, True, dense, 0.8, regularize)
     move = ebm.NUTS().move
     points = np.random.default_rng(0).normal(size=(150, 3)) * [1, 2, 3]
