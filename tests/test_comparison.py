@@ -98,3 +98,16 @@ def test_hyvarinen_needs_no_constant():
 def test_bad_input(run, message):
     with pytest.raises(ValueError, match=message):
         run()
+
+
+def test_hyvarinens_score_is_refused_at_a_boundary():
+    """It would rank the rate 0.1 above the true one of exponential data."""
+    rates = {"true": dist.Exponential(1.0), "flat": dist.Exponential(0.1)}
+    with pytest.raises(ValueError, match="`HyvarinenScore` is wrong"):
+        ebm.compare(rates, np.ones(3), ebm.HyvarinenScore())
+    assert ebm.compare(rates, np.ones(3)).names[0] == "true"
+
+
+def test_data_off_the_support_has_no_likelihood():
+    with pytest.raises(ValueError, match="points of the support"):
+        ebm.log_likelihood(dist.Exponential(1.0), np.array([1.0, -1.0]))

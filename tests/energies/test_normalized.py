@@ -2,10 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from helpers import COVARIANCE, MEAN, assert_moments, mixture, network, quadrature
 
 import numpyro_ebm as ebm
+from numpyro_ebm.energies import forget_constants
 
 WIDE = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), (1,))
 NARROW = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 6) ** 2) / 0.01, (1,))
@@ -102,3 +104,41 @@ def test_normalized_knows_its_constant_and_nothing_else_changes():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_constant_is_forgotten_when_its_energy_trains():
+    energy = ebm.Normalized(network(), 1.5, 0.1)
+    data = mixture().sample(jax.random.key(0), (50,))
+
+    def train(energy):
+        estimator = ebm.Estimator(ebm.ScoreMatching(), optax.sgd(1e-3))
+        return estimator.run(jax.random.key(1), 3, energy, data, progress_bar=False).energy
+
+    assert train(energy).log_z is None
+    assert train(2 * energy + mixture()).log_z is None
+    frozen = ebm.Normalized(ebm.as_energy(ebm.freeze(network())), 1.5)
+    assert train(ebm.Tilted(network(), mixture()) + frozen).terms[1].log_z == 1.5
+
+
+def test_a_mixture_that_trains_is_the_same_energy_without_a_constant():
+    parts = [ebm.Normalized(network(), 1.5), ebm.Normalized(mixture(), 0.0)]
+    before = ebm.Mixture(parts, [1.0, 3.0])
+    after = forget_constants(before)
+    assert (before.log_z, after.log_z) == (0, None)
+    points = mixture().sample(jax.random.key(0), (20,))
+    gap = jax.vmap(before)(points) - jax.vmap(after)(points)
+    np.testing.assert_allclose(gap, gap[0], rtol=1e-5)
+
+
+def test_the_error_of_a_constant_goes_through_views():
+    energy = ebm.Normalized(ebm.Gaussian(MEAN, COVARIANCE), 0.9, 0.3)
+    moved = ebm.Transformed(energy, ebm.Standardize([1.0, 2.0], [0.5, 3.0]))
+    mixed = ebm.Mixture([energy, energy], [1.0, 1.0])
+    site = ebm.EnergyDistribution(energy)
+    for view, error in ((moved, 0.3), (mixed, 0.3 / np.sqrt(2)), (site, 0.3)):
+        known = ebm.log_partition(jax.random.key(0), view)
+        np.testing.assert_allclose(known.std_error, error, rtol=1e-6)
+        found = ebm.log_likelihood(view, np.zeros((3, 2)))
+        np.testing.assert_allclose(found.log_z_error, error, rtol=1e-6)
+    three = ebm.as_energy(site.expand([3]).to_event(1))
+    np.testing.assert_allclose(three.partition.std_error, 0.9, rtol=1e-6)

@@ -13,15 +13,26 @@ import pytest
 from helpers import ENERGIES, assert_means
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import (
+    AbsTransform,
     AffineTransform,
+    ComposeTransform,
     ExpTransform,
     PermuteTransform,
+    PowerTransform,
     SigmoidTransform,
 )
 from scipy.special import logsumexp
 
 import numpyro_ebm as ebm
 from numpyro_ebm.energies import box_of, check_points, is_discrete, is_real
+from numpyro_ebm.energies._supports import (
+    Box,
+    codomain_of,
+    domain_of,
+    hull,
+    intersection,
+    is_within,
+)
 from numpyro_ebm.normalizers._reference import find_reference
 
 
@@ -216,3 +227,116 @@ def test_a_view_of_a_bounded_energy_knows_what_is_true(view, name, x64):
             VIEWS[view](energy)
         return
     check(VIEWS[view](energy))
+
+
+def test_what_a_map_reaches_and_where_it_is_defined(x64):
+    """NumPyro says of a composition what its last part, by itself, maps onto."""
+    shifted = ComposeTransform([ExpTransform(), AffineTransform(1.0, 2.0)])
+    assert codomain_of(shifted) == constraints.greater_than(1.0)
+    assert domain_of(shifted.inv) == constraints.greater_than(1.0)
+    logged = ComposeTransform([AffineTransform(-1.0, 1.0), ExpTransform().inv])
+    assert domain_of(logged) == constraints.greater_than(1.0)
+    assert is_real(codomain_of(logged))
+    assert box_of(codomain_of(ebm.Standardize(1.0, 2.0))) == (-np.inf, np.inf)
+    assert box_of(domain_of(ebm.Logit(1.0, 0.25))) == (-0.5, 1.5)
+
+
+def test_bounds_that_meet(x64):
+    unit, half = constraints.unit_interval, constraints.greater_than(0.5)
+    assert box_of(intersection([unit, constraints.real, half])) == (0.5, 1.0)
+    assert box_of(hull([unit, half])) == (0.0, np.inf)
+    assert is_real(hull([unit, constraints.real]))
+    assert intersection([constraints.positive, constraints.less_than(-1.0)]) is None
+    assert intersection([constraints.positive, constraints.simplex]) is None
+    assert is_within(unit, constraints.positive)
+    assert not is_within(constraints.positive, unit)
+
+
+def test_mixed_bounds_have_a_bijection(x64):
+    bounds = jnp.array([-jnp.inf, 0.0, -jnp.inf, -1.0]), jnp.array([jnp.inf, jnp.inf, 2.0, 3.0])
+    box = Box(*bounds)
+    transform = biject_to(box)
+    z = jr.normal(jr.key(0), (5, 4))
+    x = transform(z)
+    assert box(x).all()
+    assert not box(jnp.array([0.0, -0.1, 0.0, 0.0]))[1]
+    np.testing.assert_allclose(transform.inv(x), z, rtol=1e-9)
+    jacobian = jax.vmap(jax.jacfwd(transform))(z)
+    truth = np.log(np.abs(np.diagonal(jacobian, axis1=1, axis2=2)))
+    np.testing.assert_allclose(transform.log_abs_det_jacobian(z, x), truth, rtol=1e-9)
+    assert jax.jit(lambda low: biject_to(Box(low, bounds[1]))(z[0]))(bounds[0]).shape == (4,)
+
+
+def test_a_constant_survives_a_bijection_onto_the_support_alone(x64):
+    """A normal through an exponential loses what lies below zero."""
+    energy = ebm.Transformed(ebm.Gaussian(jnp.zeros(1), jnp.eye(1)), ExpTransform())
+    assert (energy.log_z, energy.sampler, energy.reference) == (None, None, None)
+    assert not energy.is_onto
+    folded = ebm.Transformed(ebm.Gaussian(jnp.zeros(1), jnp.eye(1)), AbsTransform())
+    assert folded.log_z is None
+
+    def log_prob(loc):
+        gaussian = ebm.Gaussian(loc[None], jnp.eye(1))
+        site = ebm.EnergyDistribution(ebm.Transformed(gaussian, ExpTransform()))
+        return site.log_prob(jnp.ones(1))
+
+    with pytest.raises(ebm.UnnormalizedError, match="its normaliser is unknown"):
+        jax.grad(log_prob)(jnp.array(0.0))
+    squared = ebm.Transformed(dist.Gamma(2.0), PowerTransform(2.0))
+    assert squared.log_z == 0
+
+
+def test_a_masked_or_degenerate_distribution_has_no_constant():
+    for distribution in (dist.Normal(0, 1).mask(False), dist.Delta(jnp.array(0.0))):
+        energy = ebm.as_energy(distribution)
+        assert (energy.log_z, energy.sampler) == (None, None)
+        assert not ebm.EnergyDistribution(energy).is_normalized
+    assert ebm.as_energy(dist.Normal(0, 1).mask(True)).log_z == 0
+
+
+def test_an_error_inside_of_a_fact_is_not_taken_for_ignorance():
+    class Broken(ebm.AbstractEnergy):
+        event_shape: Any = eqx.field(static=True, default=(1,))
+
+        @property
+        def log_z(self):
+            return self.misspelt
+
+        def __call__(self, x):
+            return 0.5 * jnp.sum(x**2)
+
+    with pytest.raises(AttributeError, match="misspelt"):
+        ebm.EnergyDistribution(Broken()).log_prob(jnp.zeros(1))
+
+
+def test_a_fact_may_be_a_field():
+    class Learned(ebm.AbstractEnergy):
+        scale: Any
+        log_z: Any
+        event_shape: Any = eqx.field(static=True, default=(1,))
+
+        def __call__(self, x):
+            return 0.5 * jnp.sum((x / self.scale) ** 2)
+
+    assert Learned(jnp.array(1.0), jnp.array(0.9)).log_z == jnp.array(0.9)
+    assert ebm.as_energy(lambda x: x).log_z is None
+
+
+def test_draws_of_an_energy_of_chains_are_not_called_exact():
+    inner = ebm.EnergyDistribution(ebm.as_energy(lambda x: 0.5 * jnp.sum(x**2), (1,)))
+    energy = ebm.as_energy(inner)
+    assert energy.sampler is None
+    outer = ebm.EnergyDistribution(energy, num_steps=20)
+    assert "end of 20 steps" in repr(outer.draw(jr.key(0), (5,)))
+    exact = ebm.as_energy(ebm.EnergyDistribution(ebm.Gaussian(jnp.zeros(1), jnp.eye(1))))
+    assert exact.sampler is not None
+
+
+def test_the_layers_of_a_machine_are_not_moved_by_gradients():
+    machine = ebm.GaussianBernoulliRBM(np.ones((2, 1)), np.zeros(2), np.zeros(1))
+    assert is_discrete(machine.joint)
+    assert not is_discrete(machine)
+    with pytest.raises(TypeError, match="moves through real points"):
+        ebm.MALA(potential_fn=machine.joint)
+    with pytest.raises(ValueError, match="is discrete"):
+        ebm.Transformed(ebm.IsingModel((2,), 0.1), AffineTransform(0.0, 2.0))

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from helpers import minimize
 from numpyro.distributions import constraints
+from numpyro.distributions.transforms import AffineTransform
 
 import numpyro_ebm as ebm
 
@@ -118,3 +120,70 @@ def test_pseudo_likelihood_wants_two_levels():
         )
     with pytest.raises(ValueError, match=r"two values -1 and 1 .* got 3 others"):
         ebm.RatioMatching().init(jr.key(0), ebm.IsingModel((3,), 0.1), jnp.zeros((1, 3)))
+
+
+def test_what_is_wrong_at_a_boundary_is_refused_through_views():
+    moved = ebm.Transformed(Exponential(jnp.array(1.0)), AffineTransform(0.0, 2.0))
+    data = jnp.ones((5,))
+    for objective in (ebm.ScoreMatching(), ebm.DenoisingScoreMatching(0.1)):
+        with pytest.raises(ValueError, match="wrong on the support"):
+            objective.init(jr.key(0), moved, data)
+
+
+def test_generalized_score_matching_through_a_view(x64):
+    """The distance to a boundary that a map has moved."""
+    data = jr.exponential(jr.key(0), (1000,)) / 2.5
+    moved = ebm.Transformed(Exponential(jnp.array(1.0)), AffineTransform(1.0, -2.0))
+    objective = ebm.GeneralizedScoreMatching()
+
+    def loss(energy):
+        return objective.loss(jr.key(0), energy, None, (1 - data) / 2, None)[0]
+
+    fitted = minimize(loss, moved).energy.rate
+    np.testing.assert_allclose(fitted, 2 * data.mean() / (data**2).mean(), rtol=1e-8)
+
+
+def test_bits_are_no_spins():
+    energy = ebm.IsingModel((3, 3), 0.1)
+    bits = np.random.default_rng(0).integers(0, 2, (50, 3, 3))
+    for objective in (
+        ebm.NoiseContrastiveEstimation(),
+        ebm.ContrastiveDivergence(ebm.GibbsWithGradients(), 5),
+        ebm.MaximumLikelihood(ebm.Enumeration()),
+        ebm.PseudoLikelihood(),
+    ):
+        with pytest.raises(ValueError, match="the (two )?values -1 and 1"):
+            ebm.Estimator(objective, optax.sgd(0.1)).run(
+                jr.key(0), 1, energy, bits, progress_bar=False
+            )
+    with pytest.raises(ValueError, match="must hold the values -1 and 1"):
+        ebm.log_likelihood(energy, bits)
+
+
+def test_data_off_the_support_is_refused():
+    energy = Exponential(jnp.array(1.0))
+    estimator = ebm.Estimator(ebm.GeneralizedScoreMatching(), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="1 of 3 points do not, the first at index 1"):
+        estimator.run(jr.key(0), 1, energy, np.array([1.0, -1.0, 2.0]), progress_bar=False)
+
+
+def test_contrastive_divergence_stays_on_the_support(x64):
+    """Chains on exponential data learn its rate; without the wall they would run away."""
+    data = np.random.default_rng(0).exponential(size=2000) / 2.5
+    objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.1), 20, ebm.FromData())
+    estimator = ebm.Estimator(objective, optax.adam(0.05))
+    energy = Exponential(jnp.array(1.0))
+    run = estimator.run(jr.key(0), 200, energy, data, progress_bar=False)
+    # The maximum-likelihood estimate, up to the noise of 2000 chains in the last steps.
+    assert abs(run.energy.rate * data.mean() - 1) < 0.1
+
+
+def test_noise_may_fall_off_the_support(x64):
+    data = np.random.default_rng(0).exponential(size=4000) / 2.5
+    objective = ebm.NoiseContrastiveEstimation(num_noise=10)
+    estimator = ebm.Estimator(objective, optax.adam(0.05))
+    fitted = estimator.run(
+        jr.key(0), 400, Exponential(jnp.array(1.0)), data, progress_bar=False
+    ).energy
+    assert abs(fitted.energy.rate * data.mean() - 1) < 0.15
+    assert abs(fitted.log_z + jnp.log(fitted.energy.rate)) < 4 * fitted.std_error
