@@ -35,7 +35,8 @@ class DoubleWell(AbstractEnergy):
 
     @property
     def log_z(self) -> Scalar:
-        return self.dim * logsumexp(self._log_weights()[1])
+        _, log_weights, height = self._rule()
+        return self.dim * (height + logsumexp(log_weights))
 
     @property
     def mean(self) -> Float[Array, " d"]:
@@ -43,22 +44,37 @@ class DoubleWell(AbstractEnergy):
 
     @property
     def variance(self) -> Float[Array, " d"]:
-        x, log_weights = self._log_weights()
-        return jnp.full(self.dim, jnp.sum(jax.nn.softmax(log_weights) * x**2))
+        squares, log_weights, _ = self._rule()
+        return jnp.full(self.dim, jnp.sum(jax.nn.softmax(log_weights) * squares))
 
     def __call__(self, x: Float[Array, " d"]) -> Scalar:
         return jnp.sum(self.a * x**4 - self.b * x**2)
 
-    def _log_weights(self) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        # The trapezoidal rule out to 60 nats above the wells; its error falls faster than any
-        # power of the spacing (Trefethen and Weideman 2014). The closed form has Bessel
-        # functions of order 1/4, which JAX lacks.
-        ratio = self.b / (2 * self.a)
-        top = jnp.where(self.b > 0, 60 / self.a, ratio**2 + 60 / self.a)
-        x, step = jnp.linspace(-1, 1, 4001, retstep=True)
-        half_width = jnp.sqrt(ratio + jnp.sqrt(top))
-        x = half_width * x
-        return x, self.b * x**2 - self.a * x**4 + jnp.log(half_width * step)
+    def _rule(self) -> tuple[Float[Array, " n"], Float[Array, " n"], Scalar]:
+        r"""Nodes $x^2$ of one coordinate, log weights, and the height of what they leave out.
+
+        The trapezoidal rule out to 60 nats above the wells; its error falls faster than any
+        power of the spacing (Trefethen and Weideman 2014). The closed form has Bessel functions
+        of order 1/4, which JAX lacks.
+        """
+        ratio, reach = self.b / (2 * self.a), jnp.sqrt(60 / self.a)
+        grid, step = jnp.linspace(-1, 1, 4001, retstep=True)
+        # Wells that lie apart, by u = x^2 - b/2a, in which each is a Gaussian.
+        are_apart = ratio > reach
+        u = jax.lax.stop_gradient(reach) * grid
+        squares = jnp.where(are_apart, ratio + u, 1)
+        apart = -self.a * u**2 - 0.5 * jnp.log(squares) + jnp.log(reach * step)
+        # Of others, x itself; where it ends does not matter.
+        end = reach**2 / (jnp.sqrt(ratio**2 + reach**2) - ratio)
+        end = jax.lax.stop_gradient(jnp.sqrt(jnp.where(ratio > 0, ratio + reach, end)))
+        x = end * grid
+        joined = self.b * x**2 - self.a * x**4 + jnp.log(end * step)
+        height = jnp.where(are_apart, self.a * ratio**2, 0)
+        return (
+            jnp.where(are_apart, squares, x**2),
+            jnp.where(are_apart, apart, joined),
+            height,
+        )
 
 
 class Ring(AbstractEnergy):
@@ -249,8 +265,8 @@ class StudentT(AbstractEnergy):
     def log_z(self) -> Scalar:
         dim = len(self.loc)
         log_det = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(self.scale_tril))))
-        gammas = gammaln(0.5 * self.df) - gammaln(0.5 * (self.df + dim))
-        return gammas + 0.5 * dim * jnp.log(self.df * jnp.pi) + log_det
+        gammas = _log_gamma_ratio(0.5 * self.df, dim)
+        return 0.5 * dim * jnp.log(self.df * jnp.pi) - gammas + log_det
 
     @property
     def mean(self) -> Float[Array, " d"]:
@@ -272,3 +288,22 @@ class StudentT(AbstractEnergy):
         noise = jr.normal(normal_key, sample_shape + self.loc.shape) @ self.scale_tril.T
         chi2 = 2 * jr.gamma(chi2_key, 0.5 * self.df, sample_shape)
         return self.loc + noise * jnp.sqrt(self.df / chi2)[..., None]
+
+
+def _log_gamma_ratio(x: Scalar, num_halves: int) -> Scalar:
+    r"""$\log\Gamma(x + k/2) - \log\Gamma(x)$, in which the large parts have cancelled."""
+    whole, half = divmod(num_halves, 2)
+    steps = sum((jnp.log(x + i) for i in range(whole)), jnp.zeros_like(x))
+    if not half:
+        return steps
+    x = x + whole
+    small = jnp.minimum(x, _LARGE)
+    series = sum(c * x ** -(k + 1) for k, c in enumerate(_STIRLING))
+    large = 0.5 * jnp.log(x) + jnp.log1p(series)
+    exact = gammaln(small + 0.5) - gammaln(small)
+    return steps + jnp.where(x > _LARGE, large, exact)
+
+
+#: From where on Stirling's series of a ratio has all digits.
+_LARGE = 30.0
+_STIRLING = (-1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144)

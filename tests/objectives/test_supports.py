@@ -118,8 +118,6 @@ def test_pseudo_likelihood_wants_two_levels():
         ebm.PseudoLikelihood().init(
             jr.key(0), ebm.Gaussian(np.zeros(2), np.eye(2)), jnp.ones((3, 2))
         )
-    with pytest.raises(ValueError, match=r"two values -1 and 1 .* got 3 others"):
-        ebm.RatioMatching().init(jr.key(0), ebm.IsingModel((3,), 0.1), jnp.zeros((1, 3)))
 
 
 def test_what_is_wrong_at_a_boundary_is_refused_through_views():
@@ -152,7 +150,7 @@ def test_bits_are_no_spins():
         ebm.MaximumLikelihood(ebm.Enumeration()),
         ebm.PseudoLikelihood(),
     ):
-        with pytest.raises(ValueError, match="the (two )?values -1 and 1"):
+        with pytest.raises(ValueError, match="the values -1 and 1"):
             ebm.Estimator(objective, optax.sgd(0.1)).run(
                 jr.key(0), 1, energy, bits, progress_bar=False
             )
