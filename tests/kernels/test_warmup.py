@@ -43,13 +43,20 @@ def test_a_start_far_away(Kernel, distance):
     assert_moments(draws.values, np.zeros(3), variance, ess_variance=400)
 
 
-def assert_chains_agree(kernel, *args, num_samples=1000, limit=1.1):
-    sizes = {"num_warmup": 1000, "num_samples": num_samples, "num_chains": 4}
+def assert_chains_agree(kernel, *args, limit=1.1, **kwargs):
+    sizes = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4}
     run = MCMC(kernel, chain_method="vectorized", progress_bar=False, **sizes)
-    run.run(jr.key(0), *args)
-    for value in run.get_samples(group_by_chain=True).values():
+    run.run(jr.key(0), *args, **kwargs)
+    for value in jax.tree.leaves(run.get_samples(group_by_chain=True)):
         assert np.max(split_gelman_rubin(np.asarray(value))) < limit
     return run
+
+
+@pytest.mark.parametrize("Kernel", [ebm.MALA, ebm.AutoMALA, ebm.BarkerMH])
+def test_a_start_far_away_under_mcmc(Kernel):
+    start = jnp.full((4, 3), 1000.0) * SCALES
+    run = assert_chains_agree(Kernel(potential_fn=NORMAL), init_params=start)
+    np.testing.assert_allclose(run.get_samples().var(0), SCALES**2, rtol=0.3)
 
 
 RNG = np.random.default_rng(0)
@@ -104,7 +111,7 @@ def test_mala_learns_its_metric(dense):
     covariance = np.array([[1e4, 99.0], [99.0, 1.0]]) if dense else np.diag([1e4, 1.0])
     energy = ebm.Gaussian(np.zeros(2), covariance)
     draws = ebm.sample(
-        jr.key(0), energy, ebm.MALA(**dense), num_chains=64, num_warmup=600, progress_bar=False
+        jr.key(0), energy, ebm.MALA(**dense), num_chains=100, num_warmup=600, progress_bar=False
     )
     learnt = draws.state.adapt_state.inverse_mass_matrix
     truth = covariance if dense else np.diag(covariance)
@@ -258,3 +265,23 @@ def test_one_chain_that_has_not_arrived_is_stuck():
     assert draws.stuck.all()
     # Of few draws it can only be said that they were accepted.
     assert ebm.sample(jr.key(0), energy, slow, num_samples=20, **run).ok
+
+
+def test_a_report_names_what_a_kernel_should_have_learnt():
+    covariance = np.array([[1.0, 99.0], [99.0, 1e4]])
+    energy, fixed = ebm.Gaussian(np.zeros(2), covariance), {"adapt_step_size": False}
+    start = jnp.asarray(
+        np.random.default_rng(0).multivariate_normal(np.zeros(2), covariance, 8)
+    )
+    draws = ebm.sample(
+        jr.key(0),
+        energy,
+        ebm.MALA(step_size=0.01, **fixed),
+        init_params=start,
+        num_warmup=0,
+        num_samples=90,
+        progress_bar=False,
+    )
+    text = str(ebm.mixing_report(draws))
+    assert "`adapt_mass_matrix=True`" in text
+    assert "`dense_mass=True`" in text
