@@ -164,8 +164,8 @@ class HMC(AbstractKernel):
     - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
       leapfrog step begins to be rejected.
     - `forward_mode_differentiation`: must be False; BlackJAX differentiates in reverse mode.
-    - `regularize_mass_matrix`: shrink the metric of a short window as Stan does, but relative to
-      the scales found: Stan's and NumPyro's is absolute, and hides scales far below one.
+    - `regularize_mass_matrix`: shrink the metric of a short window, as Stan and NumPyro do but
+      relative to the scales found: an absolute shrinkage hides scales far below one.
     """
 
     move: HMCMove
@@ -234,8 +234,8 @@ class GHMC(AbstractKernel):
     momentum that lasts for several. Asymptotically exact, not reversible. Shown by
     `tests/kernels/test_hamiltonian.py` and `test_exactness.py`.
 
-    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel to
-    where the target is and learn the metric; the rest adapts the step of the kernel itself.
+    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
+    to where the target is and learn the metric; the rest adapts the step of the kernel.
 
     **Arguments**
 
