@@ -168,8 +168,10 @@ def sample(
     ```
 
     Step size and metric adapt to all chains together, so that a short warm-up of many chains
-    does what takes one chain a long one. The energy, its parameters and the step size are
-    arguments of one compiled program: a second call with other values of them compiles nothing.
+    does what takes one chain a long one. Kernels of local moves, such as `MALA`, first travel
+    by Hamiltonian trajectories, for 60 % of the warm-up. The energy, its parameters and the
+    step size are arguments of one compiled program: a second call with other values of them
+    compiles nothing.
 
     **Arguments**
 
@@ -192,9 +194,9 @@ def sample(
     - `sharding`: how chains are laid out over devices, such as
       `NamedSharding(jax.make_mesh((8,), ("chain",)), PartitionSpec("chain"))`.
 
-    **Raises** `ValueError` where chains start from an infinite energy or gradient. Warns of
-    chains that got stuck or are not finite. An interrupt (`KeyboardInterrupt`) warns and
-    returns the draws so far.
+    **Raises** `ValueError` where chains start from an infinite energy or gradient. Warns if a
+    chain is stuck or produced draws that are not finite. An interrupt (`KeyboardInterrupt`)
+    warns and returns the draws so far.
     """
     if isinstance(kernel, AbstractPopulation):
         return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)

@@ -82,8 +82,10 @@ def test_thinning_keeps_every_nth_draw():
 
 
 def test_ctrl_c_returns_the_draws_so_far_and_the_rest_follows():
+    energy = ebm.as_energy(network(), (2,)) + ENERGY  # Without it, the chains would drift off.
+
     def run(**kwargs):
-        return ebm.sample(jr.key(0), network(), ebm.MALA(), event_shape=(2,), **kwargs, **QUIET)
+        return ebm.sample(jr.key(0), energy, ebm.MALA(), **kwargs, **QUIET)
 
     whole, handler = run(num_samples=300_000, num_warmup=100), signal.getsignal(signal.SIGINT)
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))

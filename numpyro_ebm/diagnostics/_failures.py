@@ -14,6 +14,10 @@ _CHANCE = 1e-4
 #: Stan's limit of BFMI, and the share of transitions that may diverge.
 _BFMI = 0.3
 _DIVERGING = 1e-3
+#: A ratio of scales, and a correlation, that slow down a kernel which does not know them.
+_SCALES, _CORRELATED = 30, 0.95
+#: The autocorrelation of a chain whose steps are small for its range.
+_CREEPING = 0.9
 
 
 def failures_of_chains(health: Dataset, num_draws: int) -> Iterator[str]:
@@ -103,6 +107,37 @@ def scarcities(table: Dataset, min_ess: float) -> Iterator[str]:
                 f"{title} ESS of {table['summary'].values[worst]} is {ess[worst]:.0f}, below "
                 f"{min_ess:g}{_others(table, failed, worst)}: draw more."
             )
+
+
+def shapes(coordinates: dict[str, np.ndarray]) -> Iterator[str]:
+    """What makes small steps necessary and large ones worthwhile, of chains that creep."""
+    if not any(map(_creeps, coordinates.values())):
+        return
+    names, x = list(coordinates), np.stack([x.ravel() for x in coordinates.values()])
+    scales = x.std(1)
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        return
+    low, high = int(scales.argmin()), int(scales.argmax())
+    if scales[high] > _SCALES * scales[low]:
+        yield (
+            f"Standard deviations reach from {scales[low]:.2g} in {names[low]} to "
+            f"{scales[high]:.2g} in {names[high]}: let the kernel learn them, by "
+            "`adapt_mass_matrix=True` and a longer warm-up."
+        )
+    correlation = np.abs(np.atleast_2d(np.corrcoef(x))) - np.eye(len(x))
+    one, other = np.unravel_index(correlation.argmax(), correlation.shape)
+    if correlation[one, other] > _CORRELATED:
+        yield (
+            f"{names[one]} and {names[other]} have a correlation of "
+            f"{correlation[one, other]:.3f} in size: let the kernel learn it, by "
+            "`dense_mass=True`."
+        )
+
+
+def _creeps(x: np.ndarray) -> bool:
+    """Whether a draw tells where the next one is; in a mode of its own, it need not."""
+    steps, spread = ((x[:, 1:] - x[:, :-1]) ** 2).mean(), 2 * x.var(1).mean()
+    return bool(steps < (1 - _CREEPING) * spread)
 
 
 def _others(table: Dataset, failed: np.ndarray, worst: int) -> str:

@@ -14,7 +14,14 @@ from ._convergence import (
     nested_r_hat_limit,
     r_hat_limit,
 )
-from ._failures import disagreements, drifts, failures_of_axes, failures_of_chains, scarcities
+from ._failures import (
+    disagreements,
+    drifts,
+    failures_of_axes,
+    failures_of_chains,
+    scarcities,
+    shapes,
+)
 from ._health import chain_health
 from ._report import as_text, verdict
 from ._summaries import Statistics, summaries
@@ -74,8 +81,9 @@ def mixing_report(
     A run fails if draws are not finite, a chain is stuck, chains disagree, their second halves
     lie elsewhere than their first ones, or the effective sample size is below `min_ess`; if
     neighbouring chains resemble each other, as they do when chains and draws are swapped; if
-    BFMI is below 0.3; if one draw in a thousand diverged. The limit of R-hat is 1.01, or what
-    chance makes of it, with this many chains, effective draws and summaries.
+    BFMI is below 0.3; if one draw in a thousand diverged. Of chains that fail and creep, it
+    says which scales or correlations their kernel should learn. The limit of R-hat is 1.01, or
+    what chance makes of it, with this many chains, effective draws and summaries.
 
     With `superchains`, groups of chains of the same start, nested R-hat [Margossian et al.
     2024] replaces R-hat, and two draws of each chain are enough.
@@ -108,10 +116,12 @@ def mixing_report(
     health = chain_health(tree)
     usable = _usable(tree, health["num_non_finite"].values == 0)
     labels = _labels(tree, usable)
-    names, rows = [], []
+    names, rows, coordinates = [], [], {}
     for name, x in summaries(tree, statistics, seed):
         names.append(name)
         rows.append(convergence(x[usable], labels))
+        if name.split("[")[0] in tree["posterior"].data_vars:
+            coordinates[name] = x[usable]
     columns = {key: ("summary", np.array([row[key] for row in rows])) for key in rows[0]}
     table = Dataset(columns, {"summary": names})
     table = table.assign(_limits(table, (int(usable.sum()), num_draws), labels, min_ess))
@@ -123,6 +133,9 @@ def mixing_report(
         *drifts(table),
         *scarcities(table, min_ess),
     )
+    slow = [*disagreements(table, "r_hat"), *scarcities(table, min_ess)]
+    if slow and coordinates:
+        failures += tuple(shapes(coordinates))
     return MixingReport(failures, table, health, num_draws)
 
 

@@ -4,6 +4,7 @@ from ._adaptation import (
     AbstractAdaptation as AbstractAdaptation,
     Adaptation as Adaptation,
     AdaptState as AdaptState,
+    Travel as Travel,
 )
 from ._annealing import (
     MAX_LEVELS as MAX_LEVELS,

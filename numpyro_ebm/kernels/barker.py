@@ -72,6 +72,9 @@ class BarkerMH(AbstractKernel):
     transition; it is less efficient at the best step and forgives a bad one. Shown by
     `tests/kernels/test_detailed_balance.py` and `test_exactness.py`.
 
+    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
+    to where the target is and learn the metric; the rest adapts the step of the kernel.
+
     **Arguments**
 
     - `model`: a NumPyro model; or

@@ -168,7 +168,8 @@ class HMC(AbstractKernel):
     - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
       leapfrog step begins to be rejected.
     - `forward_mode_differentiation`: must be False; BlackJAX differentiates in reverse mode.
-    - `regularize_mass_matrix`: shrink the learnt metric towards a small multiple of one.
+    - `regularize_mass_matrix`: shrink the metric of a short window, as Stan and NumPyro do but
+      relative to the scales found: an absolute shrinkage hides scales far below one.
     """
 
     move: HMCMove
@@ -236,6 +237,9 @@ class GHMC(AbstractKernel):
     Underdamped Langevin dynamics with a Metropolis correction: one gradient a transition, and a
     momentum that lasts for several. Asymptotically exact, not reversible. Shown by
     `tests/kernels/test_hamiltonian.py` and `test_exactness.py`.
+
+    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
+    to where the target is and learn the metric; the rest adapts the step of the kernel.
 
     **Arguments**
 

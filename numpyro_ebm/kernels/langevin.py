@@ -157,6 +157,9 @@ class UnadjustedLangevin(AbstractKernel):
     There is no acceptance; `accept_prob` is that which MALA would have, and the distance of its
     mean from one is a measure of the bias.
 
+    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
+    to where the target is and learn the metric; the rest adapts the step of the kernel.
+
     **Arguments**
 
     - `model`: a NumPyro model; or

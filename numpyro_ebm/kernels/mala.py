@@ -72,6 +72,9 @@ class MALA(AbstractKernel):
     Asymptotically exact. One gradient a transition. Shown by `tests/kernels/test_mala.py`
     against a closed-form acceptance probability and by `tests/kernels/test_exactness.py`.
 
+    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
+    to where the target is and learn the metric; the rest adapts the step of the kernel.
+
     ```python
     mcmc = MCMC(ebm.MALA(model), num_warmup=500, num_samples=1000, num_chains=4)
     ```
@@ -124,6 +127,9 @@ class AutoMALA(AbstractKernel):
     no single step of [`MALA`][numpyro_ebm.MALA] will do: a fair share of its chains gets stuck.
     The price is 5 gradients a transition and more, and all of many chains wait for the longest
     search. Shown by exact rank tests in `tests/kernels/test_ranks.py`.
+
+    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
+    to where the target is and learn the metric; the rest adapts the step of the kernel.
 
     **Arguments**
 

@@ -73,7 +73,8 @@ class NUTS(AbstractKernel):
     - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
       leapfrog step begins to be rejected.
     - `forward_mode_differentiation`: must be False; BlackJAX differentiates in reverse mode.
-    - `regularize_mass_matrix`: shrink the learnt metric towards a small multiple of one.
+    - `regularize_mass_matrix`: shrink the metric of a short window, as Stan and NumPyro do but
+      relative to the scales found: an absolute shrinkage hides scales far below one.
     """
 
     move: NUTSMove

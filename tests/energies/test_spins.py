@@ -143,9 +143,9 @@ def test_a_machine_to_be_trained():
     model = ebm.BernoulliRBM.create(30, 25, key=jax.random.key(0))
     assert model.weights.shape == (30, 25)
     np.testing.assert_allclose(model.weights.std(), 0.01, rtol=0.1)
-    assert model.log_z is None
-    with pytest.raises(AttributeError, match="at most 20 binary units; got 25"):
-        _ = model.log_z
+    assert (model.log_z, model.mean, model.variance, model.sampler) == (None,) * 4
+    with pytest.raises(NotImplementedError, match="has no exact sampler"):
+        model.sample(jax.random.key(0))
 
 
 @pytest.mark.parametrize(
