@@ -35,7 +35,7 @@ class ImportanceSampling(AbstractNormalizer):
     **Arguments**
 
     - `proposal`: $q$, wider than the target: a NumPyro distribution, or an energy with `log_z`
-      and `sample`; by default the reference of a [`Tilted`][numpyro_ebm.Tilted] energy.
+      and `sampler`; by default the reference of a [`Tilted`][numpyro_ebm.Tilted] energy.
     - `num_samples`: draws of it.
     """
 
@@ -110,7 +110,7 @@ class AnnealedImportanceSampling(AbstractNormalizer):
     start from the reference $q$ and are moved on $q^{1-\beta}e^{-\beta E}$ as $\beta$ rises;
     $E[w] = Z$, so that `lower` $= E\log w \le \log Z$. Then back, from draws of the target,
     for `upper` $\ge \log Z$ [[Grosse et al. 2015](https://arxiv.org/abs/1511.02543)]. That half
-    is a bound if those draws are exact, as where the energy has a `sample`; else they are where
+    is a bound if those draws are exact, as where the energy has a `sampler`; else they are where
     the forward points ended, resampled, and it is approximate. A pilot of tempered sequential
     Monte Carlo chooses the $\beta_k$ and the step size at each. Shown by
     `tests/normalizers/test_estimates.py`.
@@ -120,7 +120,7 @@ class AnnealedImportanceSampling(AbstractNormalizer):
     - `kernel`: what moves the points, and must leave its target invariant: by default
       [`HMC`][numpyro_ebm.HMC] of two leapfrog steps, or
       [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
-    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sample`, wider than
+    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sampler`, wider than
       the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
       of spins.
     - `num_temperatures`: the number of $\beta_k$ above zero.

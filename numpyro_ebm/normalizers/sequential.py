@@ -34,7 +34,7 @@ class SequentialMonteCarlo(AbstractNormalizer):
     - `kernel`: what moves the particles, and must leave its target invariant; its step size is
       tuned at each temperature if it adapts. By default [`HMC`][numpyro_ebm.HMC] of two
       leapfrog steps, or [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
-    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sample`, wider than
+    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sampler`, wider than
       the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
       of spins.
     - `target_ess`: the effective sample size after each step down, as a part of the particles.
