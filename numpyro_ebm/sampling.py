@@ -75,12 +75,12 @@ class Draws(eqx.Module):
         r"""Which chains hardly moved.
 
         Of 50 draws of a chain or more: in some coordinate (if values are integers, in all of
-        them) $\sum_t (x_{t+1}-x_t)^2 / 2\sigma^2 < 0.5$, where $\sigma$ is the spread of all
+        them) $\sum_t (x_{t+1}-x_t)^2 / 2\sigma^2 < 0.25$, where $\sigma$ is the spread of all
         chains; of independent draws it is their number. Of fewer, or where only the ends of
         chains are known: less than one proposal in ten was accepted.
         """
         enough = self.stats and self.stats["potential_energy"].shape[1] >= _ENOUGH_DRAWS
-        return ~(_moved(self.values) >= 0.5) if enough else ~(self.accept_prob >= 0.1)
+        return ~(_moved(self.values) >= 0.25) if enough else ~(self.accept_prob >= 0.1)
 
     @property
     def ok(self) -> bool:
