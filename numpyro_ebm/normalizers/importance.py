@@ -110,7 +110,7 @@ class AnnealedImportanceSampling(AbstractNormalizer):
     start from the reference $q$ and are moved on $q^{1-\beta}e^{-\beta E}$ as $\beta$ rises;
     $E[w] = Z$, so that `lower` $= E\log w \le \log Z$. Then back, from draws of the target,
     for `upper` $\ge \log Z$ [[Grosse et al. 2015](https://arxiv.org/abs/1511.02543)]. That half
-    is a bound if those draws are exact, as where the energy has a `sampler`; else they are where
+    is a bound if those draws are exact, as if the energy has a `sampler`; else they are where
     the forward points ended, resampled, and it is approximate. A pilot of tempered sequential
     Monte Carlo chooses the $\beta_k$ and the step size at each. Shown by
     `tests/normalizers/test_estimates.py`.
