@@ -274,10 +274,11 @@ def check_points(energy: AbstractEnergy, points: Any, name: str) -> None:
     if isinstance(points, Tracer) or support is None:
         return
     flat = jnp.asarray(points).reshape(len(points), -1)
-    if is_discrete(energy):
-        levels = discrete_levels(energy)
-        inside = jnp.isin(flat, jnp.asarray(levels)) if levels else flat == jnp.round(flat)
-        expected = _space(energy)
+    levels = discrete_levels(energy)
+    if levels is not None:
+        inside, expected = jnp.isin(flat, jnp.asarray(levels)), _space(energy)
+    elif is_discrete(energy) and is_real(support):
+        inside, expected = flat == jnp.round(flat), _space(energy)
     elif is_real(support):
         return
     else:

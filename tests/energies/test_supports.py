@@ -340,3 +340,11 @@ def test_the_layers_of_a_machine_are_not_moved_by_gradients():
         ebm.MALA(potential_fn=machine.joint)
     with pytest.raises(ValueError, match="is discrete"):
         ebm.Transformed(ebm.IsingModel((2,), 0.1), AffineTransform(0.0, 2.0))
+
+
+def test_counts_are_counts():
+    counts = ebm.as_energy(dist.Poisson(3.0).expand([2]).to_event(1))
+    check_points(counts, np.array([[0.0, 2.0]]), "data")
+    for bad in ([[1.5, 2.0]], [[-1.0, 2.0]]):
+        with pytest.raises(ValueError, match="must hold points of the support"):
+            check_points(counts, np.array(bad), "data")
