@@ -1,11 +1,13 @@
 """The axes of a model's arrays: those of the plates, and of enumerated sites to their left."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
-from numpyro import handlers, primitives
+from numpyro import primitives
 
 from ._types import Array, Shape
 
@@ -39,8 +41,12 @@ def enumerated_axes() -> list[Enumerated]:
 
 
 def traced_sites() -> list[dict[str, Any]]:
-    """What the traces around have recorded so far."""
-    traces = [each for each in primitives._PYRO_STACK if isinstance(each, handlers.trace)]
+    """What has been recorded so far of a model that NumPyro enumerates."""
+    # Imported by whoever enumerates; each log-density with enumeration runs in such a trace.
+    contrib = sys.modules.get("numpyro.contrib.funsor")
+    if contrib is None:
+        return []
+    traces = [each for each in primitives._PYRO_STACK if isinstance(each, contrib.trace)]
     sites = [site for each in traces for site in each.trace.values()]
     return [site for site in sites if site["type"] == "sample"]
 
@@ -80,13 +86,17 @@ def enumerated_shapes(tree: Any, plates: Shape, axes: list[Enumerated]) -> list[
 
 
 def _axes(site: dict[str, Any]) -> list[Enumerated]:
-    # Written by the trace of `numpyro.contrib.funsor`, which every enumeration runs in.
-    name_to_dim = site["infer"].get("name_to_dim", {})
-    dim = name_to_dim.get(site["name"])
-    if dim is None:
-        return []
-    value = site["value"]
-    return [Enumerated(site["name"], dim, value.shape[dim], isinstance(value, Tracer))]
+    fn, value = site["fn"], site["value"]
+    shape = jnp.broadcast_shapes(fn.batch_shape, value.shape[: value.ndim - fn.event_dim])
+    # In a `scan`, the state before is enumerated, and all times are an axis to their left.
+    kinds = {site["name"]: isinstance(value, Tracer)}
+    kinds |= {name: False for name in site["infer"]["name_to_dim"] if _is_of_scan(name)}
+    dims = site["infer"]["name_to_dim"]
+    return [Enumerated(n, dims[n], shape[dims[n]], kinds[n]) for n in kinds if n in dims]
+
+
+def _is_of_scan(name: str) -> bool:
+    return name.startswith(("_time", "_PREV_"))
 
 
 def _is_enumerated(shape: Shape, plates: Shape, axes: list[Enumerated]) -> bool:

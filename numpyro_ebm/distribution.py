@@ -104,8 +104,8 @@ class EnergyDistribution(Distribution):
       or where a factor $e^{-E}$ without $Z$ is what the model means.
 
     **Raises** `ValueError` if the energy cannot be evaluated on one point of shape
-    `event_shape`, is not a scalar there, or is one of discrete points; or, under enumeration, if
-    its arrays may depend on an enumerated site and no `batch_shape` is stated. Raises
+    `event_shape`, is not a scalar there, or is one of discrete points; also if its arrays may
+    depend on an enumerated site and no `batch_shape` is stated. Raises
     [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value of an
     enumerated site, and their normalisers are unknown.
     """
@@ -423,7 +423,7 @@ def _check_enumerated(
     )
     if found:
         raise ValueError(
-            f"{energy!r} has an array of shape {found[0]}, whose leading axes may be those of "
+            f"The energy has an array of shape {found[0]}, whose leading axes may be those of "
             f"an enumerated site ({list_names({axis.name for axis in axes})}). If it depends "
             "on one, make an energy per value: `make = eqx.filter_vmap(make)` for each axis of "
             "`z`, then `EnergyDistribution(make(loc[z]), batch_shape=jnp.shape(z))`; or give "
