@@ -1,16 +1,24 @@
 """`factor`: an energy that couples sites of a NumPyro model."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro
-from numpyro import primitives
 from numpyro.distributions import Unit
 
 from ._checks import as_floats
-from ._normalization import Normalization, any_point, guard, normalizations
+from ._enumeration import (
+    Enumerated,
+    enumerated_axes,
+    enumerated_constants,
+    enumerated_splits,
+    plate_shape,
+    traced_sites,
+)
+from ._normalization import Normalization, any_point, guard, list_names, normalizations
 from ._types import Array, Shape
 from .energies import AbstractEnergy, as_energy
 
@@ -28,7 +36,13 @@ class EnergyFactor(Unit):
         return self.needed
 
 
-def factor(name: str, energy: Any, *values: Array, constant_z: bool = False) -> None:
+def factor(
+    name: str,
+    energy: Any,
+    *values: Array,
+    event_dim: int | Sequence[int] | None = None,
+    constant_z: bool = False,
+) -> None:
     r"""Multiply the density of a NumPyro model by $e^{-E(x, y, \dots)}$ of its sites.
 
     ```python
@@ -46,6 +60,10 @@ def factor(name: str, energy: Any, *values: Array, constant_z: bool = False) -> 
     other, while *parameters* of the energy that are inferred need its normaliser: the guard of
     [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] stands here, too.
 
+    Where NumPyro enumerates discrete sites, a value that depends on one has further axes, to
+    the left of the plates, and the factor has them, too. Pass such values as `values`; closed
+    over by `energy`, they are refused.
+
     **Arguments**
 
     - `name`: of the site.
@@ -53,7 +71,12 @@ def factor(name: str, energy: Any, *values: Array, constant_z: bool = False) -> 
       [`as_energy`][numpyro_ebm.as_energy] takes.
     - `values`: of the sites. Their leading axes are those of the enclosing plates, the rest is
       one point. An energy of one value that knows its `event_shape` takes its last axes.
+    - `event_dim`: the number of axes of one point, for all values or one number per value. Only
+      needed under enumeration, if shapes leave it open.
     - `constant_z`: opt out of the guard.
+
+    **Raises** `ValueError` if the shapes of values, plates and energy do not fit, or, under
+    enumeration, if they fit in more than one way.
     """
     if not values:
         raise ValueError(
@@ -62,15 +85,13 @@ def factor(name: str, energy: Any, *values: Array, constant_z: bool = False) -> 
     energy = as_energy(energy) if len(values) == 1 else energy
     if not callable(energy):
         raise TypeError(f"`energy` must be a callable of {len(values)} points, got {energy!r}.")
-    arrays = list(map(as_floats, values))
-    plates = _plate_shape()
-    known = getattr(energy, "event_shape", None) if len(values) == 1 else None
-    shapes = [_split_shape(i, x.shape, plates, known) for i, x in enumerate(arrays)]
-    batch = jnp.broadcast_shapes(plates, *(lead for lead, _ in shapes))
+    shapes = _split_shapes(name, energy, values, event_dim)
+    batch = jnp.broadcast_shapes(plate_shape(), *(lead for lead, _ in shapes))
     needed, log_factor = [], jnp.zeros(batch)
     if numpyro.get_mask() is not False:
         points = [any_point(event) for _, event in shapes]
         _check_scalar(energy, points)
+        _check_constants(name, energy, points)
         needed = [] if constant_z else normalizations(energy, *points)
         known = energy.log_z if isinstance(energy, AbstractEnergy) else None
         known = jnp.zeros(()) if known is None else known
@@ -78,46 +99,131 @@ def factor(name: str, energy: Any, *values: Array, constant_z: bool = False) -> 
         evaluate: Callable[..., Any] = energy
         for _ in batch:
             evaluate = jax.vmap(evaluate)
-        pairs = zip(arrays, shapes, strict=True)
+        pairs = zip(map(as_floats, values), shapes, strict=True)
         log_factor = -evaluate(*(jnp.broadcast_to(x, batch + e) for x, (_, e) in pairs)) - log_z
     site = EnergyFactor(log_factor, needed)
     numpyro.sample(name, site, obs=site.sample(None), infer={"is_auxiliary": True})
 
 
 def _check_scalar(energy: Callable[..., Any], points: list[Array]) -> None:
-    # A new function each time: JAX would look an energy up by comparing its arrays.
-    value = jax.eval_shape(lambda *x: energy(*x), *points)  # noqa: PLW0108
-    if jnp.shape(value) != ():
+    shape = _shape_of(energy, points)
+    if shape != ():
         raise ValueError(
-            f"The energy of one point must be a scalar, got shape {value.shape} for points of "
+            f"The energy of one point must be a scalar, got shape {shape} for points of "
             f"shape {', '.join(str(x.shape) for x in points)}. What is left of the shape of a "
-            "value without the axes of the plates around is one point."
+            "value without the axes of the plates around is one point. What depends on an "
+            "enumerated site must be one of the `values`."
         )
 
 
-def _plate_shape() -> Shape:
-    """The shape of the plates around."""
-    stack = primitives._PYRO_STACK
-    sizes = {each.dim: each.subsample_size for each in stack if isinstance(each, numpyro.plate)}
-    return tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
+def _shape_of(energy: Callable[..., Any], points: list[Array]) -> Shape:
+    # A new function each time: JAX would look an energy up by comparing its arrays.
+    return jnp.shape(jax.eval_shape(lambda *x: energy(*x), *points))  # noqa: PLW0108
 
 
-def _split_shape(
-    i: int, shape: Shape, plates: Shape, known: Shape | None
-) -> tuple[Shape, Shape]:
-    """The leading axes of a value, and the shape of one point."""
-    event_dim = len(shape) - len(plates) if known is None else len(known)
-    split = len(shape) - max(event_dim, 0)
-    if known not in (None, shape[max(split, 0) :]):
+def _check_constants(name: str, energy: Callable[..., Any], points: list[Array]) -> None:
+    axes = enumerated_axes()
+    found = enumerated_constants(energy, points, plate_shape(), axes) if axes else []
+    if found:
         raise ValueError(
-            f"`values[{i}]` must end with the event shape {known}, got shape {shape}."
+            f"The energy of factor `{name}` has an array of shape {found[0]}, whose leading "
+            f"axes may be those of an enumerated site ({list_names({a.name for a in axes})}). "
+            "Pass what depends on one as a value, `ebm.factor(name, lambda x, loc: ..., x, "
+            "loc[z])`; so pass this array, too, if it does not, and say by `event_dim` how "
+            "many axes one point of each has."
         )
-    try:
-        jnp.broadcast_shapes(shape[:split], plates)
-    except ValueError as error:
+
+
+def _split_shapes(
+    name: str,
+    energy: Callable[..., Any],
+    values: tuple[Any, ...],
+    event_dim: int | Sequence[int] | None,
+) -> list[tuple[Shape, Shape]]:
+    """The leading axes of each value, and the shape of one point."""
+    axes = enumerated_axes()
+    known = getattr(energy, "event_shape", None) if len(values) == 1 else None
+    dims = _event_dims(values, event_dim, known, axes)
+    options = [
+        _splits(i, x, e, axes) for i, (x, e) in enumerate(zip(values, dims, strict=True))
+    ]
+    for i, ((_, event), *_) in enumerate(options):
+        if known not in (None, event):
+            raise ValueError(
+                f"`values[{i}]` must end with the event shape {known}, got shape "
+                f"{jnp.shape(values[i])}."
+            )
+    ways = list(map(list, itertools.product(*options)))
+    if len(ways) == 1 or numpyro.get_mask() is False:
+        return ways[0]
+    fitting = [way for way in ways if _is_scalar(energy, way)]
+    if len(fitting) > 1:
+        points = " or ".join(str(tuple(event for _, event in way)) for way in fitting)
+        raise ValueError(
+            f"Points of factor `{name}` may have the shapes {points}, because the leading axes "
+            "of values may be those of an enumerated site "
+            f"({list_names({axis.name for axis in axes})}). Say by `event_dim` how many axes "
+            "one point of each value has: `ebm.factor(..., event_dim=(1, 0))`."
+        )
+    return (fitting or ways)[0]
+
+
+def _event_dims(
+    values: tuple[Any, ...],
+    event_dim: int | Sequence[int] | None,
+    known: Shape | None,
+    axes: list[Enumerated],
+) -> list[int | None]:
+    """How many axes one point of each value has, as far as anything says so."""
+    if isinstance(event_dim, int):
+        return [event_dim] * len(values)
+    if event_dim is not None:
+        if len(event_dim) != len(values):
+            raise ValueError(
+                f"`event_dim` needs one number for each of {len(values)} values, got "
+                f"{tuple(event_dim)}."
+            )
+        return list(event_dim)
+    if known is not None:
+        return [len(known)]
+    own = {id(site["value"]): site["fn"].event_dim for site in traced_sites()} if axes else {}
+    return [own.get(id(x)) for x in values]
+
+
+def _splits(
+    i: int, value: Any, event_dim: int | None, axes: list[Enumerated]
+) -> list[tuple[Shape, Shape]]:
+    """The ways to split the shape of a value, that without an enumerated site first."""
+    shape, plates = jnp.shape(value), plate_shape()
+    if event_dim is None:
+        counts = [min(len(plates), len(shape))]
+        counts += enumerated_splits(jnp.asarray(value), plates, axes)
+    else:
+        counts = [len(shape) - event_dim]
+        if not 0 <= event_dim <= len(shape):
+            raise ValueError(
+                f"`values[{i}]` must have {event_dim} axes for one point, got shape {shape}."
+            )
+    found = [(shape[:n], shape[n:]) for n in counts if _fits(shape[:n], plates)]
+    if not found:
         raise ValueError(
             f"`values[{i}]` has shape {shape}, but must begin with {plates}, the shape of the "
             "plates around. Where a plate shares the value, it needs an axis of length one: "
             "`x[None]`."
-        ) from error
-    return shape[:split], shape[split:]
+        )
+    return found
+
+
+def _fits(lead: Shape, plates: Shape) -> bool:
+    try:
+        jnp.broadcast_shapes(lead, plates)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_scalar(energy: Callable[..., Any], way: list[tuple[Shape, Shape]]) -> bool:
+    try:
+        return _shape_of(energy, [any_point(event) for _, event in way]) == ()
+    except (TypeError, ValueError, IndexError):  # Points of a wrong shape.
+        return False

@@ -112,13 +112,16 @@ def check_normalization(model: Callable[..., Any], *args: Any, **kwargs: Any) ->
     """
     guilty = _guilty_sites(model, args, kwargs)
     if guilty:
-        sites = "; ".join(
-            f"site `{name}`: {_list(parents)}" for name, parents in guilty.items()
-        )
-        raise UnnormalizedError(
-            "Parameters of an energy are inferred, but its normaliser is unknown, and changes "
-            f"with them ({sites}).\n{_WAYS_OUT}"
-        )
+        sites = (f"site `{name}`: {list_names(names)}" for name, names in guilty.items())
+        raise unnormalized("; ".join(sites))
+
+
+def unnormalized(where: str) -> UnnormalizedError:
+    """The error for parameters that depend on latent sites, which `where` names."""
+    return UnnormalizedError(
+        "Parameters of an energy are inferred, but its normaliser is unknown, and changes "
+        f"with them ({where}).\n{_WAYS_OUT}"
+    )
 
 
 def _guilty_sites(model: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, set[str]]:
@@ -185,7 +188,7 @@ def _union(provenance: PyTree) -> set[str]:
     return set().union(*jax.tree.leaves(provenance, is_leaf=lambda x: isinstance(x, frozenset)))
 
 
-def _list(names: set[str]) -> str:
+def list_names(names: set[str]) -> str:
     first = sorted(names)[:3]
     rest = len(names) - len(first)
     return ", ".join(f"`{name}`" for name in first) + (f" and {rest} more" if rest else "")

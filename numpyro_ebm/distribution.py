@@ -17,8 +17,23 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from ._checks import as_floats, user_level
+from ._enumeration import (
+    Enumerated,
+    enumerated_axes,
+    enumerated_constants,
+    enumerated_names,
+    enumerated_shapes,
+    plate_shape,
+)
 from ._integrable import check_integrable
-from ._normalization import Normalization, any_point, guard, normalizations
+from ._normalization import (
+    Normalization,
+    any_point,
+    guard,
+    list_names,
+    normalizations,
+    unnormalized,
+)
 from ._types import Array, Key, Point, PyTree, Scalar, Shape
 from .energies import (
     AbstractEnergy,
@@ -60,6 +75,18 @@ class EnergyDistribution(Distribution):
     modes far apart right, nor a funnel. Outside of `jax.jit`, `sample` warns of chains that
     got stuck or ran away; `draw` returns their health.
 
+    An energy that depends on a discrete site which NumPyro enumerates is a batch of energies,
+    one per value, and needs its $\log Z$ for the values to be weighed:
+
+    ```python
+    z = numpyro.sample("z", dist.Bernoulli(0.3))
+    make = lambda loc: ebm.Gaussian(loc, jnp.eye(2))
+    for _ in jnp.shape(z):  # Empty where `z` is not enumerated.
+        make = eqx.filter_vmap(make)
+    site = ebm.EnergyDistribution(make(locs[z]), batch_shape=jnp.shape(z))
+    x = numpyro.sample("x", site)
+    ```
+
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
@@ -69,14 +96,18 @@ class EnergyDistribution(Distribution):
       one. The energy is a density on the support itself; samplers move in unconstrained space
       and add the Jacobian.
     - `batch_shape`: leading axes that *every* array of the energy has, as
-      `eqx.filter_vmap(make_energy)(parameters)` makes them: one energy a batch element.
+      `eqx.filter_vmap(make_energy)(parameters)` makes them: one energy per batch element. By
+      default none.
     - `sampler`: the kernel behind `sample`; with `None`, `sample` is not implemented.
     - `num_steps`: the length of the chain behind one draw.
     - `constant_z`: opt out of the guard. Say so where $Z$ does not depend on what is inferred,
       or where a factor $e^{-E}$ without $Z$ is what the model means.
 
     **Raises** `ValueError` if the energy cannot be evaluated on one point of shape
-    `event_shape`, is not a scalar there, or is one of discrete points.
+    `event_shape`, is not a scalar there, or is one of discrete points; also if its arrays may
+    depend on an enumerated site and no `batch_shape` is stated. Raises
+    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value of an
+    enumerated site, and their normalisers are unknown.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -89,16 +120,20 @@ class EnergyDistribution(Distribution):
         event_shape: Shape | None = None,
         *,
         support: constraints.Constraint | Sequence[constraints.Constraint] | None = None,
-        batch_shape: Shape = (),
+        batch_shape: Shape | None = None,
         sampler: AbstractKernel | None = MALA(),
         num_steps: int = 1000,
         constant_z: bool = False,
         validate_args: bool | None = None,
     ) -> None:
-        batch_shape = tuple(batch_shape)
+        is_stated = batch_shape is not None
+        batch_shape = tuple(batch_shape or ())
         energy = as_energy(energy, None if batch_shape else event_shape)
         one = _check_batch(energy, batch_shape)
         shape = _event_shape(as_energy(one, event_shape), event_shape)
+        axes = enumerated_axes()
+        if axes and (batch_shape or not is_stated):
+            _check_enumerated(one, shape, support, axes)
         check_energy(one, shape)
         own = energy.support
         constraint = _as_constraint(own if support is None else support, shape)
@@ -111,6 +146,7 @@ class EnergyDistribution(Distribution):
         self.num_steps = num_steps
         self.constant_z = constant_z
         super().__init__(batch_shape, shape, validate_args=validate_args)
+        self._check_weights(axes)
 
     @property
     def energy(self) -> AbstractEnergy:
@@ -198,6 +234,14 @@ class EnergyDistribution(Distribution):
             return self._normalizations(*self._unpack(arrays))
 
         return _vmap(needed, len(self.batch_shape))(self._arrays)
+
+    def _check_weights(self, axes: list[Enumerated]) -> None:
+        # No gradient passes by the guard: the values of a discrete site are summed over.
+        names = enumerated_names(self.batch_shape, axes)
+        if names:
+            needed = eqx.filter_eval_shape(self.normalizations)
+            if any(each.log_z is None for each in needed):
+                raise unnormalized(f"an energy per value of {list_names(names)}")
 
     def promoted(self) -> Self:
         """With the batch shape that a `scan` or `vmap` has put in front of all arrays."""
@@ -365,6 +409,27 @@ def _map_batch(
     for _ in range(depth):
         fn = jax.vmap(fn, (None, 0))
     return fn(arrays, points)
+
+
+def _check_enumerated(
+    energy: AbstractEnergy, shape: Shape, support: Any, axes: list[Enumerated]
+) -> None:
+    """Raise unless the arrays of one energy are the same for all values of enumerated sites."""
+    shapes, rest = eqx.partition(energy, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    plates = plate_shape()
+    found = enumerated_shapes((rest, support), plates, axes)
+    found += enumerated_constants(
+        lambda s, x: eqx.combine(s, rest)(x), (shapes, any_point(shape)), plates, axes
+    )
+    if found:
+        raise ValueError(
+            f"The energy has an array of shape {found[0]}, whose leading axes may be those of "
+            f"an enumerated site ({list_names({axis.name for axis in axes})}). If it depends "
+            "on one, make an energy per value: `make = eqx.filter_vmap(make)` for each axis of "
+            "`z`, then `EnergyDistribution(make(loc[z]), batch_shape=jnp.shape(z))`; or give "
+            "the site a NumPyro prior, and add `ebm.factor(name, lambda x, loc: ..., x, "
+            "loc[z])`. If it does not, say so: `batch_shape=()`."
+        )
 
 
 def _check_batch(energy: AbstractEnergy, batch_shape: Shape) -> AbstractEnergy:

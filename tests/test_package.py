@@ -19,6 +19,7 @@ LEVELS = {
     "_types": 0,
     "_arviz": 0,
     "_checks": 0,
+    "_enumeration": 0,
     "_interrupts": 0,
     "_trainable": 0,
     "datasets": 1,
