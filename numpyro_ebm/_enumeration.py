@@ -86,17 +86,12 @@ def enumerated_shapes(tree: Any, plates: Shape, axes: list[Enumerated]) -> list[
 
 
 def _axes(site: dict[str, Any]) -> list[Enumerated]:
-    fn, value = site["fn"], site["value"]
+    fn, value, dims = site["fn"], site["value"], site["infer"]["name_to_dim"]
     shape = jnp.broadcast_shapes(fn.batch_shape, value.shape[: value.ndim - fn.event_dim])
-    # In a `scan`, the state before is enumerated, and all times are an axis to their left.
-    kinds = {site["name"]: isinstance(value, Tracer)}
-    kinds |= {name: False for name in site["infer"]["name_to_dim"] if _is_of_scan(name)}
-    dims = site["infer"]["name_to_dim"]
-    return [Enumerated(n, dims[n], shape[dims[n]], kinds[n]) for n in kinds if n in dims]
-
-
-def _is_of_scan(name: str) -> bool:
-    return name.startswith(("_time", "_PREV_"))
+    # In a `scan`, the state of the step before is enumerated, too.
+    names = [name for name in dims if name == site["name"] or name.startswith("_PREV_")]
+    is_traced = isinstance(value, Tracer)
+    return [Enumerated(name, dims[name], shape[dims[name]], is_traced) for name in names]
 
 
 def _is_enumerated(shape: Shape, plates: Shape, axes: list[Enumerated]) -> bool:

@@ -13,7 +13,8 @@ import pytest
 from helpers import COVARIANCE, MEAN, assert_means
 from jax.scipy.special import logsumexp
 from numpyro import handlers
-from numpyro.contrib.funsor import config_enumerate, enum, infer_discrete, log_density
+from numpyro.contrib.control_flow import scan
+from numpyro.contrib.funsor import config_enumerate, enum, infer_discrete, log_density, markov
 from numpyro.distributions.transforms import AffineTransform
 from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import _guess_max_plate_nesting, log_density as plain_log_density
@@ -216,22 +217,74 @@ MODELS = {
 }
 
 
-SHAPES = [pytest.param(model, shapes, id=model.__name__) for model, shapes in MODELS.items()]
-
-
-@pytest.mark.parametrize(("model", "shapes"), SHAPES)
-def test_it_is_the_sum_over_all_states(model, shapes):
+def params_of(model):
+    shapes = MODELS[model]
     keys = jax.random.split(jax.random.key(1), len(shapes))
-    params = {
-        name: jax.random.normal(key, shape)
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
-    if model is mixture:
-        params["weights"] = jnp.array([0.2, 0.3, 0.5])
-    expected = summed(model, params)
-    np.testing.assert_allclose(enumerated(model, params), expected, rtol=1e-5)
-    jitted = jax.jit(lambda params: enumerated(model, params))
-    np.testing.assert_allclose(jitted(params), expected, rtol=1e-5)
+    pairs = zip(keys, shapes.items(), strict=True)
+    params = {name: jax.random.normal(key, shape) for key, (name, shape) in pairs}
+    return params | ({"weights": jnp.array([0.2, 0.3, 0.5])} if model is mixture else {})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_it_is_the_sum_over_all_states(model):
+    params = params_of(model)
+    value = jax.jit(lambda params: enumerated(model, params))(params)
+    np.testing.assert_allclose(value, summed(model, params), rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", [mixture, site_of_a_value])
+def test_nothing_needs_jit(model):
+    params = params_of(model)
+    value = jax.jit(lambda params: enumerated(model, params))(params)
+    np.testing.assert_allclose(enumerated(model, params), value, rtol=1e-5)
+
+
+TRANSITIONS = jnp.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.4]])
+SERIES = jnp.array([0.3, -1.0, 2.0])
+
+
+def factor_of_a_state(t, x, z):
+    ebm.factor(f"f{t}", lambda x, loc: (x - loc) ** 4, x, LOCS[z])
+
+
+def site_of_a_state(t, x, z):
+    energy = batched(lambda loc: ebm.Normalized(Shifted(loc), 0.0), z, (LOCS,))
+    site = ebm.EnergyDistribution(energy, (), batch_shape=jnp.shape(z))
+    numpyro.sample(f"f{t}", site, obs=x)
+
+
+def in_a_loop(emit):
+    z = 0
+    for t in markov(range(len(SERIES))):
+        z = numpyro.sample(f"z{t}", dist.Categorical(TRANSITIONS[z]))
+        emit(t, SERIES[t], z)
+
+
+def in_a_scan(emit):
+    def body(z, x):
+        z = numpyro.sample("z", dist.Categorical(TRANSITIONS[z]))
+        emit("", x, z)
+        return z, None
+
+    scan(body, 0, SERIES)
+
+
+@pytest.mark.parametrize(
+    ("chain", "emit"),
+    [
+        (in_a_loop, factor_of_a_state),
+        (in_a_loop, site_of_a_state),
+        (in_a_scan, site_of_a_state),
+    ],
+)
+def test_chains_of_states(chain, emit):
+    model = enum(config_enumerate(lambda: chain(emit)), -1)
+    forward = TRANSITIONS[0]
+    for x in SERIES:
+        weights = forward * jnp.exp(-((x - LOCS) ** 4))
+        forward = weights @ TRANSITIONS
+    value = log_density(model, (), {}, {})[0]
+    np.testing.assert_allclose(value, jnp.log(weights.sum()), rtol=1e-5)
 
 
 def closed_over_by_a_site():
@@ -449,6 +502,7 @@ def test_discrete_sites_can_be_inferred():
     np.testing.assert_array_equal(draws, [[2, 0, 1], [1, 0, 2]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [NUTS, ebm.NUTS])
 def test_kernels_sum_over_the_values(kernel):
     def model():
