@@ -173,8 +173,8 @@ def test_annealed_unadjusted_langevin_is_biased_as_it_says():
         ),
         (
             lambda: ebm.TemperedSMC(ebm.MALA(), lambda x: x @ x),
-            AttributeError,
-            "no exact sampler",
+            ValueError,
+            "must have an exact sampler",
         ),
         (
             lambda: ebm.TemperedSMC(ebm.ParallelTempering(ebm.MALA(), 2.0), REFERENCE),

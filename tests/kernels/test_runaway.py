@@ -66,7 +66,7 @@ def precipice(x):
     ids=lambda kernel: type(kernel).__name__,
 )
 def test_a_trajectory_that_runs_away_is_not_accepted(kernel):
-    ends, state = run_chains(jr.key(0), kernel.move, precipice, jnp.zeros((20, 3)), 1)
+    ends, state, _ = run_chains(jr.key(0), kernel.move, precipice, jnp.zeros((20, 3)), 1)
     assert (ends == 0).all()
     assert (state.num_diverging == 1).all()
 
@@ -91,7 +91,7 @@ def cliff(x):
 def test_a_pit_without_a_bottom_is_not_entered(Kernel):
     """Whatever the kernel: the chain stays, as `run_chains` and `MCMC` move it."""
     kernel = Kernel(step_size=0.5, **FIXED)
-    ends, state = run_chains(jr.key(0), kernel.move, cliff, jnp.zeros((100, 2)), 50)
+    ends, state, _ = run_chains(jr.key(0), kernel.move, cliff, jnp.zeros((100, 2)), 50)
     assert (ends[:, 0] <= 1.5).all()
     assert jnp.isfinite(state.move_state.logdensity).all()
     assert ends.std() > 0.3
