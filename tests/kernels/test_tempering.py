@@ -142,8 +142,8 @@ def test_spins_at_every_temperature_and_how_they_swap():
         _, kept = jax.lax.scan(step, move.init(key, start, spins), jnp.arange(150))
         return jax.tree.map(lambda x: x[100:], kept)
 
-    starts = jr.choice(jr.key(1), states.astype(float), (2000,))
-    found, swaps = jax.jit(chain)(jr.split(jr.key(0), 2000), starts)
+    starts = jr.choice(jr.key(1), states.astype(float), (1000,))
+    found, swaps = jax.jit(chain)(jr.split(jr.key(0), 1000), starts)
     assert_means(-found.replicas.logdensity, laws @ energies, name="energy")
     assert_means(swaps, [swap_prob(0), swap_prob(1)], name="swap")
     sums = found.position.sum((2, 3))[..., None]
