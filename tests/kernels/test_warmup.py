@@ -165,7 +165,7 @@ def test_a_warm_up_that_stops_goes_on_as_if_it_had_not():
     whole = {"num_chains": 8, "num_warmup": 100, "num_samples": 20, "progress_bar": False}
     at_once = ebm.sample(jr.key(0), NORMAL, ebm.MALA(), **whole)
     problem = ebm.sampling._problem(NORMAL, ebm.MALA())
-    positions = ebm.sampling._positions(problem, jr.key(0), None, 8)
+    positions = ebm.sampling._positions(problem, NORMAL, jr.key(0), None, 8)
     state = ebm.sampling._start(problem, jr.key(0), positions, 100, None)
     state, _ = ebm.kernels.advance_chains(
         problem.move, problem.adaptation, problem.energy, state, 37
