@@ -381,7 +381,7 @@ def _log_over(fn: Callable[[Array], Array], x: Array) -> Array:
 def _torus_log_z(shape: Shape, coupling: Scalar) -> Scalar:
     if all(size % 2 == 0 for size in shape):
         # Turning every other spin around changes the sign of the coupling.
-        return _kaufman(shape, jnp.abs(coupling))[0]
+        return _kaufman(shape, jnp.where(coupling < 0, -coupling, coupling))[0]
     if min(shape) <= _MAX_WIDTH:
         return jax.lax.cond(
             coupling < 0,

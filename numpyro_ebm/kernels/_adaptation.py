@@ -126,7 +126,9 @@ class Adaptation(AbstractAdaptation):
         return move, self._num_travel(num_warmup)
 
     def _num_travel(self, num_warmup: int) -> int:
-        return 0 if self.travel is None else round(self.travel.share * num_warmup)
+        share = 0.0 if self.travel is None else self.travel.share
+        # A part of a few transitions would learn no step to hand over.
+        return 0 if share < 1 and num_warmup < _SHORT else round(share * num_warmup)
 
     def tune(self, move: AbstractMove, state: AdaptState) -> AbstractMove:
         if self.adapt_step_size:
@@ -221,6 +223,10 @@ class Adaptation(AbstractAdaptation):
     def _metric_algorithm(self) -> "_Algorithm":
         adaptation = blackjax().adaptation.mass_matrix
         return _Algorithm(*adaptation.mass_matrix_adaptation(not self.dense_mass))
+
+
+#: Transitions of a warm-up below which no other move makes the first of them.
+_SHORT = 50
 
 
 def learns_metric(
