@@ -116,7 +116,7 @@ class Adaptation(AbstractAdaptation):
         return AdaptState(
             step_size=step_size,
             inverse_mass_matrix=metric,
-            schedule=_schedule(num_warmup, num_travel),
+            schedule=self._schedule(num_warmup),
             step_size_state=self._begin_averaging(step_size),
             metric_state=_arrays(self._metric_algorithm().init(dimension(position), metric)),
         )
@@ -129,6 +129,13 @@ class Adaptation(AbstractAdaptation):
         share = 0.0 if self.travel is None else self.travel.share
         # A part of a few transitions would learn no step to hand over.
         return 0 if share < 1 and num_warmup < _SHORT else round(share * num_warmup)
+
+    def _schedule(self, num_warmup: int) -> Array:
+        num_travel = self._num_travel(num_warmup)
+        if self.travel is not None and num_travel == 0:
+            # From a few local moves nothing is to be learnt but their step.
+            return jnp.zeros((num_warmup, 2), bool)
+        return _schedule(num_warmup, num_travel)
 
     def tune(self, move: AbstractMove, state: AdaptState) -> AbstractMove:
         if self.adapt_step_size:
@@ -225,7 +232,8 @@ class Adaptation(AbstractAdaptation):
         return _Algorithm(*adaptation.mass_matrix_adaptation(not self.dense_mass))
 
 
-#: Transitions of a warm-up below which no other move makes the first of them.
+#: Transitions of a warm-up below which no other move makes the first of them, and no metric
+#: is learnt where one would.
 _SHORT = 50
 
 
