@@ -208,7 +208,7 @@ def sample(
         positions = _positions(problem, energy, rng_key, init_params, num_chains)
         init_state = _start(problem, rng_key, positions, num_warmup, sharding)
     else:
-        init_state = _refresh_if_stale(problem, init_state)
+        init_state = _refresh(problem, init_state)
     first = max(int(init_state.i), init_state.num_warmup)
     names = _STATS + (("energy",) if "energy" in kernel.default_fields else ())
     history = _History(jnp.asarray(first), jnp.asarray(thinning), num_samples, names)
@@ -266,7 +266,7 @@ def sample_moments(
         positions = _positions(problem, energy, rng_key, init_params, num_chains)
         init_state = _start(problem, rng_key, positions, num_warmup, sharding)
     else:
-        init_state = _refresh_if_stale(problem, init_state)
+        init_state = _refresh(problem, init_state)
     first = max(int(init_state.i), init_state.num_warmup)
     halves = _Halves(jnp.asarray(first), jnp.asarray(num_samples // 2), statistic)
     end = first + num_samples
@@ -484,18 +484,26 @@ def _start_chains(
 
 
 @eqx.filter_jit
-def _refresh_if_stale(problem: _Problem, state: ChainState) -> ChainState:
-    """`state` with what it caches computed anew, if the energy is no longer the same.
+def _refresh(problem: _Problem, state: ChainState) -> ChainState:
+    """`state` with what it caches computed anew, unless rounding alone makes a difference.
 
     A chain that compares new energies with old ones can accept nothing any more.
     """
     old = state.move_state
     new = jax.vmap(lambda one: problem.move.refresh(one, problem.energy))(old)
     # Another program may round the same energy differently, which must change no draw.
-    allowed = 1e-3 * (1 + jnp.abs(old.logdensity))
-    is_stale = (jnp.abs(new.logdensity - old.logdensity) > allowed).any()
+    eps = jnp.finfo(old.logdensity.dtype).eps
+    allowed = _NOTHING + _ROUNDING * eps * jnp.abs(old.logdensity).max()
+    is_stale = _differs(new.logdensity, old.logdensity, allowed)
+    gradients = (jax.tree.leaves(getattr(x, "logdensity_grad", ())) for x in (new, old))
+    for new_grad, old_grad in zip(*gradients, strict=True):
+        is_stale |= _differs(new_grad, old_grad, _NOTHING * jnp.abs(old_grad).max())
     move_state = jax.tree.map(lambda n, o: jnp.where(is_stale, n, o), new, old)
     return state._replace(move_state=move_state)
+
+
+def _differs(new: Array, old: Array, allowed: Scalar) -> Array:
+    return ~(jnp.abs(new - old).max() <= allowed)
 
 
 def _drive(
@@ -530,6 +538,9 @@ def _drive(
     return state, kept
 
 
+#: Errors of the last digit that another order of the same sums may make; and the error of a
+#: log acceptance, for one transition, that no chain would feel.
+_ROUNDING, _NOTHING = 32, 1e-3
 #: Transitions after which a mean acceptance says something about a chain.
 _LONG = 100
 #: Transitions of the first calls, and how long the later ones take.

@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import inspect
-import json
 import os
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import PyTree
 from numpyro.distributions import constraints, transforms
 
 from . import energies
+from ._files import UnreadableError, as_damaged, kind_of, leaf_names, read_file, write_file
 from ._trainable import Frozen
 from ._types import Array
-
-_FORMAT = 1
-_DESCRIPTION = "energy.json"
 
 
 def save(path: str | os.PathLike, energy: PyTree) -> None:
@@ -39,16 +34,7 @@ def save(path: str | os.PathLike, energy: PyTree) -> None:
     - `path`: the file; one that exists is replaced.
     - `energy`: an energy, or any pytree of arrays.
     """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(draft, "w") as file:
-            file.writestr(_DESCRIPTION, json.dumps(_describe(energy)))
-            for i, (_, array) in enumerate(_arrays(energy)):
-                file.writestr(f"{i}", np.asarray(array).tobytes())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_file(Path(path), describe(energy), named_arrays(energy))
 
 
 def load(path: str | os.PathLike, *, like: PyTree = None) -> Any:
@@ -64,83 +50,60 @@ def load(path: str | os.PathLike, *, like: PyTree = None) -> Any:
     - `like`: an energy of the same structure, whose arrays are replaced: needed where classes
       or functions of your own take part.
 
-    **Raises** `ValueError` if the file is none of `save`'s, holds a class of your own and no
-    `like` is given, or disagrees with `like` or with the class that the library has now.
+    **Raises** `ValueError` if the file is not one of `save`'s or has changed since, holds a
+    class of your own and no `like` is given, or disagrees with `like` or with the class that
+    the library has now.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            description = json.loads(file.read(_DESCRIPTION))
-            if description["format"] != _FORMAT:
-                raise ValueError(
-                    f"`{path}` has format {description['format']}, this version reads "
-                    f"{_FORMAT}: it was written by another version of numpyro_ebm."
-                )
-            arrays = [
-                _read(file.read(f"{i}"), dtype, shape)
-                for i, (_, dtype, shape) in enumerate(description["arrays"])
-            ]
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"`{path}` is not a file that `ebm.save` wrote, or is damaged."
-        ) from error
-    if like is None:
+    path = Path(path)
+    description, arrays = read_file(path)
+    if like is not None:
+        return fill(like, path, description, arrays)
+    with as_damaged(path):
         return _decode(description["energy"], arrays)
-    return _fill(like, description, arrays)
 
 
-def _read(data: bytes, dtype: str, shape: list[int]) -> Array:
-    array = np.frombuffer(data, jnp.dtype(dtype)).reshape(shape)
-    restored = jnp.asarray(array)
-    if restored.dtype != array.dtype:
-        raise ValueError(
-            f"The file holds {array.dtype} arrays, which JAX would cut to {restored.dtype}: "
-            'set `jax.config.update("jax_enable_x64", True)` before you load it.'
-        )
-    return restored
+def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) -> PyTree:
+    """`like` with the arrays of a file.
 
-
-def _fill(like: PyTree, description: dict, arrays: list[Array]) -> PyTree:
-    if description["class"] != type(like).__name__:
-        raise ValueError(
-            f"The file holds a `{description['class']}`, `like` is a `{type(like).__name__}`."
-        )
-    here = _describe(like)
-    for saved, own in zip(description["arrays"], here["arrays"], strict=False):
-        if saved != own:
-            raise ValueError(
-                f"The file disagrees with `like`: it holds {' '.join(map(str, saved))} where "
-                f"`like` has {' '.join(map(str, own))}."
+    **Raises** `ValueError` if the file disagrees with it.
+    """
+    here, own = describe(like), named_arrays(like)
+    with as_damaged(path):
+        if description["class"] != here["class"]:
+            raise UnreadableError(
+                f"The file holds a `{description['class']}`, `like` is a `{here['class']}`."
             )
-    if len(description["arrays"]) != len(here["arrays"]):
-        raise ValueError(
-            f"The file disagrees with `like`: it holds {len(description['arrays'])} arrays, "
-            f"`like` has {len(here['arrays'])}."
-        )
-    difference = _difference(description["energy"], here["energy"])
-    if difference is not None:
-        raise ValueError(f"The file disagrees with `like`: {difference}.")
-    replacements = iter(arrays)
-    return jax.tree.map(lambda x: next(replacements) if eqx.is_array(x) else x, like)
+        for name in sorted({*arrays, *own}):
+            saved, mine = _show(arrays.get(name)), _show(own.get(name))
+            if saved != mine:
+                raise UnreadableError(
+                    f"The file disagrees with `like`: it holds {saved} as {name}, where `like` "
+                    f"has {mine}."
+                )
+        difference = _difference(description["energy"], here["energy"])
+        if difference is not None:
+            raise UnreadableError(f"The file disagrees with `like`: {difference}.")
+    leaves, treedef = jax.tree.flatten(like)
+    named = zip(leaf_names(like), leaves, strict=True)
+    return treedef.unflatten([arrays[name] if eqx.is_array(x) else x for name, x in named])
 
 
-def _describe(energy: PyTree) -> dict:
-    arrays = _arrays(energy)
-    index = {id(array): i for i, (_, array) in enumerate(arrays)}
-    return {
-        "format": _FORMAT,
-        "class": type(energy).__name__,
-        "arrays": [[name, str(array.dtype), list(array.shape)] for name, array in arrays],
-        "energy": _encode(energy, index),
-    }
+def _show(array: Array | None) -> str:
+    return "nothing" if array is None else f"{kind_of(array)}{list(array.shape)}"
 
 
-def _arrays(tree: PyTree) -> list[tuple[str, Array]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path), x) for path, x in leaves if eqx.is_array(x)]
+def describe(energy: PyTree) -> dict:
+    index = {id(array): name for name, array in named_arrays(energy).items()}
+    return {"class": type(energy).__name__, "energy": _encode(energy, index)}
 
 
-def _encode(obj: Any, index: dict[int, int]) -> Any:
-    """What `obj` is, in JSON; arrays by their place in the file."""
+def named_arrays(tree: PyTree) -> dict[str, Array]:
+    named = zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
+    return dict(sorted((name, x) for name, x in named if eqx.is_array(x)))
+
+
+def _encode(obj: Any, index: dict[int, str]) -> Any:
+    """What `obj` is, in JSON; arrays by their names in the file."""
     if obj is None or type(obj) in (bool, int, float, str):
         return obj
     if id(obj) in index:
@@ -151,7 +114,7 @@ def _encode(obj: Any, index: dict[int, int]) -> Any:
     return _encode_by_name(obj, index)
 
 
-def _encode_by_name(obj: Any, index: dict[int, int]) -> dict:
+def _encode_by_name(obj: Any, index: dict[int, str]) -> dict:
     name = next((name for name, known in _functions().items() if known is obj), None)
     if name is not None:
         return {"function": name}
@@ -162,7 +125,7 @@ def _encode_by_name(obj: Any, index: dict[int, int]) -> dict:
     return {"foreign": f"{type(obj).__module__}.{type(obj).__qualname__}"}
 
 
-def _decode(code: Any, arrays: list[Array]) -> Any:
+def _decode(code: Any, arrays: dict[str, Array]) -> Any:
     if not isinstance(code, dict):
         return code
     if "array" in code:
@@ -173,9 +136,9 @@ def _decode(code: Any, arrays: list[Array]) -> Any:
     return _decode_by_name(code, arrays)
 
 
-def _decode_by_name(code: dict, arrays: list[Array]) -> Any:
+def _decode_by_name(code: dict, arrays: dict[str, Array]) -> Any:
     if "foreign" in code:
-        raise ValueError(
+        raise UnreadableError(
             f"The energy has a part of type `{code['foreign']}`, which is not of this library: "
             "build an energy of the same structure and pass it, "
             "`ebm.load(path, like=that_energy)`."
@@ -190,7 +153,7 @@ def _decode_by_name(code: dict, arrays: list[Array]) -> Any:
 
 def _look_up(table: dict[str, Any], name: str) -> Any:
     if name not in table:
-        raise ValueError(f"The file needs `{name}`, which this version of the library has not.")
+        raise UnreadableError(f"The file needs `{name}`, which this version does not know.")
     return table[name]
 
 
@@ -227,7 +190,7 @@ def _fields(obj: Any) -> dict[str, Any]:
 def _build_module(cls: type, fields: dict[str, Any]) -> Any:
     expected = {field.name for field in dataclasses.fields(cls)}
     if expected != set(fields):
-        raise ValueError(
+        raise UnreadableError(
             f"The file and the class `{cls.__name__}` disagree: its fields are "
             f"{sorted(expected)} in this version, and {sorted(fields)} in the file."
         )
@@ -240,7 +203,7 @@ def _build_module(cls: type, fields: dict[str, Any]) -> Any:
 def _build_distribution(cls: Any, fields: dict[str, Any]) -> Any:
     data, static = _distribution_fields(cls)
     if {*data, *static} != set(fields):
-        raise ValueError(
+        raise UnreadableError(
             f"The file was written with another version of NumPyro: the fields of "
             f"`{cls.__name__}` are {sorted({*data, *static})} here, and {sorted(fields)} there."
         )

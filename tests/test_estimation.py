@@ -142,9 +142,9 @@ def test_an_interrupt_returns_the_run_so_far():
 def test_the_state_survives_a_file(tmp_path):
     by = estimator()
     first = run(5, by=by)
-    eqx.tree_serialise_leaves(tmp_path / "state.eqx", first.state)
+    ebm.save(tmp_path / "state.ebm", first.state)
     like = by.init(jax.random.key(9), ENERGIES["Tilted"](), DATA)
-    state = eqx.tree_deserialise_leaves(tmp_path / "state.eqx", like)
+    state = ebm.load(tmp_path / "state.ebm", like=like)
     a, b = (run(5, by=by, init_state=s).losses for s in (first.state, state))
     np.testing.assert_array_equal(a, b)
 
@@ -177,7 +177,7 @@ NAN[3, 1] = np.nan
         (lambda: run(batch_size=101), ValueError, "between 1 and the 100 points"),
         (lambda: run(batch_size=0), ValueError, "between 1 and the 100 points"),
         (lambda: run(0), ValueError, "`num_steps` must be at least 1, got 0"),
-        (lambda: run(weights=np.ones(3)), ValueError, r"shape \(100,\), one weight a row"),
+        (lambda: run(weights=np.ones(3)), ValueError, r"shape \(100,\), one weight per row"),
         (lambda: run(weights=-np.ones(100)), ValueError, "not negative"),
         (lambda: run(energy=network(3)), ValueError, r'got shape \(3,\).*out_size="scalar"'),
         (lambda: run(energy="net"), TypeError, "must be an energy"),

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import ENERGIES, mixture, trees_equal
+from helpers import ENERGIES, mixture, network, trees_equal
 
 import numpyro_ebm as ebm
+from numpyro_ebm.estimation import _steps
+from numpyro_ebm.estimation._watching import Checkpoint
 
 DATA = np.asarray(mixture().sample(jax.random.key(0), (100,)))
 KEY = jax.random.key(1)
@@ -62,7 +64,10 @@ def test_early_stopping_returns_to_the_best_on_held_out_points():
     assert len(result.losses) < 5000
     assert len(losses) == len(result.losses) // 20
     assert np.argmin(losses) == len(losses) - 1 - 3
-    assert result.state.step == 20 * (np.argmin(losses) + 1)
+    assert result.state.step == 20 * len(losses)
+    assert result.state.best.state.step == 20 * (np.argmin(losses) + 1)
+    assert eqx.tree_equal(result.energy, result.state.best.state.trainable)
+    assert eqx.tree_equal(result.energy, by.get_energy(result.state))
     stops = ebm.to_arviz(result)["training"]
     np.testing.assert_array_equal(stops["validation_loss"], losses)
 
@@ -132,34 +137,162 @@ def test_accumulated_gradients_are_those_of_a_larger_batch():
 
 
 def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
-    path, by = tmp_path / "fit.eqx", estimator()
+    path, by = tmp_path / "fit.ebm", estimator()
     whole = run(50, by=by, batch_size=32)
     part = run(20, by=by, batch_size=32, checkpoint=path)
     rest = run(50, by=by, batch_size=32, checkpoint=path)
     np.testing.assert_array_equal(np.concatenate([part.losses, rest.losses]), whole.losses)
     assert trees_equal(arrays(rest.state), arrays(whole.state))
     assert len(run(50, by=by, batch_size=32, checkpoint=path).losses) == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["fit.eqx"]
+    assert [file.name for file in tmp_path.iterdir()] == ["fit.ebm"]
 
 
 def test_a_checkpoint_of_an_iterator_skips_what_was_seen(tmp_path):
-    path, by = tmp_path / "fit.eqx", estimator()
+    path, by = tmp_path / "fit.ebm", estimator()
     whole = run(50, batches(), by=by)
     part = run(20, batches(), by=by, checkpoint=path)
     rest = run(50, batches(), by=by, checkpoint=path)
     np.testing.assert_array_equal(np.concatenate([part.losses, rest.losses]), whole.losses)
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    path = tmp_path / "fit.eqx"
+def test_batches_of_an_iterator_may_differ_in_size():
+    """Of 35 batches the last of each pass is smaller, wherever a compiled call ends."""
+    parts = [DATA[:40], DATA[40:80], DATA[80:]]
+    by = estimator()
+    result = run(35, itertools.cycle(parts), by=by)
+    state = by.init(KEY, ENERGIES["Gaussian"](), parts[0])
+    for expected, batch in zip(result.losses, itertools.cycle(parts), strict=False):
+        state, loss = by.update(state, batch)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert result.state.step == 35
+
+
+OTHERS = {
+    "rng_key": lambda: {"key": jax.random.key(9)},
+    "objective": lambda: {"objective": ebm.DenoisingScoreMatching(0.1)},
+    "noise scale": lambda: {"objective": ebm.DenoisingScoreMatching(0.2)},
+    "optim": lambda: {"optim": optax.adam(2e-2)},
+    "schedule": lambda: {"optim": optax.adam(optax.cosine_decay_schedule(1e-2, 100))},
+    "energy": lambda: {"energy": ENERGIES["Tilted"]()},
+    "activation": lambda: {"energy": eqx.nn.MLP(2, "scalar", 8, 2, jnp.tanh, key=KEY)},
+    "data": lambda: {"data": DATA + 0.01},
+    "batch_size": lambda: {"batch_size": 10},
+    "weights": lambda: {"weights": np.ones(100)},
+    "early_stopping": lambda: {"early_stopping": ebm.EarlyStopping()},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_checkpoint_of_another_run_is_refused(other, tmp_path):
+    def fit(key=KEY, objective=None, optim=None, energy=None, data=DATA, **kwargs):
+        by = ebm.Estimator(objective or first, optim or optax.adam(1e-2))
+        path = tmp_path / "fit.ebm"
+        energy = energy or network()
+        return by.run(key, 2, energy, data, checkpoint=path, progress_bar=False, **kwargs)
+
+    is_scale = other == "noise scale"
+    first = ebm.DenoisingScoreMatching(0.1) if is_scale else ebm.SlicedScoreMatching()
+    fit()
+    name = {"noise scale": "objective", "schedule": "optim", "activation": "energy"}
+    message = f"run with another .*`{name.get(other, other)}`.*ebm.load"
+    with pytest.raises(ValueError, match=message):
+        fit(**OTHERS[other]())
+    fit()  # The arguments made anew are the same.
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "fit.ebm"
     run(checkpoint=path)
-    with pytest.raises(ValueError, match="is of a run with another `rng_key`"):
-        estimator().run(jax.random.key(9), 30, ENERGIES["Gaussian"](), DATA, checkpoint=path)
-    with pytest.raises(ValueError, match="is not of this estimator, energy and data"):
-        run(energy=ENERGIES["Tilted"](), checkpoint=path)
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(len(data), size=500):
+        bad = bytearray(data)
+        bad[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(bad))
+        with pytest.raises(ValueError, match=r"`checkpoint`, .*cannot be read.*damaged"):
+            Checkpoint(path, None, {}).load()
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is not of this estimator, energy and data"):
+    with pytest.raises(ValueError, match=r"`checkpoint`, .*cannot be read"):
         run(checkpoint=path)
+
+
+def test_early_stopping_goes_on_from_a_checkpoint(tmp_path):
+    """Memory of the best state and patience; they were lost, and step 60 became 160."""
+    path, start = tmp_path / "fit.ebm", network()
+    by = ebm.Estimator(ebm.ScoreMatching(), optax.adam(1e-2))
+    stopping = ebm.EarlyStopping(fraction=0.5, every=20, patience=3)
+
+    def fit(num_steps=1000, **kwargs):
+        return run(num_steps, DATA[:20], by=by, energy=start, early_stopping=stopping, **kwargs)
+
+    whole = fit()
+    assert 60 < whole.state.step < 1000
+    for num_steps in (30, 50, int(whole.state.step) - 10, 1000):
+        part = fit(num_steps, checkpoint=path)
+    assert trees_equal(arrays(part.state), arrays(whole.state))
+    # Started once more, a run that has ended stays as it is.
+    again = fit(checkpoint=path)
+    assert len(again.losses) == 0
+    assert trees_equal(arrays(again.energy), arrays(whole.energy))
+    # The same holds without a file.
+    first = fit(50)
+    rest = fit(init_state=first.state)
+    assert trees_equal(arrays(rest.state), arrays(whole.state))
+
+
+def test_another_key_holds_out_the_same_rows():
+    """Of 20 rows held out, 15 had been trained on before `init_state`."""
+    by, stopping = estimator(), ebm.EarlyStopping(fraction=0.2, every=5)
+    first = run(20, by=by, early_stopping=stopping)
+    settings = {"early_stopping": stopping, "init_state": first.state, "progress_bar": False}
+    ends = [
+        by.run(key, 20, ENERGIES["Gaussian"](), DATA, **settings).validation_losses
+        for key in (KEY, jax.random.key(7))
+    ]
+    np.testing.assert_array_equal(*ends)
+
+
+def test_weights_of_an_update_are_those_of_a_run():
+    """Half of the rows masked: `update` took a step of half the length [sgd, scale 1]."""
+    masked = np.concatenate([DATA, np.full((100, 2), np.nan)])
+    mask = np.arange(200) < 100
+    by = ebm.Estimator(ebm.ScoreMatching(), optax.sgd(0.1))
+    energy = ENERGIES["Gaussian"]()
+    state = by.init(KEY, energy, DATA)
+    ours, loss = by.update(state, masked, mask)
+    theirs = run(1, masked, by=by, energy=energy, weights=mask)
+    np.testing.assert_allclose(loss, theirs.losses[0], rtol=1e-6)
+    np.testing.assert_allclose(ours.trainable.loc, theirs.energy.loc, rtol=1e-6)
+    traced, _ = jax.jit(by.update)(state, masked, mask)
+    np.testing.assert_allclose(traced.trainable.loc, ours.trainable.loc, rtol=1e-5)
+
+
+def test_equal_estimators_share_one_compilation(monkeypatch):
+    traces = []
+    step = _steps.step
+    monkeypatch.setattr(_steps, "step", lambda *args: traces.append(None) or step(*args))
+
+    def fit(scale=0.1, learning_rate=1e-3):
+        kernel = ebm.MALA(step_size=scale)
+        objective = ebm.ContrastiveDivergence(kernel, 2, ebm.FromData())
+        return run(3, by=ebm.Estimator(objective, optax.adam(learning_rate)))
+
+    first = fit()
+    num_traces = len(traces)
+    assert num_traces > 0
+    np.testing.assert_array_equal(first.losses, fit().losses)
+    assert len(traces) == num_traces
+    assert not np.array_equal(fit(learning_rate=0.1).losses, first.losses)
+    assert not np.array_equal(fit(scale=0.5).losses, first.losses)
+    assert len(traces) > num_traces
+
+
+def test_a_network_comes_back_as_one():
+    net = eqx.nn.MLP(2, "scalar", 8, 1, key=KEY)
+    by = estimator()
+    result = run(3, by=by, energy=net)
+    assert isinstance(result.energy, eqx.nn.MLP)
+    assert isinstance(by.get_energy(result.state), eqx.nn.MLP)
+    assert isinstance(run(3, energy=ebm.as_energy(net)).energy, ebm.FunctionEnergy)
 
 
 PROGRAM = """
@@ -180,7 +313,7 @@ def test_a_run_survives_sigkill(tmp_path):
     def command(path, num_steps):
         return [sys.executable, "-c", textwrap.dedent(PROGRAM), str(path), str(num_steps)]
 
-    path = tmp_path / "killed.eqx"
+    path = tmp_path / "killed.ebm"
     victim = subprocess.Popen(command(path, 10_000_000))
     while not path.exists():
         time.sleep(0.05)
@@ -191,11 +324,11 @@ def test_a_run_survives_sigkill(tmp_path):
     like = ebm.Estimator(ebm.SlicedScoreMatching(), optax.adam(1e-3)).init(
         KEY, ebm.Gaussian(np.zeros(2), np.eye(2)), DATA
     )
-    done = int(eqx.tree_deserialise_leaves(path, like).step)
+    done = int(ebm.load(path, like=like).step)
     assert done > 0
     ends = [
         subprocess.run(command(file, done + 500), capture_output=True, text=True, check=True)
-        for file in (path, tmp_path / "whole.eqx")
+        for file in (path, tmp_path / "whole.ebm")
     ]
     assert ends[0].stdout == ends[1].stdout != ""
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from helpers import COVARIANCE, MEAN, assert_moments, network, trees_equal
@@ -72,6 +73,43 @@ def test_chains_go_on_with_a_changed_energy():
     assert draws.accept_prob.mean() > 0.5
     energies = jax.vmap(jax.vmap(shifted))(draws.values)
     np.testing.assert_allclose(draws.stats["potential_energy"], energies, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("level", "offset"), [(1e5, 60.0), (4000.0, 4.0)])
+def test_chains_see_a_change_that_is_small_beside_the_energy(level, offset):
+    """They kept the old energies below a relative difference of 1e-3, and accepted nothing."""
+
+    def energy(offset):
+        return ENERGY + ebm.as_energy(lambda x: level + offset + 0 * x[0], (2,))
+
+    settings = {"num_chains": 100, "num_warmup": 100, "num_samples": 50, **QUIET}
+    first = ebm.sample(jr.key(0), energy(0.0), ebm.MALA(), **settings)
+    settings.pop("num_chains")
+    draws = ebm.sample(
+        jr.key(0), energy(-offset), ebm.MALA(), init_state=first.state, **settings
+    )
+    assert draws.accept_prob.mean() > 0.4
+    assert draws.ok
+
+
+def test_a_refreshed_state_goes_on_under_mcmc_with_new_data():
+    """With what it cached under the old data, the chain freezes, as NumPyro's own does."""
+
+    def model(data):
+        loc = numpyro.sample("loc", dist.Normal(0, 10))
+        numpyro.sample("x", dist.Normal(loc, 0.1), obs=data)
+
+    kernel = ebm.MALA(model)
+    mcmc = MCMC(kernel, num_warmup=300, num_samples=300, progress_bar=False)
+    near, far = jnp.zeros(10), jnp.full(10, 0.05).at[0].set(2.0)
+    mcmc.run(jr.key(0), near)
+    state, moved = mcmc.last_state, []
+    for start in (state, kernel.refresh(state, (far,), {})):
+        mcmc.post_warmup_state = start
+        mcmc.run(jr.key(1), far)
+        moved.append(np.unique(mcmc.get_samples()["loc"]).size)
+    assert moved[0] < 3
+    assert moved[1] > 50
 
 
 def test_thinning_keeps_every_nth_draw():

@@ -1,3 +1,5 @@
+import hashlib
+import io
 import json
 import zipfile
 
@@ -98,7 +100,7 @@ def other(**changes):
         (lambda: ENERGIES["Ring"](), "holds a `MLPEnergy`, `like` is a `Ring`"),
         (
             lambda: other(width_size=9),
-            r"holds .network.layers\[0\].weight float32 \[8, 2\]",
+            r"holds float32\[8\] as .network.layers\[0\].bias, where `like` has float32\[9\]",
         ),
         (lambda: other(depth=3), r"disagrees with `like`"),
         (
@@ -115,24 +117,42 @@ def test_a_like_that_differs_is_an_error(like, message, tmp_path):
 
 
 def rewrite(path, change):
-    """The same file with another description."""
-    with zipfile.ZipFile(path) as file:
+    """The same file with another description, as somebody might forge it."""
+    body = path.read_bytes().split(b"\n", 1)[1]
+    with zipfile.ZipFile(io.BytesIO(body)) as file:
         parts = {name: file.read(name) for name in file.namelist()}
-    description = json.loads(parts["energy.json"])
+    description = json.loads(parts["description.json"])
     change(description)
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in {**parts, "energy.json": json.dumps(description)}.items():
+    forged = io.BytesIO()
+    with zipfile.ZipFile(forged, "w") as file:
+        for name, data in {**parts, "description.json": json.dumps(description)}.items():
             file.writestr(name, data)
+    digest = hashlib.sha256(forged.getvalue()).hexdigest()
+    path.write_bytes(f"numpyro_ebm {digest}\n".encode() + forged.getvalue())
+
+
+def nested(description):
+    code = {}
+    for _ in range(450):
+        code = {"list": [code]}
+    description["energy"] = code
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format=99), "has format 99, this version reads 1"),
-        (lambda d: d["energy"].update(module="Popen"), "needs `Popen`, which this version"),
+        (lambda d: d.update(format=99), "has format 99, this version reads 2"),
+        (
+            lambda d: d["energy"].update(module="Popen"),
+            "needs `Popen`, which this version",
+        ),
         (lambda d: d["energy"].update(module="os.system"), r"needs `os\.system`"),
         (lambda d: d["energy"]["fields"].pop("width"), r"the class `Ring` disagree"),
         (lambda d: d.pop("arrays"), "not a file that `ebm.save` wrote"),
+        (lambda d: d["arrays"][0].__setitem__(2, [10**9]), "not a file that `ebm.save` wrote"),
+        (lambda d: d["arrays"][0].__setitem__(1, "object"), "not a file that `ebm.save` wrote"),
+        (lambda d: d["energy"].update(fields=[1]), "not a file that `ebm.save` wrote"),
+        (nested, "not a file that `ebm.save` wrote"),
     ],
 )
 def test_a_file_cannot_name_what_the_library_has_not(change, message, tmp_path):
@@ -149,6 +169,45 @@ def test_a_file_of_something_else(tmp_path):
         ebm.load(tmp_path / "x")
     with pytest.raises(FileNotFoundError):
         ebm.load(tmp_path / "y")
+
+
+def corruptions(data, size=500):
+    """Flipped bits, blocks of zeros, and ends cut off."""
+    rng = np.random.default_rng(0)
+    for kind in rng.integers(3, size=size):
+        bad, start = bytearray(data), int(rng.integers(len(data)))
+        if kind == 0:
+            bad[start] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            bad[start : start + 64] = bytes(len(bad[start : start + 64]))
+        else:
+            del bad[start:]
+        yield bytes(bad)
+
+
+def test_a_damaged_file_is_one_clear_error(tmp_path):
+    """Of 200 corruptions of the files before these had checksums, six loaded wrong numbers."""
+    path, energy = tmp_path / "energy.ebm", ENERGIES["Tilted"]()
+    ebm.save(path, energy)
+    data, num_changed = path.read_bytes(), 0
+    for bad in corruptions(data):
+        path.write_bytes(bad)
+        if bad == data:
+            continue
+        num_changed += 1
+        for like in (None, energy):
+            with pytest.raises(
+                ValueError, match=r"not a file that `ebm\.save` wrote, or is dam"
+            ):
+                ebm.load(path, like=like)
+    assert num_changed > 450
+
+
+def test_random_keys_survive(tmp_path):
+    keys = jax.random.split(jax.random.key(3), 4)
+    ebm.save(tmp_path / "keys", {"keys": keys})
+    again = ebm.load(tmp_path / "keys")["keys"]
+    assert (jax.random.bits(again[2]) == jax.random.bits(keys[2])).all()
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):

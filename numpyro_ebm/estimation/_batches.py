@@ -1,6 +1,5 @@
 """Where the batches of a run come from: rows of arrays, or an iterator."""
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Sharding
 
 from .._checks import as_data
-from .._types import Array, Key, PyTree
+from .._types import Array, PyTree
 from ._state import EstimatorState
 
 #: As many batches of an iterator are stacked for one call.
@@ -73,13 +73,42 @@ class Stack(eqx.Module):
         return jax.tree.map(lambda x: x[i], self.batches), None
 
 
+class Batches:
+    """The batches of an iterator, as many at a time as have one shape."""
+
+    def __init__(self, data: Iterator[PyTree]) -> None:
+        self._rest = map(as_batch, data)
+        self._next = next(self._rest, None)
+
+    @property
+    def next(self) -> PyTree:
+        """The batch that comes next; `None` at the end."""
+        return self._next
+
+    def skip(self, count: int) -> None:
+        for _ in range(count):
+            self._next = next(self._rest, None)
+
+    def take(self, count: int) -> list[PyTree]:
+        """The next `count` batches, fewer where one is larger or smaller than the first."""
+        taken, shapes = [], _shapes(self._next)
+        while self._next is not None and len(taken) < count and _shapes(self._next) == shapes:
+            taken.append(self._next)
+            self.skip(1)
+        return taken
+
+
+def _shapes(batch: PyTree) -> list[tuple[int, ...]]:
+    return [x.shape for x in jax.tree.leaves(batch)]
+
+
 def next_source(
-    batches: Rows | Iterator[PyTree], state: EstimatorState, length: int
+    batches: Rows | Batches, state: EstimatorState, length: int
 ) -> tuple[Rows | Stack, int]:
     """What the next `length` steps see, and how many: less of an iterator, none at its end."""
     if isinstance(batches, Rows):
         return batches, length
-    taken = [as_batch(batch) for batch in itertools.islice(batches, min(length, _MAX_STACKED))]
+    taken = batches.take(min(length, _MAX_STACKED))
     if not taken:
         return Stack(None, state.step), 0
     # Always as many, so that one compilation serves them all.
@@ -88,15 +117,17 @@ def next_source(
     return Stack(stacked, state.step), len(taken)
 
 
-def hold_out(batches: Any, fraction: float, rng_key: Key) -> tuple[Rows, Rows]:
-    """Rows to train on, and rows to stop by."""
+def hold_out(
+    batches: Rows | Batches, fraction: float, state: EstimatorState
+) -> tuple[Rows, Rows]:
+    """Rows to train on, and rows to stop by: the same, whenever a run goes on."""
     if not isinstance(batches, Rows):
         raise ValueError("`early_stopping` needs `data` as an array, not as an iterator.")
     size = num_rows(batches.data)
     num_held = max(1, round(fraction * size))
     if num_held >= size:
         raise ValueError(f"`early_stopping` would hold out all of the {size} points of `data`.")
-    order = jr.permutation(jr.fold_in(rng_key, 1), size)
+    order = jr.permutation(state.fold_in(_SPLIT), size)
 
     def rows(chosen: Array, batch_size: int | None) -> Rows:
         data, weights = jax.tree.map(lambda x: x[chosen], (batches.data, batches.weights))
@@ -106,6 +137,10 @@ def hold_out(batches: Any, fraction: float, rng_key: Key) -> tuple[Rows, Rows]:
 
     batch_size = as_batch_size(batches.batch_size, size - num_held)
     return rows(order[num_held:], batch_size), rows(order[:num_held], None)
+
+
+#: Folded into the key of a run for the split; no step or epoch gets as far.
+_SPLIT = 2**32 - 1
 
 
 def as_batch(data: Any) -> PyTree:
@@ -125,6 +160,7 @@ def as_batch(data: Any) -> PyTree:
 
 
 def as_weighted(data: Any, weights: Any) -> tuple[PyTree, Array | None]:
+    """`data` as floats, and `weights` scaled to average one."""
     if weights is None:
         return as_batch(data), None
     first = data[0] if isinstance(data, tuple) else data
@@ -132,17 +168,23 @@ def as_weighted(data: Any, weights: Any) -> tuple[PyTree, Array | None]:
     weights = jnp.asarray(weights, jnp.result_type(float))
     if weights.shape != size:
         raise ValueError(
-            f"`weights` must have shape {size}, one weight a row of `data`, got "
+            f"`weights` must have shape {size}, one weight per row of `data`, got "
             f"{weights.shape}."
         )
+    if isinstance(weights, Tracer):
+        return as_batch(_fill_unweighted(jnp, data, weights > 0)), weights / weights.mean()
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise ValueError("`weights` must be finite, not negative, and not all zero.")
     counts = np.asarray(weights) > 0
     if not counts.all():
-        # Zero times NaN is NaN: what does not count is a copy of what does.
-        rows = np.where(counts, np.arange(len(counts)), int(np.argmax(counts)))
-        data = jax.tree.map(lambda x: np.asarray(x)[rows], data)
+        data = _fill_unweighted(np, data, counts)
     return as_batch(data), weights / weights.mean()
+
+
+def _fill_unweighted(numpy: Any, data: Any, counts: Any) -> Any:
+    # Zero times NaN is NaN: what does not count is a copy of what does.
+    rows = numpy.where(counts, numpy.arange(len(counts)), numpy.argmax(counts))
+    return jax.tree.map(lambda x: numpy.asarray(x)[rows], data)
 
 
 def as_batch_size(batch_size: int | None, size: int) -> int | None:

@@ -1,13 +1,15 @@
 """`EstimatorState`: all that a run carries."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.random as jr
 
-from .._types import Array, Key, PyTree
+from .._types import Array, Key, PyTree, Scalar
 
 
 class EstimatorState(eqx.Module):
-    """Everything a run needs to go on, as arrays that `eqx.tree_serialise_leaves` can write.
+    """Everything a run needs to go on; `ebm.save` writes it to a file.
 
     - **step**: the number of steps made.
     - **trainable**: what the objective trains, frozen parts included.
@@ -15,6 +17,8 @@ class EstimatorState(eqx.Module):
     - **opt_state**: optax's state.
     - **objective_state**: what the objective carries.
     - **key_data**, **key_impl**: the key that every step folds its number into.
+    - **is_bare**: whether what was given to train is a network, and not an energy.
+    - **best**: what early stopping remembers.
     """
 
     step: Array
@@ -24,6 +28,21 @@ class EstimatorState(eqx.Module):
     objective_state: PyTree
     key_data: Array
     key_impl: str = eqx.field(static=True)
+    is_bare: bool = eqx.field(static=True, default=False)
+    best: Any = None
 
-    def fold_in(self, number: Array) -> Key:
+    def fold_in(self, number: Any) -> Key:
         return jr.fold_in(jr.wrap_key_data(self.key_data, impl=self.key_impl), number)
+
+
+class Best(eqx.Module):
+    """The best state of a run so far, by its loss on points that were held out.
+
+    - **state**: the state, or the first one before any evaluation.
+    - **loss**: infinite before any evaluation.
+    - **num_since**: evaluations since then.
+    """
+
+    state: EstimatorState
+    loss: Scalar
+    num_since: Array

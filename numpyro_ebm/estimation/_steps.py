@@ -9,6 +9,7 @@ import optax
 
 from .._trainable import partition_trainable, unfreeze
 from .._types import Array, PyTree, Scalar
+from .._values import ByValue
 from ..objectives import AbstractObjective
 from ._batches import Rows, Stack
 from ._state import EstimatorState
@@ -21,7 +22,7 @@ class Rule(NamedTuple):
     """How one step is made."""
 
     objective: AbstractObjective
-    optim: optax.GradientTransformation
+    optim: ByValue
     ema_decay: float | None
 
 
@@ -49,7 +50,7 @@ def step(
         rule.objective, state, batch, weights
     )
     params, rest = partition_trainable(state.trainable)
-    updates, opt_state = rule.optim.update(grads, state.opt_state, params)
+    updates, opt_state = rule.optim.value.update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
     average = state.average
     if rule.ema_decay is not None:
@@ -64,8 +65,21 @@ def step(
         objective_state=objective_state,
         key_data=state.key_data,
         key_impl=state.key_impl,
+        is_bare=state.is_bare,
     )
     return new_state, loss, metrics, _all_finite((loss, updates))
+
+
+def best_of(state: EstimatorState) -> EstimatorState:
+    """The best state that early stopping has seen, or `state` itself if there is none."""
+    if state.best is None:
+        return state
+    bare = eqx.tree_at(lambda s: s.best, state, None)
+    is_seen = jnp.isfinite(state.best.loss)
+    arrays, static = eqx.partition(bare, eqx.is_array)
+    best = eqx.filter(state.best.state, eqx.is_array)
+    chosen = jax.tree.map(lambda b, x: jnp.where(is_seen, b, x), best, arrays)
+    return eqx.combine(chosen, static)
 
 
 def learned(state: EstimatorState) -> PyTree:
@@ -101,6 +115,7 @@ def compiled_evaluate(
     weights: Array | None,
 ) -> Scalar:
     key = state.fold_in(2 * state.step)
+    state = best_of(state)
     trainable = unfreeze(learned(state))
     return objective.loss(key, trainable, state.objective_state, data, weights)[0]
 

@@ -1,17 +1,19 @@
 """What looks after a run: early stopping, and checkpoints."""
 
-import os
 import time
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 
 from .._checks import check_positive, check_probability
+from .._files import read_file, write_file
+from .._values import fingerprint
 from ..objectives import AbstractObjective
+from ..saving import describe, fill, named_arrays
 from ._batches import Rows
-from ._state import EstimatorState
+from ._state import Best, EstimatorState
 from ._steps import compiled_evaluate
 
 #: Seconds from one checkpoint to the next.
@@ -42,72 +44,91 @@ class EarlyStopping(eqx.Module):
 
 
 class Watch:
-    """Watches the loss on points that were held out."""
+    """Watches the loss on points that were held out, and remembers the best state.
+
+    A state that it gives out carries that memory along; in between, steps need not.
+    """
 
     def __init__(
         self,
         objective: AbstractObjective,
         stopping: EarlyStopping | None,
         held_out: Rows | None,
+        state: EstimatorState,
     ) -> None:
         self.losses: list[float] = []
         self.every = None if stopping is None else stopping.every
         self._objective = objective
         self._stopping = stopping
         self._held_out = held_out
-        self._best: EstimatorState | None = None
+        self._best = None if stopping is None else state.best or _nothing_yet(state)
 
-    def is_over(self, state: EstimatorState) -> bool:
-        if self._stopping is None or self._held_out is None:
+    @property
+    def has_ended(self) -> bool:
+        if self._stopping is None or self._best is None:
             return False
-        if int(state.step) % self._stopping.every:
-            return False
-        rows = self._held_out
+        return int(self._best.num_since) >= self._stopping.patience
+
+    def see(self, state: EstimatorState) -> None:
+        """Evaluate `state`, if it is time to."""
+        rows, best = self._held_out, self._best
+        if self.every is None or rows is None or best is None or int(state.step) % self.every:
+            return
         # By the same draws each time.
         fixed = eqx.tree_at(lambda s: s.step, state, jnp.zeros_like(state.step))
-        loss = float(compiled_evaluate(self._objective, fixed, rows.data, rows.weights))
-        if loss < min(self.losses, default=np.inf):
-            self._best = state
-        self.losses.append(loss)
-        return len(self.losses) - 1 - int(np.argmin(self.losses)) >= self._stopping.patience
+        loss = compiled_evaluate(self._objective, fixed, rows.data, rows.weights)
+        self.losses.append(float(loss))
+        if float(loss) < float(best.loss):
+            self._best = Best(state, loss, jnp.zeros_like(best.num_since))
+        else:
+            self._best = Best(best.state, best.loss, best.num_since + 1)
 
-    def best(self, state: EstimatorState) -> EstimatorState:
-        return state if self._best is None else self._best
+    def attach(self, state: EstimatorState) -> EstimatorState:
+        """`state` with what the watch remembers."""
+        return with_best(state, self._best)
+
+
+def with_best(state: EstimatorState, best: Best | None) -> EstimatorState:
+    return eqx.tree_at(lambda s: s.best, state, best, is_leaf=lambda x: x is None)
+
+
+def _nothing_yet(state: EstimatorState) -> Best:
+    return Best(state, jnp.asarray(jnp.inf), jnp.zeros((), int))
 
 
 class Checkpoint:
-    """A file that always holds one whole state."""
+    """A file that always holds one whole state, and of which run it is."""
 
-    def __init__(self, path: Path, like: EstimatorState) -> None:
+    def __init__(self, path: Path, like: EstimatorState, run: dict[str, Any]) -> None:
         self.path = path
         self.like = like
+        self._run = {name: fingerprint(value) for name, value in run.items()}
         self._saved = time.perf_counter()
 
     def load(self) -> EstimatorState:
         if not self.path.exists():
             return self.like
         try:
-            state = eqx.tree_deserialise_leaves(self.path, self.like)
-        except (RuntimeError, ValueError, EOFError) as error:
+            description, arrays = read_file(self.path)
+        except ValueError as error:
             raise ValueError(
-                f"`checkpoint`, {self.path}, is not of this estimator, energy and data: remove "
-                "it, or give another path."
+                f"`checkpoint`, {self.path}, cannot be read: {error} Remove it, or give "
+                "another path."
             ) from error
-        if not np.array_equal(state.key_data, self.like.key_data):
+        saved = description.get("run", {})
+        others = [name for name, digest in self._run.items() if saved.get(name) != digest]
+        if others:
             raise ValueError(
-                f"`checkpoint`, {self.path}, is of a run with another `rng_key`: remove it, or "
-                "give another path."
+                f"`checkpoint`, {self.path}, is of a run with another "
+                f"{' and another '.join(f'`{name}`' for name in others)}: pass the same "
+                "arguments again, or give another path. To go on from it all the same, pass "
+                "`init_state=ebm.load(path, like=estimator.init(rng_key, energy, data))`."
             )
-        return state
+        return fill(self.like, self.path, description, arrays)
 
     def save(self, state: EstimatorState, is_due: bool) -> None:
         if not is_due and time.perf_counter() - self._saved < _SECONDS_A_CHECKPOINT:
             return
-        # A file is replaced whole or not at all.
-        fresh = self.path.with_name(self.path.name + ".part")
-        with open(fresh, "wb") as file:
-            eqx.tree_serialise_leaves(file, state)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, self.path)
+        description = {**describe(state), "run": self._run}
+        write_file(self.path, description, named_arrays(state))
         self._saved = time.perf_counter()

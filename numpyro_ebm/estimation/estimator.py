@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -20,8 +21,11 @@ from .._checks import check_probability, user_level
 from .._interrupts import delayed_interrupt
 from .._trainable import partition_trainable
 from .._types import Array, Float, Key, PyTree, Scalar
+from .._values import ByValue
 from ..energies import (
+    AbstractEnergy,
     ConditionalEnergy,
+    FunctionEnergy,
     as_energy,
     check_energy,
     check_points,
@@ -29,6 +33,7 @@ from ..energies import (
 )
 from ..objectives import AbstractObjective
 from ._batches import (
+    Batches,
     Rows,
     Stack,
     as_batch,
@@ -42,6 +47,7 @@ from ._state import EstimatorState
 from ._steps import (
     MAX_FUSED,
     Rule,
+    best_of,
     compiled_evaluate,
     compiled_stable_update,
     compiled_update,
@@ -49,7 +55,7 @@ from ._steps import (
     learned,
     loss_and_grads,
 )
-from ._watching import Checkpoint, EarlyStopping, Watch
+from ._watching import Checkpoint, EarlyStopping, Watch, with_best
 
 #: Seconds that one compiled call should take: the bar moves, and an interrupt gets through.
 _SECONDS_A_CALL = 0.25
@@ -61,9 +67,9 @@ class EstimatorRunResult(NamedTuple):
     - **energy**: what was learned.
     - **losses**: the loss of each step of this run.
     - **metrics**: whatever else the objective reports, one value a step.
-    - **state**: goes on with `run(..., init_state=result.state)`.
-    - **validation_losses**: with [`EarlyStopping`][numpyro_ebm.EarlyStopping], those of its
-      evaluations.
+    - **state**: where the run stands; it goes on with `run(..., init_state=result.state)`.
+    - **validation_losses**: with [`EarlyStopping`][numpyro_ebm.EarlyStopping], those of this
+      run's evaluations; `energy` is then the best one, and `state` remembers it.
     """
 
     energy: Any
@@ -126,9 +132,11 @@ class Estimator:
         self.objective = objective
         self.optim = optim
         self.ema_decay = ema_decay
+        self._rule = Rule(objective, ByValue(optim), ema_decay)
 
     def init(self, rng_key: Key, energy: Any, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
+        is_bare = not isinstance(energy, AbstractEnergy | ConditionalEnergy)
         # A constant that is known now will not be that of what is learned.
         energy, data = forget_constants(_as_learnable(energy)), as_batch(data)
         _check_shapes(energy, data)
@@ -148,12 +156,18 @@ class Estimator:
             objective_state=objective_state,
             key_data=jr.key_data(run_key),
             key_impl=str(jr.key_impl(run_key)),
+            is_bare=is_bare,
         )
 
     def update(
         self, state: EstimatorState, batch: PyTree, weights: Array | None = None
     ) -> tuple[EstimatorState, Scalar]:
-        """One step on one batch: the next state, and the loss before the step."""
+        """One step on one batch: the next state, and the loss before the step.
+
+        `weights` are scaled to average one, as in `run`.
+        """
+        if weights is not None:
+            batch, weights = as_weighted(batch, weights)
         new_state, loss, _ = compiled_update(self._rule, state, batch, weights)
         return new_state, loss
 
@@ -161,6 +175,8 @@ class Estimator:
         self, state: EstimatorState, batch: PyTree, weights: Array | None = None
     ) -> tuple[EstimatorState, Scalar]:
         """Like `update`, but a step that is not finite leaves the state as it is."""
+        if weights is not None:
+            batch, weights = as_weighted(batch, weights)
         return compiled_stable_update(self._rule, state, batch, weights)
 
     def evaluate(
@@ -172,7 +188,9 @@ class Estimator:
 
     def get_energy(self, state: EstimatorState) -> Any:
         """What has been learned so far."""
-        return self.objective.finalize(learned(state), state.objective_state)
+        state = best_of(state)
+        energy = self.objective.finalize(learned(state), state.objective_state)
+        return _as_given(energy, state)
 
     def run(
         self,
@@ -197,10 +215,10 @@ class Estimator:
         - `rng_key`: seeds initialisation, batches and the objective's own draws.
         - `num_steps`: the number of optimiser steps.
         - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, or a
-          [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy].
-        - `data`: one point a row; cast to JAX's default float type. Of a conditional energy
+          [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy]; a network comes back as one.
+        - `data`: one point per row; cast to JAX's default float type. Of a conditional energy
           a tuple `(y, x)` of points and their conditions. Or an iterator of batches, one a
-          step; the run ends where it does.
+          step, not all of one size if need be; the run ends where it does.
         - `weights`: the weight of each row, or a mask; scaled to average one. What stands in
           rows of weight zero does not matter.
         - `batch_size`: rows a step. Batches go through the data in a new random order each
@@ -212,7 +230,8 @@ class Estimator:
         - `checkpoint`: a file that is written every ten seconds and at the end, atomically. If
           it exists, the run goes on from there, to `num_steps` steps in all, as if it had never
           stopped; its losses are those since then. Pass the same arguments again, an iterator
-          from its beginning.
+          from its beginning: a file of another objective, optimiser, energy, data or key is
+          refused. `ebm.load(path, like=state)` reads the state in it.
         - `sharding`: how the rows of a batch are laid out over devices.
         - `init_state`: the state of an earlier run to go on from, bit for bit as if it had
           never stopped; `rng_key` and `energy` are then those of that run.
@@ -224,17 +243,28 @@ class Estimator:
         if num_steps < 1:
             raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
         first, batches = self._batches(data, weights, batch_size, sharding)
+        state = self.init(rng_key, energy, first) if init_state is None else init_state
         held_out = None
         if early_stopping is not None:
-            batches, held_out = hold_out(batches, early_stopping.fraction, rng_key)
-        state = self.init(rng_key, energy, first) if init_state is None else init_state
-        saved = None if checkpoint is None else Checkpoint(Path(checkpoint), state)
-        if saved is not None:
+            batches, held_out = hold_out(batches, early_stopping.fraction, state)
+        watch = Watch(self.objective, early_stopping, held_out, state)
+        saved = None
+        if checkpoint is not None:
+            arguments = {
+                "energy": _structure(energy),
+                "data": first,
+                "weights": None if weights is None else np.asarray(weights),
+                "batch_size": batch_size,
+                "early_stopping": early_stopping,
+            }
+            saved = self._checkpoint(Path(checkpoint), watch.attach(state), arguments)
             state = saved.load()
+            watch = Watch(self.objective, early_stopping, held_out, state)
             num_steps -= int(state.step)
-            if isinstance(batches, Iterator):  # Those that the steps so far have seen.
-                batches = itertools.islice(batches, int(state.step), None)
-        watch = Watch(self.objective, early_stopping, held_out)
+            if isinstance(batches, Batches):  # Those that the steps so far have seen.
+                batches.skip(int(state.step))
+        num_steps = 0 if watch.has_ended else num_steps
+        state = with_best(state, None)
         history: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
         bar = tqdm(total=max(num_steps, 0), disable=not progress_bar)
         with bar, delayed_interrupt() as interrupted:
@@ -242,15 +272,17 @@ class Estimator:
                 for call in self._calls(state, num_steps, batches, watch.every):
                     state, losses, metrics = call
                     history.append((losses, metrics))
+                    watch.see(state)
                     bar.set_postfix_str(_postfix(losses, metrics), refresh=False)
                     bar.update(len(losses))
                     if saved is not None:
-                        saved.save(state, is_due=False)
+                        saved.save(watch.attach(state), is_due=False)
                     stops = callback is not None and bool(callback(state, losses))
-                    if watch.is_over(state) or stops or interrupted():
+                    if watch.has_ended or stops or interrupted():
                         break
             except NonFiniteStepError as stop:
-                result = self._result(rng_key, stop.state, [*history, stop.history], None)
+                good = watch.attach(stop.state)
+                result = self._result(rng_key, good, [*history, stop.history], None)
                 message = self._diagnose(stop.state, stop.batches)
                 raise NonFiniteError(message, result) from None
         if interrupted():
@@ -258,7 +290,7 @@ class Estimator:
                 f"Interrupted at step {int(state.step)} and returning the run so far; go on "
                 "with `run(..., init_state=result.state)`."
             )
-        state = watch.best(state)
+        state = watch.attach(state)
         if saved is not None:
             saved.save(state, is_due=True)
         rows = batches if isinstance(batches, Rows) else None
@@ -268,9 +300,11 @@ class Estimator:
             _warn(f"`{type(self.objective).__name__}`: {remark}")
         return result._replace(validation_losses=np.asarray(watch.losses))
 
-    @property
-    def _rule(self) -> "Rule":
-        return Rule(self.objective, self.optim, self.ema_decay)
+    def _checkpoint(
+        self, path: Path, state: EstimatorState, arguments: dict[str, Any]
+    ) -> Checkpoint:
+        own = {"objective": self.objective, "optim": self.optim, "ema_decay": self.ema_decay}
+        return Checkpoint(path, state, {"rng_key": state.key_data, **own, **arguments})
 
     def _batches(
         self,
@@ -278,7 +312,7 @@ class Estimator:
         weights: Any,
         batch_size: int | None,
         sharding: Sharding | None,
-    ) -> tuple[PyTree, "Rows | Iterator[PyTree]"]:
+    ) -> tuple[PyTree, Rows | Batches]:
         """A batch to begin with, and where the batches of the steps come from."""
         if isinstance(data, Iterator):
             if weights is not None or batch_size is not None:
@@ -286,10 +320,10 @@ class Estimator:
                     "`weights` and `batch_size` are for arrays; an iterator gives its batches "
                     "as they are."
                 )
-            batch = next(data, None)
-            if batch is None:
+            batches = Batches(data)
+            if batches.next is None:
                 raise ValueError("`data` is an iterator without a batch.")
-            return as_batch(batch), itertools.chain([batch], data)
+            return batches.next, batches
         data, weights = as_weighted(data, weights)
         batch_size = as_batch_size(batch_size, num_rows(data))
         if sharding is not None and batch_size is None:
@@ -300,7 +334,7 @@ class Estimator:
         self,
         state: EstimatorState,
         num_steps: int,
-        batches: "Rows | Iterator[PyTree]",
+        batches: Rows | Batches,
         every: int | None,
     ) -> Iterator:
         """Compiled calls of many steps each, of a length that suits the progress bar."""
@@ -333,9 +367,11 @@ class Estimator:
         if rows is None:
             energy = self.get_energy(state)
         else:
+            best = best_of(state)
             energy = self.objective.quantify(
-                rng_key, learned(state), state.objective_state, rows.data, rows.weights
+                rng_key, learned(best), best.objective_state, rows.data, rows.weights
             )
+            energy = _as_given(energy, state)
         return EstimatorRunResult(
             energy=energy,
             losses=np.concatenate(losses),
@@ -386,6 +422,17 @@ def _postfix(losses: np.ndarray, metrics: dict[str, np.ndarray]) -> str:
 
 def _as_learnable(energy: Any) -> Any:
     return energy if isinstance(energy, ConditionalEnergy) else as_energy(energy)
+
+
+def _as_given(energy: Any, state: EstimatorState) -> Any:
+    """A network where a network was to be trained."""
+    is_bare = state.is_bare and isinstance(energy, FunctionEnergy)
+    return energy.fn if is_bare else energy
+
+
+def _structure(energy: Any) -> Any:
+    """`energy` without the numbers in its arrays, which other devices round differently."""
+    return jax.tree.map(lambda x: jax.eval_shape(lambda: x) if eqx.is_array(x) else x, energy)
 
 
 def _check_shapes(energy: Any, data: PyTree) -> None:

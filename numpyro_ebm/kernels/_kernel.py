@@ -26,6 +26,7 @@ from numpyro.util import is_prng_key
 from .._checks import check_positive
 from .._normalization import check_normalization
 from .._types import Array, Energy, Key, Point, Shape
+from .._values import ByValue
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 from ._adaptation import AbstractAdaptation, Adaptation
 from ._move import AbstractMove, Report, as_position
@@ -36,8 +37,11 @@ class AbstractKernel(MCMCKernel):
     """A [`move`][numpyro_ebm.kernels.AbstractMove] that NumPyro's `MCMC` can run.
 
     A subclass makes its move and passes it here. Everything that adapts is in the state, and
-    the potential is built from the current model arguments in every transition, so new data,
-    a resumed run and NumPyro's composite kernels see no stale value.
+    the potential is built from the current model arguments in every transition, so NumPyro's
+    composite kernels see no stale value. One thing `MCMC` does not say: that it goes on from
+    `post_warmup_state` with new arguments. The state then holds the energy that its points had
+    under the old ones, and a chain that compares with it may freeze, as NumPyro's own do:
+    `mcmc.post_warmup_state = kernel.refresh(mcmc.last_state, model_args, model_kwargs)`.
     """
 
     move: AbstractMove
@@ -90,6 +94,17 @@ class AbstractKernel(MCMCKernel):
             "n_grad",
             "adapt_state.step_size",
         )
+
+    def parts(self) -> tuple[Any, ...]:
+        """By what kernels compare: one made anew with the same arguments compiles nothing."""
+        target = self._model, self._potential_fn
+        return self.move, self.adaptation, *target, self._init_strategy
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and ByValue(self) == ByValue(other)
+
+    def __hash__(self) -> int:
+        return hash(ByValue(self))
 
     def get_diagnostics_str(self, state: KernelState) -> str:
         return (
