@@ -1,6 +1,7 @@
 """Static errors, raised before any work starts."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,14 +16,49 @@ def as_floats(values: Any) -> Array:
     return jnp.asarray(values, jnp.result_type(float))
 
 
+def as_finite(name: str, values: Any) -> Array:
+    """`values` as floats, which must be finite numbers."""
+    array = _as_numbers(name, values)
+    if not isinstance(array, Tracer) and not np.isfinite(array).all():
+        shown = values if np.ndim(values) == 0 else f"an array with {_first_bad(array)}"
+        raise ValueError(f"`{name}` must be finite, got {shown}.")
+    return array
+
+
+def finite(name: str) -> Callable[[Any], Any]:
+    """A converter of a field, which may be left `None`."""
+    return lambda values: None if values is None else as_finite(name, values)
+
+
 def check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
+    array = _as_numbers(name, value)
+    if not isinstance(array, Tracer) and not np.all((array > 0) & (array < np.inf)):
+        raise ValueError(f"`{name}` must be positive, got {value}.")
+
+
+def check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    if value < 1:
         raise ValueError(f"`{name}` must be positive, got {value}.")
 
 
 def check_probability(name: str, value: Any) -> None:
-    if not isinstance(value, Tracer) and not 0 < value < 1:
+    array = _as_numbers(name, value)
+    if not isinstance(array, Tracer) and not np.all((array > 0) & (array < 1)):
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
+
+
+def _as_numbers(name: str, values: Any) -> Any:
+    try:
+        return as_floats(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be numbers, got {values!r:.80}.") from error
+
+
+def _first_bad(array: Any) -> str:
+    where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    return f"{np.asarray(array)[where]} at index {where}"
 
 
 def user_level() -> int:

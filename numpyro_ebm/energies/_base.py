@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
+from .._checks import as_finite
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Point, Sampler, Scalar, Shape
 from ._log_z import LogZ
@@ -120,7 +121,10 @@ class AbstractEnergy(eqx.Module):
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: Any) -> "Scaled":
-        return self * (1 / _factor("temperature", temperature))
+        temperature = _factor("temperature", temperature)
+        if not isinstance(temperature, Tracer) and temperature == 0:
+            raise ValueError("The temperature of an energy must not be zero.")
+        return self * (1 / temperature)
 
     def __neg__(self) -> "Scaled":
         return -1 * self
@@ -413,7 +417,7 @@ def _factor(name: str, value: Any) -> Array:
             f"The {name} of an energy must be a number, got {type(value).__name__}; energies "
             "are combined by `+` and `-`."
         )
-    factor = jnp.asarray(value, jnp.result_type(float))
+    factor = as_finite(name, value)
     if factor.ndim:
         raise ValueError(f"The {name} of an energy must be a scalar, got shape {factor.shape}.")
     return factor

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
-from .._checks import as_floats
+from .._checks import as_finite, check_positive
 from .._types import Array, Float, Key, Scalar, Shape
 from ._base import AbstractEnergy
 
@@ -33,13 +35,13 @@ class Gaussian(AbstractEnergy):
             "precision_matrix": precision_matrix,
             "scale_tril": scale_tril,
         }
-        given = {name: as_floats(m) for name, m in given.items() if m is not None}
+        given = {name: as_finite(name, m) for name, m in given.items() if m is not None}
         if len(given) != 1:
             raise ValueError(
                 "Give exactly one of `covariance_matrix`, `precision_matrix` and `scale_tril`, "
                 f"got {' and '.join(given) or 'none'}."
             )
-        self.loc = as_floats(loc)
+        self.loc = as_finite("loc", loc)
         ((name, matrix),) = given.items()
         if self.loc.ndim != 1 or matrix.shape != self.loc.shape * 2:
             raise ValueError(
@@ -47,6 +49,7 @@ class Gaussian(AbstractEnergy):
                 f"{matrix.shape}."
             )
         self.precision_matrix = _TO_PRECISION[name](matrix)
+        _check_definite(name, self.precision_matrix)
 
     @property
     def event_shape(self) -> Shape:
@@ -97,16 +100,17 @@ class GaussianMixture(AbstractEnergy):
         locs: Float[Array, "k d"],
         covariance_matrices: Float[Array, "*k d d"],
     ) -> None:
-        weights, self.locs = as_floats(weights), as_floats(locs)
+        weights, self.locs = as_finite("weights", weights), as_finite("locs", locs)
         if weights.ndim != 1:
             raise ValueError(f"`weights` must be a vector, got shape {weights.shape}.")
+        check_positive("weights", weights)
         if self.locs.ndim != 2 or len(self.locs) != len(weights):
             raise ValueError(
-                f"`locs` must have shape ({len(weights)}, d), one row a weight, got "
+                f"`locs` must have shape ({len(weights)}, d), one row per weight, got "
                 f"{self.locs.shape}."
             )
         size, dim = self.locs.shape
-        covariances = as_floats(covariance_matrices)
+        covariances = as_finite("covariance_matrices", covariance_matrices)
         if covariances.shape[-2:] != (dim, dim):
             raise ValueError(
                 f"`covariance_matrices` must have shape ({size}, {dim}, {dim}) or "
@@ -115,6 +119,7 @@ class GaussianMixture(AbstractEnergy):
         covariances = jnp.broadcast_to(covariances, (size, dim, dim))
         self.log_weights = jnp.log(weights / weights.sum())
         self.precision_matrices = jax.vmap(_precision)(jnp.linalg.cholesky(covariances))
+        _check_definite("covariance_matrices", self.precision_matrices)
 
     @property
     def event_shape(self) -> Shape:
@@ -163,6 +168,13 @@ def _log_z(precision: Float[Array, "*k d d"]) -> Float[Array, "*k"]:
 def _precision(scale_tril: Float[Array, "d d"]) -> Float[Array, "d d"]:
     root = solve_triangular(scale_tril, jnp.eye(len(scale_tril)), lower=True)
     return root.T @ root
+
+
+def _check_definite(name: str, precision: Float[Array, "*k d d"]) -> None:
+    root = jnp.linalg.cholesky(precision)
+    if not isinstance(root, Tracer) and not np.isfinite(root).all():
+        kind = "invertible" if name == "scale_tril" else "positive definite"
+        raise ValueError(f"`{name}` must be {kind}.")
 
 
 def _colour(noise: Float[Array, "*n d"], precision: Float[Array, "*n d d"]) -> Array:

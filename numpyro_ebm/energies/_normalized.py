@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jax.scipy.special import logsumexp
 from numpyro.distributions.constraints import Constraint
 
+from .._checks import as_finite
 from .._trainable import Frozen, freeze, partition_trainable, unfreeze
 from .._types import Array, Float, Key, Point, Sampler, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, show_number, show_term
@@ -106,7 +107,7 @@ class Mixture(AbstractEnergy):
 
     def __init__(self, energies: Sequence[Any], weights: Any) -> None:
         self.energies = tuple(map(as_energy, energies))
-        weights = jnp.asarray(weights, jnp.result_type(float))
+        weights = as_finite("weights", weights)
         if not self.energies or weights.shape != (len(self.energies),):
             raise ValueError(
                 f"`weights` must hold one number for each of the {len(self.energies)} "

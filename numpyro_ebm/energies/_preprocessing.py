@@ -11,7 +11,7 @@ from jax.scipy.special import logit
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from .._checks import as_data, as_floats, check_positive
+from .._checks import as_data, as_finite, check_positive
 from .._types import Array, Float, Key
 
 
@@ -27,7 +27,7 @@ class Standardize(Transform):
 
     def __init__(self, loc: Any, scale: Any) -> None:
         check_positive("scale", scale)
-        self.loc, self.scale = as_floats(loc), as_floats(scale)
+        self.loc, self.scale = as_finite("loc", loc), as_finite("scale", scale)
 
     @classmethod
     def fit(cls, data: Float[Array, "n *event"]) -> "Standardize":
@@ -73,7 +73,8 @@ class Logit(Transform):
 
     def __init__(self, num_levels: float = 256.0, alpha: float = 0.05) -> None:
         check_positive("num_levels", num_levels)
-        if not 0 < alpha < 0.5:
+        check_positive("alpha", alpha)
+        if not alpha < 0.5:
             raise ValueError(f"`alpha` must lie between 0 and 0.5, got {alpha}.")
         self.num_levels, self.alpha = num_levels, alpha
 

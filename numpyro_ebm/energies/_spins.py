@@ -17,7 +17,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 
-from .._checks import as_floats
+from .._checks import as_floats, finite
 from .._types import Array, Float, Key, Sampler, Scalar, Shape
 from ._base import AbstractEnergy
 from ._views import LatentEnergy
@@ -50,10 +50,8 @@ class IsingModel(AbstractEnergy):
     levels: ClassVar[tuple[float, ...] | None] = (-1.0, 1.0)
 
     shape: Shape = eqx.field(static=True)
-    coupling: Scalar = eqx.field(converter=as_floats)
-    field: Scalar | None = eqx.field(
-        converter=lambda h: None if h is None else as_floats(h), default=None
-    )
+    coupling: Scalar = eqx.field(converter=finite("coupling"))
+    field: Scalar | None = eqx.field(converter=finite("field"), default=None)
     periodic: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def __check_init__(self) -> None:
@@ -155,9 +153,9 @@ class AbstractRBM(AbstractEnergy):
     - `visible_bias`, `hidden_bias`: $b$ and $c$.
     """
 
-    weights: Float[Array, "v h"] = eqx.field(converter=as_floats)
-    visible_bias: Float[Array, " v"] = eqx.field(converter=as_floats)
-    hidden_bias: Float[Array, " h"] = eqx.field(converter=as_floats)
+    weights: Float[Array, "v h"] = eqx.field(converter=finite("weights"))
+    visible_bias: Float[Array, " v"] = eqx.field(converter=finite("visible_bias"))
+    hidden_bias: Float[Array, " h"] = eqx.field(converter=finite("hidden_bias"))
 
     def __check_init__(self) -> None:
         shape = (*self.visible_bias.shape, *self.hidden_bias.shape)

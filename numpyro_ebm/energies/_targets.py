@@ -9,7 +9,7 @@ import jax.random as jr
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf, gammaln, logsumexp
 
-from .._checks import as_floats, check_positive
+from .._checks import as_finite, check_positive, finite
 from .._types import Array, Float, Key, Scalar, Shape
 from ._base import AbstractEnergy
 
@@ -22,8 +22,8 @@ class DoubleWell(AbstractEnergy):
     - `a`: positive; `b`: any, below zero there is one well.
     """
 
-    a: Scalar = eqx.field(converter=as_floats, default=1.0)
-    b: Scalar = eqx.field(converter=as_floats, default=2.0)
+    a: Scalar = eqx.field(converter=finite("a"), default=1.0)
+    b: Scalar = eqx.field(converter=finite("b"), default=2.0)
     dim: int = eqx.field(static=True, default=1)
 
     def __check_init__(self) -> None:
@@ -80,8 +80,8 @@ class DoubleWell(AbstractEnergy):
 class Ring(AbstractEnergy):
     r"""$(\lVert x\rVert - r)^2 / 2w^2$ in the plane: a ring of `radius` $r$ and `width` $w$."""
 
-    radius: Scalar = eqx.field(converter=as_floats, default=2.0)
-    width: Scalar = eqx.field(converter=as_floats, default=0.5)
+    radius: Scalar = eqx.field(converter=finite("radius"), default=2.0)
+    width: Scalar = eqx.field(converter=finite("width"), default=0.5)
 
     def __check_init__(self) -> None:
         check_positive("radius", self.radius)
@@ -146,9 +146,9 @@ class Ring(AbstractEnergy):
 class Banana(AbstractEnergy):
     r"""$x_1^2/2a^2 + (x_2 - b x_1^2)^2/2c^2$: a Gaussian, sheared by a parabola."""
 
-    a: Scalar = eqx.field(converter=as_floats, default=1.0)
-    b: Scalar = eqx.field(converter=as_floats, default=0.5)
-    c: Scalar = eqx.field(converter=as_floats, default=0.5)
+    a: Scalar = eqx.field(converter=finite("a"), default=1.0)
+    b: Scalar = eqx.field(converter=finite("b"), default=0.5)
+    c: Scalar = eqx.field(converter=finite("c"), default=0.5)
 
     def __check_init__(self) -> None:
         check_positive("a", self.a)
@@ -188,7 +188,7 @@ class Funnel(AbstractEnergy):
     stress test: no step size suits both its neck and its mouth.
     """
 
-    scale: Scalar = eqx.field(converter=as_floats, default=3.0)
+    scale: Scalar = eqx.field(converter=finite("scale"), default=3.0)
     dim: int = eqx.field(static=True, default=10)
 
     def __check_init__(self) -> None:
@@ -247,11 +247,12 @@ class StudentT(AbstractEnergy):
         scale_tril: Float[Array, "d d"] | None = None,
     ) -> None:
         check_positive("df", df)
-        self.df, self.loc = as_floats(df), as_floats(loc)
+        self.df, self.loc = as_finite("df", df), as_finite("loc", loc)
         if self.loc.ndim != 1:
             raise ValueError(f"`loc` must be a vector, got shape {self.loc.shape}.")
         dim = len(self.loc)
-        self.scale_tril = jnp.eye(dim) if scale_tril is None else as_floats(scale_tril)
+        root = jnp.eye(dim) if scale_tril is None else as_finite("scale_tril", scale_tril)
+        self.scale_tril = root
         if self.scale_tril.shape != (dim, dim):
             raise ValueError(
                 f"`scale_tril` must have shape ({dim}, {dim}), got {self.scale_tril.shape}."

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_positive, check_probability
+from .._checks import check_count, check_probability
 from .._files import read_file, write_file
 from .._values import fingerprint
 from ..objectives import AbstractObjective
@@ -39,8 +39,8 @@ class EarlyStopping(eqx.Module):
 
     def __check_init__(self) -> None:
         check_probability("fraction", self.fraction)
-        check_positive("every", self.every)
-        check_positive("patience", self.patience)
+        check_count("every", self.every)
+        check_count("patience", self.patience)
 
 
 class Watch:

@@ -295,9 +295,8 @@ class Estimator:
             saved.save(state, is_due=True)
         rows = batches if isinstance(batches, Rows) else None
         result = self._result(rng_key, state, history, rows)
-        remark = self.objective.remark(result.metrics) if len(result.losses) else None
-        if remark is not None:
-            _warn(f"`{type(self.objective).__name__}`: {remark}")
+        if len(result.losses):
+            self._warn(self.objective.remark(result.metrics))
         return result._replace(validation_losses=np.asarray(watch.losses))
 
     def _checkpoint(
@@ -368,16 +367,21 @@ class Estimator:
             energy = self.get_energy(state)
         else:
             best = best_of(state)
-            energy = self.objective.quantify(
+            energy, remark = self.objective.quantify(
                 rng_key, learned(best), best.objective_state, rows.data, rows.weights
             )
             energy = _as_given(energy, state)
+            self._warn(remark)
         return EstimatorRunResult(
             energy=energy,
             losses=np.concatenate(losses),
             metrics=jax.tree.map(lambda *parts: np.concatenate(parts), *metrics),
             state=state,
         )
+
+    def _warn(self, remark: str | None) -> None:
+        if remark is not None:
+            _warn(f"`{type(self.objective).__name__}`: {remark}")
 
     def _diagnose(self, state: EstimatorState, source: "Rows | Stack") -> str:
         """Say where the step that `state` could not make went wrong."""

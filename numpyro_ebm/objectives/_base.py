@@ -49,9 +49,9 @@ class AbstractObjective(eqx.Module):
         state: PyTree,
         data: PyTree,
         weights: Float[Array, " n"] | None,
-    ) -> Any:
-        """What was learned, with the standard errors that all of the data can give it."""
-        return self.finalize(trainable, state)
+    ) -> tuple[Any, str | None]:
+        """What was learned, with the errors that all of the data can give it; and a warning."""
+        return self.finalize(trainable, state), None
 
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
         """What the metrics of a run, one value a step, give reason to warn of."""

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import numpyro.distributions as dist
 
 from .._checks import as_floats
-from .._types import Array, Float, Key, Shape
-from ..energies import discrete_levels, is_discrete
+from .._types import Array, Float, Key, Scalar, Shape
+from ..energies import AbstractEnergy, as_energy, discrete_levels, is_discrete
 
 
 class GaussianNoise(eqx.Module):
@@ -46,6 +47,31 @@ class TwoValuedNoise(eqx.Module):
     def log_prob(self, x: Array) -> Array:
         log_probs = jnp.where(x == self.levels[1], jnp.log(self.probs), jnp.log1p(-self.probs))
         return log_probs.sum(tuple(range(x.ndim - self.probs.ndim, x.ndim)))
+
+
+class NoiseEnergy(AbstractEnergy):
+    """Noise that draws and scores points, as a normalised energy."""
+
+    noise: Any
+    event_shape: Shape = eqx.field(static=True)
+    levels: Any = eqx.field(static=True)
+
+    @property
+    def log_z(self) -> Scalar:
+        return jnp.zeros(())
+
+    def __call__(self, x: Array) -> Scalar:
+        return -self.noise.log_prob(x)
+
+    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
+        return self.noise.sample(rng_key, sample_shape)
+
+
+def energy_of_noise(noise: Any, energy: AbstractEnergy, shape: Shape) -> AbstractEnergy:
+    """The noise of `energy` as an energy."""
+    if isinstance(noise, dist.Distribution):
+        return as_energy(noise)
+    return NoiseEnergy(noise=noise, event_shape=shape, levels=discrete_levels(energy))
 
 
 def fitted_noise(energy: Any, data: Array, widening: float = 1.0) -> Any:

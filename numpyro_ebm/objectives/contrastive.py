@@ -10,10 +10,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
-from .._checks import check_positive
+from .._checks import check_count, check_positive
 from .._trainable import freeze, partition_trainable, unfreeze
 from .._types import Array, Energy, Float, Key, PyTree, Scalar
-from ..energies import ConditionalEnergy, Normalized, confined
+from ..energies import ConditionalEnergy, LogZ, Normalized, confined, judged
+from ..normalizers import ImportanceSampling
 from ._base import (
     AbstractObjective,
     AbstractPointwiseObjective,
@@ -21,7 +22,7 @@ from ._base import (
     num_points,
     weighted_mean,
 )
-from ._noise import check_noise, fitted_noise
+from ._noise import check_noise, energy_of_noise, fitted_noise
 
 
 class Contrasted(eqx.Module):
@@ -36,16 +37,17 @@ class NoiseContrastiveEstimation(AbstractObjective):
 
     Logistic regression between data and $\nu$ draws of noise a datum, with
     $G(x) = -E(x) - \log Z - \log p_n(x) - \log\nu$ [Gutmann and Hyvärinen 2012]. The constant
-    is a parameter like any other: consistent for the energy *and* for $\log Z$, and what is
-    learned comes back [`Normalized`][numpyro_ebm.Normalized], with a standard error. Efficient
-    as $\nu$ grows, if the noise covers the data; where a classifier can tell them apart at once
-    (accuracy above 0.95) it learns nothing any more, and the run says so. $1+\nu$ energies a
+    is a parameter like any other: consistent for the energy *and* for $\log Z$. Efficient as
+    $\nu$ grows, if the noise covers the data; if a classifier can tell them apart at once
+    (accuracy above 0.95) it learns nothing any more, and the run says so. $1+\nu$ energies per
     point, no derivative in $x$. Shown by `tests/objectives/test_contrastive.py` against its
     asymptotic variances.
 
-    The standard error is the sandwich of the logistic likelihood over all trained numbers, if
-    there are at most 500; of a larger network it is that of $\log Z$ for the learned energy as
-    it is, without the uncertainty of its shape.
+    What is learned comes back [`Normalized`][numpyro_ebm.Normalized]. Its $\log Z$ is that of
+    the learned energy as it is, by importance sampling from the noise, with that error; an
+    infinite error says that the noise could not tell. The classifier's own constant is the
+    metric `log_z`. It differs if the energy misfits the data, or fits them by heart: then the
+    run warns.
 
     A [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] learns the constant of each
     condition as a part of itself.
@@ -62,7 +64,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
     num_noise: int = eqx.field(static=True, default=5)
 
     def __check_init__(self) -> None:
-        check_positive("num_noise", self.num_noise)
+        check_count("num_noise", self.num_noise)
 
     def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Contrasted, Any]:
         points = data[0] if isinstance(energy, ConditionalEnergy) else data
@@ -130,19 +132,39 @@ class NoiseContrastiveEstimation(AbstractObjective):
         state: Any,
         data: PyTree,
         weights: Float[Array, " n"] | None,
-    ) -> Any:
+    ) -> tuple[Any, str | None]:
         if isinstance(trainable.energy, ConditionalEnergy):
-            return trainable.energy
-        std_error = _std_error(self, rng_key, trainable, state, data, weights)
-        return Normalized(trainable.energy, trainable.log_z, std_error)
+            return trainable.energy, None
+        fit_key, draw_key = jr.split(rng_key)
+        own = classifier_log_z(self, fit_key, trainable, state, data, weights)
+        energy = unfreeze(trainable.energy)
+        proposal = energy_of_noise(state, energy, data.shape[1:])
+        found = ImportanceSampling(proposal).estimate(draw_key, energy)
+        if not found.ok:
+            # What no draw can confirm is what the classifier says, without an error.
+            return Normalized(trainable.energy, judged(own, found.checks)), None
+        gap, error = (
+            abs(own.estimate - found.estimate),
+            np.hypot(own.std_error, found.std_error),
+        )
+        if not gap > max(_SMALL_GAP, 4 * error):
+            return Normalized(trainable.energy, found), None
+        return Normalized(trainable.energy, found), (
+            f"The constant by which the classifier tells data from noise is "
+            f"{own.estimate:.3f}, where log Z of the learned energy is {found.estimate:.3f} "
+            f"(error {found.std_error:.2g}), and that is what was kept. The energy misfits the "
+            "data, has not settled, or fits them by heart: judge it on points that were held "
+            "out (`early_stopping=ebm.EarlyStopping()`)."
+        )
 
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
         accuracy = metrics["accuracy"][-100:].mean()
         if accuracy > _CHASM:
             return (
-                f"The noise is told from the data with accuracy {accuracy:.2f}: hardly any of "
-                "it falls among the data, so that little was learned. Give a `noise` that is "
-                "closer to the data, such as a flow."
+                f"The noise is told from the data with accuracy {accuracy:.2f}: they hardly "
+                "overlap, so little was learned, or the energy fits these points by heart. "
+                "Judge it on points that were held out (`early_stopping=ebm.EarlyStopping()`), "
+                "or give a `noise` that is closer to the data, such as a flow."
             )
         if accuracy < _TRIVIAL:
             return (
@@ -172,7 +194,7 @@ class ConditionalNoiseContrastiveEstimation(AbstractPointwiseObjective):
 
     def __check_init__(self) -> None:
         check_positive("noise_scale", self.noise_scale)
-        check_positive("num_noise", self.num_noise)
+        check_count("num_noise", self.num_noise)
 
     def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
         noise = jr.normal(rng_key, (self.num_noise, *x.shape), x.dtype)
@@ -182,8 +204,10 @@ class ConditionalNoiseContrastiveEstimation(AbstractPointwiseObjective):
 
 #: Balanced accuracies of the classifier, above and below which a run warns.
 _CHASM, _TRIVIAL = 0.95, 0.55
-#: Trained numbers up to which the standard error knows of all of them.
-_MOST_PARAMETERS = 500
+#: Trained numbers up to which the standard error knows of all of them, and rows that it sees.
+_MOST_PARAMETERS, _MOST_ROWS = 500, 10_000
+#: A difference of two constants that no use of the density would notice.
+_SMALL_GAP = 0.05
 
 
 class _Moments(NamedTuple):
@@ -193,8 +217,30 @@ class _Moments(NamedTuple):
     covariance: Array
 
 
+def classifier_log_z(
+    objective: NoiseContrastiveEstimation,
+    rng_key: Key,
+    trainable: Contrasted,
+    noise: Any,
+    data: Array,
+    weights: Float[Array, " n"] | None,
+) -> LogZ:
+    r"""The constant that was trained; its error is the sandwich of the logistic likelihood.
+
+    Over all trained numbers, if there are at most 500; of a larger network over the constant
+    alone, without the uncertainty of the energy's shape.
+    """
+    size = len(data)
+    if size > _MOST_ROWS:
+        order_key, rng_key = jr.split(rng_key)
+        rows = jr.choice(order_key, size, (_MOST_ROWS,), replace=False)
+        data, weights = jax.tree.map(lambda x: x[rows], (data, weights))
+    variance = _variance(objective, rng_key, trainable, noise, data, weights)
+    return LogZ(unfreeze(trainable.log_z), jnp.sqrt(variance / size), method="classification")
+
+
 @eqx.filter_jit
-def _std_error(
+def _variance(
     objective: NoiseContrastiveEstimation,
     rng_key: Key,
     trainable: Contrasted,
@@ -202,7 +248,7 @@ def _std_error(
     data: Array,
     weights: Float[Array, " n"] | None,
 ) -> Scalar:
-    r"""Of $\log Z$: $H^{-1} V H^{-1}/n$, by the gradients at each datum and draw of noise."""
+    r"""$n$ times that of $\log Z$: $H^{-1} V H^{-1}$, by the gradients at data and noise."""
     params, rest = partition_trainable(trainable)
     if sum(x.size for x in jax.tree.leaves(params)) > _MOST_PARAMETERS:
         params, rest = eqx.partition(
@@ -210,8 +256,8 @@ def _std_error(
         )
     flat, unravel = ravel_pytree(params)
     # `log_z` is the last of the fields, and so of the flat parameters.
-    num_data, num_noise = len(data), objective.num_noise
-    draws = noise.sample(rng_key, (num_noise * num_data,))
+    num_noise = objective.num_noise
+    draws = noise.sample(rng_key, (num_noise * len(data),))
 
     def gradients(points: Array) -> tuple[Array, Array]:
         def logit(flat: Array, x: Array) -> Scalar:
@@ -225,16 +271,15 @@ def _std_error(
         prob = jax.nn.sigmoid(-sign * logits)
         pull = prob[:, None] * slopes
         mean = (weights[:, None] * pull).mean(0)
-        spread = jnp.einsum("n,ni,nj->ij", weights, pull - mean, pull - mean) / len(points)
+        # Weights may depend on the points: E[w^2 psi psi'], not E[w^2] E[psi psi'].
+        spread = jnp.einsum("n,ni,nj->ij", weights**2, pull - mean, pull - mean) / len(points)
         curvature = jnp.einsum("n,ni,nj->ij", weights * prob * (1 - prob), slopes, slopes)
         return _Moments(curvature / len(points), spread)
 
-    of_data = moments(data, 1, jnp.ones(num_data) if weights is None else weights)
+    of_data = moments(data, 1, jnp.ones(len(data)) if weights is None else weights)
     of_noise = moments(draws, -1, jnp.ones(len(draws)))
     inverse = jnp.linalg.pinv(
         of_data.curvature + num_noise * of_noise.curvature, hermitian=True
     )
     # Each step draws its noise anew, so that only the data's own chance is left.
-    covariance = inverse @ of_data.covariance @ inverse
-    size = num_data if weights is None else weights.sum() ** 2 / (weights**2).sum()
-    return jnp.sqrt(covariance[-1, -1] / size)
+    return (inverse @ of_data.covariance @ inverse)[-1, -1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import check_positive
+from .._checks import check_count
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
 from ..energies import ConditionalEnergy, as_energy, is_discrete, is_real
@@ -96,7 +96,7 @@ class Persistent(AbstractStart):
     noise: Any = None
 
     def __check_init__(self) -> None:
-        check_positive("size", self.size)
+        check_count("size", self.size)
         if not 0 <= self.reinit <= 1:
             raise ValueError(f"`reinit` must lie between 0 and 1, got {self.reinit}.")
 
@@ -231,7 +231,7 @@ class ContrastiveDivergence(AbstractObjective):
     kl_weight: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_positive("num_steps", self.num_steps)
+        check_count("num_steps", self.num_steps)
         check_kernel(self.kernel)
         if not isinstance(self.start, AbstractStart):
             raise TypeError(

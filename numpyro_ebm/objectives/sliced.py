@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._calculus import score
-from .._checks import check_positive
+from .._checks import check_count
 from .._types import Array, Energy, Float, Key, Scalar
 from ._base import AbstractPointwiseObjective
 
@@ -28,7 +28,7 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
     num_slices: int = eqx.field(static=True, default=1)
 
     def __check_init__(self) -> None:
-        check_positive("num_slices", self.num_slices)
+        check_count("num_slices", self.num_slices)
 
     def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
         # Rademacher, not Gaussian: lower variance (Hutchinson 1990), none if E is separable.
@@ -55,7 +55,7 @@ class PlainSlicedScoreMatching(AbstractPointwiseObjective):
     num_slices: int = eqx.field(static=True, default=1)
 
     def __check_init__(self) -> None:
-        check_positive("num_slices", self.num_slices)
+        check_count("num_slices", self.num_slices)
 
     def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
         directions = jr.rademacher(rng_key, (self.num_slices, *x.shape), x.dtype)

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.primitives import mutable
 
-from .._checks import as_floats, check_positive
+from .._checks import as_floats, check_count
 from .._types import Array, Scalar
 from ..energies import as_energy, is_discrete
 from ..kernels import MALA, AbstractKernel
@@ -60,8 +60,8 @@ class MonteCarloLogZ(eqx.Module):
 
     def __check_init__(self) -> None:
         check_kernel(self.kernel)
-        check_positive("num_steps", self.num_steps)
-        check_positive("num_chains", self.num_chains)
+        check_count("num_steps", self.num_steps)
+        check_count("num_chains", self.num_chains)
 
     def log_z(self, energy: Any) -> Scalar:
         """The surrogate, in a model under SVI; zero elsewhere.
