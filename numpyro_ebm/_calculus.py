@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._checks import as_numbers
 from ._types import Array, Float, Scalar
 from .energies import as_energy, check_energy
 
@@ -18,7 +19,12 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
 
     **Raises** `ValueError` if `x` isn't one point of this energy, or the energy no scalar.
     """
-    energy, x = as_energy(energy), jnp.asarray(x, jnp.result_type(float))
+    energy, x = as_energy(energy), as_numbers("x", x)
+    if energy.event_shape not in (None, x.shape):
+        raise ValueError(
+            f"`x` must be one point of shape {energy.event_shape}, got shape {x.shape}. Of a "
+            "batch take `jax.vmap`."
+        )
     check_energy(energy, x.shape)
     return -jax.grad(energy)(x)
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpyro.util import is_prng_key
 
-from ._types import Array
+from ._types import Array, Shape
 
 
 def as_floats(values: Any) -> Array:
@@ -18,38 +19,63 @@ def as_floats(values: Any) -> Array:
 
 def as_finite(name: str, values: Any) -> Array:
     """`values` as floats, which must be finite numbers."""
-    array = _as_numbers(name, values)
+    array = as_numbers(name, values)
     if not isinstance(array, Tracer) and not np.isfinite(array).all():
         shown = values if np.ndim(values) == 0 else f"an array with {_first_bad(array)}"
         raise ValueError(f"`{name}` must be finite, got {shown}.")
     return array
 
 
-def finite(name: str) -> Callable[[Any], Any]:
-    """A converter of a field, which may be left `None`."""
-    return lambda values: None if values is None else as_finite(name, values)
+def finite(name: str, is_optional: bool = True) -> Callable[[Any], Any]:
+    """A converter of a field; `None` stays."""
+
+    def convert(values: Any) -> Any:
+        return None if is_optional and values is None else as_finite(name, values)
+
+    return convert
 
 
 def check_positive(name: str, value: Any) -> None:
-    array = _as_numbers(name, value)
+    array = as_numbers(name, value)
     if not isinstance(array, Tracer) and not np.all((array > 0) & (array < np.inf)):
         raise ValueError(f"`{name}` must be positive, got {value}.")
 
 
-def check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"`{name}` must be positive, got {value}.")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    if not is_count(value):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r:.80}.")
+    if value < least:
+        must = "positive" if least == 1 else f"at least {least}"
+        raise ValueError(f"`{name}` must be {must}, got {value}.")
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def as_shape(name: str, shape: Any) -> Shape:
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else None
+    if sizes is None or not all(map(is_count, sizes)):
+        raise TypeError(f"`{name}` must be a tuple of whole numbers, got {shape!r:.80}.")
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"`{name}` must not be negative, got {shape}.")
+    return tuple(int(size) for size in sizes)
+
+
+def check_key(rng_key: Any) -> None:
+    if not is_prng_key(rng_key):
+        raise TypeError(
+            f"`rng_key` must be a random key such as `jax.random.key(0)`, got {rng_key!r:.80}."
+        )
 
 
 def check_probability(name: str, value: Any) -> None:
-    array = _as_numbers(name, value)
+    array = as_numbers(name, value)
     if not isinstance(array, Tracer) and not np.all((array > 0) & (array < 1)):
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
 
 
-def _as_numbers(name: str, values: Any) -> Any:
+def as_numbers(name: str, values: Any) -> Any:
     try:
         return as_floats(values)
     except (TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
-from ._checks import as_floats, user_level
+from ._checks import as_floats, as_shape, check_count, user_level
 from ._enumeration import (
     Enumerated,
     enumerated_axes,
@@ -127,7 +127,8 @@ class EnergyDistribution(Distribution):
         validate_args: bool | None = None,
     ) -> None:
         is_stated = batch_shape is not None
-        batch_shape = tuple(batch_shape or ())
+        batch_shape = as_shape("batch_shape", () if batch_shape is None else batch_shape)
+        check_count("num_steps", num_steps)
         energy = as_energy(energy, None if batch_shape else event_shape)
         one = _check_batch(energy, batch_shape)
         shape = _event_shape(as_energy(one, event_shape), event_shape)

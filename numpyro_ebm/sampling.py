@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 from tqdm.auto import tqdm
 
-from ._checks import check_positive, user_level
+from ._checks import check_count, check_key, user_level
 from ._interrupts import delayed_interrupt
 from ._types import Array, Float, Key, Point, PyTree, Scalar, Shape
 from .energies import (
@@ -34,6 +34,7 @@ from .kernels import (
     Report,
     advance_chains,
     as_position,
+    check_free_kernel,
     start_chains,
 )
 
@@ -200,8 +201,8 @@ def sample(
     """
     if isinstance(kernel, AbstractPopulation):
         return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)
-    check_positive("num_samples", num_samples)
-    check_positive("thinning", thinning)
+    _check_run(rng_key, num_chains, num_warmup, num_samples)
+    check_count("thinning", thinning)
     energy = as_energy(energy, event_shape)
     problem = _problem(energy, kernel)
     if init_state is None:
@@ -223,6 +224,13 @@ def sample(
     if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
         warnings.warn(f"`sample`: {draws}.{_remedy(draws)}", stacklevel=user_level())
     return draws
+
+
+def _check_run(rng_key: Key, num_chains: Any, num_warmup: Any, num_samples: Any) -> None:
+    check_key(rng_key)
+    check_count("num_chains", 1 if num_chains is None else num_chains)
+    check_count("num_warmup", num_warmup, 0)
+    check_count("num_samples", num_samples)
 
 
 def _remedy(draws: Draws) -> str:
@@ -258,8 +266,8 @@ def sample_moments(
 
     - `statistic`: a function of one point, to an array or a pytree of arrays.
     """
-    if num_samples < 4:
-        raise ValueError(f"`num_samples` must be at least 4, got {num_samples}.")
+    _check_run(rng_key, num_chains, num_warmup, num_samples)
+    check_count("num_samples", num_samples, 4)
     energy = as_energy(energy, event_shape)
     problem = _problem(energy, kernel)
     if init_state is None:
@@ -384,15 +392,7 @@ class _Halves(eqx.Module):
 
 
 def _problem(energy: AbstractEnergy, kernel: Any) -> _Problem:
-    if not isinstance(kernel, AbstractKernel):
-        raise TypeError(
-            f"`kernel` must be a kernel of this library, such as `ebm.NUTS()`, got {kernel!r}."
-        )
-    if kernel.has_target:
-        raise ValueError(
-            "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
-            f"`energy`: pass `ebm.{type(kernel).__name__}()`."
-        )
+    check_free_kernel(kernel)
     kernel.move.check(energy)
     potential, transform = unconstrained(energy)
     # Python's numbers would be constants of the compiled program.

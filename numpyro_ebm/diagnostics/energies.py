@@ -10,7 +10,7 @@ import numpy as np
 from .._calculus import score
 from .._checks import as_floats
 from .._types import Array, Energy, Float, Scalar, Shape
-from ..energies import as_energy
+from ..energies import energy_named
 from ._points import as_energy_and_points
 
 
@@ -41,7 +41,7 @@ def fisher_divergence(
     **Raises** `ValueError` for draws of another shape or that are not finite.
     """
     energy, points = as_energy_and_points(energy, draws, event_shape)
-    other = as_energy(other_energy)
+    other = energy_named("other_energy", other_energy)
     if other.event_shape not in (None, points.shape[1:]):
         raise ValueError(
             f"`other_energy` lives on points of shape {other.event_shape}, `energy` on points "

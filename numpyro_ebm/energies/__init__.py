@@ -9,6 +9,7 @@ from ._base import (
     as_energy as as_energy,
     check_energy as check_energy,
     discrete_levels as discrete_levels,
+    energy_named as energy_named,
     from_distribution as from_distribution,
     is_discrete as is_discrete,
     is_normalized as is_normalized,

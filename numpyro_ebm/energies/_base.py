@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
-from .._checks import as_finite
+from .._checks import as_finite, as_shape
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Point, Sampler, Scalar, Shape
 from ._log_z import LogZ
@@ -331,11 +331,12 @@ def as_energy(
     **Raises** `TypeError` for anything else, and `ValueError` for a distribution with a
     batch shape or an `event_shape` that contradicts `obj`.
     """
-    energy = _convert(obj, event_shape)
+    event_shape = None if event_shape is None else as_shape("event_shape", event_shape)
+    energy = _convert("energy", obj, event_shape)
     known = energy.event_shape
-    if event_shape is not None and known is not None and tuple(event_shape) != known:
+    if event_shape is not None and known is not None and event_shape != known:
         raise ValueError(
-            f"`event_shape` is {tuple(event_shape)}, but the energy lives on points of "
+            f"`event_shape` is {event_shape}, but the energy lives on points of "
             f"shape {known}. Leave `event_shape` out, or pass {known}."
         )
     return energy
@@ -355,7 +356,12 @@ def from_distribution(distribution: dist.Distribution) -> DistributionEnergy:
     return DistributionEnergy(distribution)
 
 
-def _convert(obj: Any, event_shape: Shape | None) -> AbstractEnergy:
+def energy_named(name: str, obj: Any) -> AbstractEnergy:
+    """The argument `name` of a function as an energy."""
+    return _convert(name, obj, None)
+
+
+def _convert(name: str, obj: Any, event_shape: Shape | None) -> AbstractEnergy:
     if isinstance(obj, AbstractEnergy):
         return obj
     if isinstance(obj, dist.Distribution):
@@ -364,9 +370,9 @@ def _convert(obj: Any, event_shape: Shape | None) -> AbstractEnergy:
         inner = as_energy(obj.tree, event_shape)
         return FunctionEnergy(freeze(inner), inner.event_shape)
     if callable(obj):
-        return FunctionEnergy(obj, None if event_shape is None else tuple(event_shape))
+        return FunctionEnergy(obj, event_shape)
     raise TypeError(
-        f"`energy` must be an energy, a NumPyro distribution or a callable from one point "
+        f"`{name}` must be an energy, a NumPyro distribution or a callable from one point "
         f"to a scalar, got {type(obj).__name__}."
     )
 

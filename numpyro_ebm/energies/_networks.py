@@ -14,6 +14,7 @@ from jax import lax
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
+from .._checks import as_shape, check_count, check_positive, is_count
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Float, Key, Scalar, Shape
 from ._base import AbstractEnergy, show_sum
@@ -58,6 +59,8 @@ class MLPEnergy(AbstractEnergy):
         key: Key,
     ) -> None:
         self.event_shape = _as_shape(event_shape)
+        check_count("width_size", width_size)
+        check_count("depth", depth, 0)
         size = math.prod(self.event_shape)
         self.network = eqx.nn.MLP(size, "scalar", width_size, depth, activation, key=key)
         self.reference = _as_reference(reference, self.event_shape)
@@ -127,6 +130,9 @@ class ConvEnergy(AbstractEnergy):
                 "`event_shape` must be (height, width, channels) or (height, width), got "
                 f"{self.event_shape}."
             )
+        channels = as_shape("channels", channels)
+        check_count("channels", min(channels, default=0))
+        check_count("kernel_size", kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {kernel_size}.")
         self.strides = (1, *[2] * (len(channels) - 1)) if strides is None else tuple(strides)
@@ -228,13 +234,14 @@ def _norm_bound(matrix: Float[Array, "m n"]) -> Scalar:
 
 
 def _as_shape(event_shape: Shape | int) -> Shape:
-    return (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+    return as_shape("event_shape", (event_shape,) if is_count(event_shape) else event_shape)
 
 
 def _as_reference(reference: Any, event_shape: Shape) -> Frozen | None:
     if reference is None:
         return None
     if isinstance(reference, int | float):
+        check_positive("reference", reference)
         reference = dist.Normal(0.0, reference).expand(event_shape).to_event(len(event_shape))
     return freeze(check_reference(reference, event_shape))
 

@@ -18,7 +18,7 @@ from numpyro.distributions.constraints import Constraint
 from .._checks import as_finite
 from .._trainable import Frozen, freeze, partition_trainable, unfreeze
 from .._types import Array, Float, Key, Point, Sampler, Scalar, Shape
-from ._base import AbstractEnergy, as_energy, show_number, show_term
+from ._base import AbstractEnergy, as_energy, energy_named, show_number, show_term
 from ._log_z import LogZ
 from ._supports import hull, is_real, same_support
 
@@ -106,7 +106,11 @@ class Mixture(AbstractEnergy):
     log_weights: Frozen | Float[Array, " k"]
 
     def __init__(self, energies: Sequence[Any], weights: Any) -> None:
-        self.energies = tuple(map(as_energy, energies))
+        if not isinstance(energies, Sequence) or isinstance(energies, str):
+            raise TypeError(
+                f"`energies` must be a sequence of energies, got {type(energies).__name__}."
+            )
+        self.energies = tuple(energy_named(f"energies[{i}]", e) for i, e in enumerate(energies))
         weights = as_finite("weights", weights)
         if not self.energies or weights.shape != (len(self.energies),):
             raise ValueError(

@@ -11,7 +11,7 @@ from jax.scipy.special import logit
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from .._checks import as_data, as_finite, check_positive
+from .._checks import as_data, as_finite, check_key, check_positive
 from .._types import Array, Float, Key
 
 
@@ -110,6 +110,7 @@ def dequantize(rng_key: Key, data: Any) -> Float[Array, "n *event"]:
     log-probability of the integers
     [[Theis et al. 2016](https://arxiv.org/abs/1511.01844)].
     """
+    check_key(rng_key)
     data = as_data(data)
     if not np.array_equal(data, np.round(data)):
         raise ValueError("`data` must be integers; continuous data has a density already.")

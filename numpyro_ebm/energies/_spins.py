@@ -17,7 +17,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 
-from .._checks import as_floats, finite
+from .._checks import as_floats, as_shape, finite
 from .._types import Array, Float, Key, Sampler, Scalar, Shape
 from ._base import AbstractEnergy
 from ._views import LatentEnergy
@@ -55,7 +55,8 @@ class IsingModel(AbstractEnergy):
     periodic: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def __check_init__(self) -> None:
-        if len(self.shape) not in (1, 2) or min(self.shape) < 1:
+        shape = as_shape("shape", self.shape)
+        if len(shape) not in (1, 2) or min(shape) < 1:
             raise ValueError(
                 f"`shape` must be that of a one- or two-dimensional lattice, got {self.shape}."
             )
@@ -153,9 +154,9 @@ class AbstractRBM(AbstractEnergy):
     - `visible_bias`, `hidden_bias`: $b$ and $c$.
     """
 
-    weights: Float[Array, "v h"] = eqx.field(converter=finite("weights"))
-    visible_bias: Float[Array, " v"] = eqx.field(converter=finite("visible_bias"))
-    hidden_bias: Float[Array, " h"] = eqx.field(converter=finite("hidden_bias"))
+    weights: Float[Array, "v h"] = eqx.field(converter=finite("weights", False))
+    visible_bias: Float[Array, " v"] = eqx.field(converter=finite("visible_bias", False))
+    hidden_bias: Float[Array, " h"] = eqx.field(converter=finite("hidden_bias", False))
 
     def __check_init__(self) -> None:
         shape = (*self.visible_bias.shape, *self.hidden_bias.shape)

@@ -9,7 +9,7 @@ import jax.random as jr
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf, gammaln, logsumexp
 
-from .._checks import as_finite, check_positive, finite
+from .._checks import as_finite, check_count, check_positive, finite
 from .._types import Array, Float, Key, Scalar, Shape
 from ._base import AbstractEnergy
 
@@ -28,6 +28,7 @@ class DoubleWell(AbstractEnergy):
 
     def __check_init__(self) -> None:
         check_positive("a", self.a)
+        check_count("dim", self.dim)
 
     @property
     def event_shape(self) -> Shape:
@@ -193,8 +194,7 @@ class Funnel(AbstractEnergy):
 
     def __check_init__(self) -> None:
         check_positive("scale", self.scale)
-        if self.dim < 2:
-            raise ValueError(f"`dim` must be at least 2, got {self.dim}.")
+        check_count("dim", self.dim, 2)
 
     @property
     def event_shape(self) -> Shape:

@@ -6,7 +6,7 @@ from numpyro.distributions.constraints import Constraint
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Point, Scalar, Shape
-from ._base import AbstractEnergy, DistributionEnergy, as_energy, show_sum
+from ._base import AbstractEnergy, DistributionEnergy, as_energy, energy_named, show_sum
 
 
 class Tilted(AbstractEnergy):
@@ -46,7 +46,7 @@ class Tilted(AbstractEnergy):
 
 def check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy:
     """`reference` as an energy; raises unless it is normalised and on points of that shape."""
-    base = as_energy(unfreeze(reference))
+    base = energy_named("reference", unfreeze(reference))
     if base.log_z is None:
         raise ValueError(
             "`reference` must be normalised: a NumPyro distribution, or an energy with a "

@@ -15,6 +15,7 @@ from jax.scipy.special import logsumexp
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
+from .._checks import as_numbers
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Float, Int, Key, Point, Sampler, Scalar, Shape
 from ._base import (
@@ -109,7 +110,12 @@ def clamp(energy: Any, mask: Any, values: Any) -> Clamped:
         )
     if mask.all():
         raise ValueError("`mask` clamps every coordinate: there is no energy left.")
-    values = jnp.broadcast_to(jnp.asarray(values, jnp.result_type(float)), mask.shape)
+    values = as_numbers("values", values)
+    if values.shape not in ((), mask.shape):
+        raise ValueError(
+            f"`values` must have the shape of one point, {mask.shape}, got {values.shape}."
+        )
+    values = jnp.broadcast_to(values, mask.shape)
     values = jnp.where(mask, values, 0)
     if not isinstance(values, Tracer) and not np.isfinite(values).all():
         raise ValueError("`values` must be finite where `mask` clamps them.")

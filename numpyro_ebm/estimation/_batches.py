@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Sharding
 
-from .._checks import as_data
+from .._checks import as_data, as_numbers, check_count
 from .._types import Array, PyTree
 from ._state import EstimatorState
 
@@ -165,7 +165,7 @@ def as_weighted(data: Any, weights: Any) -> tuple[PyTree, Array | None]:
         return as_batch(data), None
     first = data[0] if isinstance(data, tuple) else data
     size = np.shape(first)[:1]
-    weights = jnp.asarray(weights, jnp.result_type(float))
+    weights = as_numbers("weights", weights)
     if weights.shape != size:
         raise ValueError(
             f"`weights` must have shape {size}, one weight per row of `data`, got "
@@ -190,7 +190,8 @@ def _fill_unweighted(numpy: Any, data: Any, counts: Any) -> Any:
 def as_batch_size(batch_size: int | None, size: int) -> int | None:
     if batch_size is None:
         return None
-    if not 1 <= batch_size <= size:
+    check_count("batch_size", batch_size)
+    if batch_size > size:
         raise ValueError(
             f"`batch_size` must lie between 1 and the {size} points of `data`, got "
             f"{batch_size}. Leave it out to use all of them in every step."

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Sharding
 from tqdm.auto import tqdm
 
-from .._checks import check_probability, user_level
+from .._checks import check_count, check_key, check_probability, user_level
 from .._interrupts import delayed_interrupt
 from .._trainable import partition_trainable
 from .._types import Array, Float, Key, PyTree, Scalar
@@ -240,8 +240,8 @@ class Estimator:
         or update isn't finite; its `result` is the run up to there. An interrupt (Ctrl-C)
         warns and returns the run so far.
         """
-        if num_steps < 1:
-            raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+        check_key(rng_key)
+        check_count("num_steps", num_steps)
         first, batches = self._batches(data, weights, batch_size, sharding)
         state = self.init(rng_key, energy, first) if init_state is None else init_state
         held_out = None

@@ -25,6 +25,8 @@ from ._chains import (
 from ._kernel import (
     AbstractKernel as AbstractKernel,
     check_exact as check_exact,
+    check_free_kernel as check_free_kernel,
+    check_kernel as check_kernel,
     run_short_chain as run_short_chain,
     step_adaptation as step_adaptation,
 )

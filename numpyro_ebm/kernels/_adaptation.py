@@ -99,6 +99,9 @@ class Adaptation(AbstractAdaptation):
 
     def __check_init__(self) -> None:
         check_probability("target_accept_prob", self.target_tuning)
+        for name in ("adapt_step_size", "adapt_mass_matrix"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
         if not isinstance(self.dense_mass, bool):
             raise NotImplementedError(
                 "`dense_mass` must be True or False: metrics of several dense blocks are not "

@@ -400,6 +400,24 @@ def step_adaptation(kernel: AbstractKernel) -> Adaptation:
     return kernel.adaptation
 
 
+def check_kernel(kernel: Any) -> None:
+    if not isinstance(kernel, AbstractKernel):
+        raise TypeError(
+            "`kernel` must be a kernel of this library, such as `ebm.NUTS()`, got "
+            f"{kernel!r:.80}."
+        )
+
+
+def check_free_kernel(kernel: Any) -> None:
+    """Raise unless it is a kernel that has no target yet."""
+    check_kernel(kernel)
+    if kernel.has_target:
+        raise ValueError(
+            "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
+            f"`energy`: pass `ebm.{type(kernel).__name__}()`."
+        )
+
+
 def check_exact(kernel: AbstractKernel) -> None:
     """Raise unless `kernel` leaves its target invariant, for what relies on that."""
     if not kernel.move.is_exact:

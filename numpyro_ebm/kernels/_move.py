@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.flatten_util import ravel_pytree
 
+from .._checks import as_numbers
 from .._types import Array, Energy, Key, Point, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete
 from ._blackjax import blackjax
@@ -175,7 +176,7 @@ TUNED_ERROR = 0.9
 
 def as_position(position: Point) -> Point:
     """Arrays of JAX's default float type: BlackJAX draws its noise in that type."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), position)
+    return jax.tree.map(lambda x: as_numbers("init_params", x), position)
 
 
 def dimension(position: Point) -> int:

@@ -9,19 +9,20 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_floats, check_positive, check_probability
+from .._checks import check_count, check_positive, check_probability, finite
 from .._types import Array, Float, Key, Scalar
 from ..energies import (
     AbstractEnergy,
     ConditionalEnergy,
     as_energy,
     check_energy,
+    energy_named,
     unconstrained_from,
 )
 from ._adaptation import Adaptation
 from ._annealing import Annealing, descend, keeping_ess
 from ._chains import run_chains
-from ._kernel import AbstractKernel, check_exact, step_adaptation
+from ._kernel import AbstractKernel, check_exact, check_kernel, step_adaptation
 from ._move import AbstractMove
 from .langevin import UnadjustedLangevin
 from .mala import MALA
@@ -88,11 +89,12 @@ class TemperedSMC(AbstractPopulation):
         num_steps: int = 5,
         target_ess: float = 0.9,
     ) -> None:
-        check_positive("num_steps", num_steps)
+        check_count("num_steps", num_steps)
+        check_kernel(kernel)
         check_probability("target_ess", target_ess)
         check_exact(kernel)
         self.move, self.adaptation = kernel.move, step_adaptation(kernel)
-        self.reference = as_energy(reference)
+        self.reference = energy_named("reference", reference)
         if self.reference.sampler is None:
             raise ValueError(
                 "`reference` must have an exact sampler: a NumPyro distribution, or an energy "
@@ -142,14 +144,14 @@ class AnnealedLangevin(AbstractPopulation):
     - `num_steps`: transitions at each noise scale.
     """
 
-    noise_scales: Float[Array, " k"] = eqx.field(converter=as_floats)
+    noise_scales: Float[Array, " k"] = eqx.field(converter=finite("noise_scales"))
     kernel: AbstractKernel = eqx.field(
         static=True, default=UnadjustedLangevin(step_size=0.1), kw_only=True
     )
     num_steps: int = eqx.field(static=True, default=100, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_positive("num_steps", self.num_steps)
+        check_count("num_steps", self.num_steps)
         check_positive("noise_scales", self.noise_scales)
         if self.noise_scales.ndim != 1 or (np.diff(self.noise_scales) >= 0).any():
             raise ValueError(f"`noise_scales` must fall, got {self.noise_scales}.")

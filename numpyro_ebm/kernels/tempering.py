@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_floats
+from .._checks import as_finite, as_floats
 from .._types import Array, Energy, Float, Key, Point, Scalar, Shape
 from ..energies import as_energy
 from ._adaptation import AbstractAdaptation, Adaptation, AdaptState
-from ._kernel import AbstractKernel, step_adaptation
+from ._kernel import AbstractKernel, check_kernel, step_adaptation
 from ._move import AbstractMove, Report
 
 
@@ -184,7 +184,8 @@ class ParallelTempering(AbstractKernel):
         num_temperatures: int = 8,
         adapt_temperatures: bool = True,
     ) -> None:
-        ladder = np.asarray(temperatures, float)
+        check_kernel(kernel)
+        ladder = np.asarray(as_finite("temperatures", temperatures), float)
         if ladder.ndim == 0:
             ladder = np.geomspace(1, max(float(ladder), 1.0), num_temperatures)
         if (

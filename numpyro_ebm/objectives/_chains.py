@@ -8,20 +8,12 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._types import Array, Key, PyTree, Scalar
-from ..kernels import AbstractKernel, run_chains, step_adaptation
+from ..kernels import AbstractKernel, check_free_kernel, run_chains, step_adaptation
 from ._base import num_points
 
 
 def check_kernel(kernel: Any) -> None:
-    if not isinstance(kernel, AbstractKernel):
-        raise TypeError(
-            f"`kernel` must be a kernel of this library, such as `ebm.MALA()`, got {kernel!r}."
-        )
-    if kernel.has_target:
-        raise ValueError(
-            "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
-            f"the energy that is learned: pass `ebm.{type(kernel).__name__}()`."
-        )
+    check_free_kernel(kernel)
     step_adaptation(kernel)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._calculus import score
-from .._checks import as_floats, check_positive
+from .._checks import check_positive, finite
 from .._types import Array, Energy, Float, Key, PyTree, Scalar
 from ..energies import ConditionalEnergy
 from ._base import AbstractObjective, AbstractPointwiseObjective, mean_over
@@ -84,7 +84,7 @@ class MultiscaleDenoisingScoreMatching(AbstractObjective):
     - `noise_scales`: $\sigma_k$, in the units of the data.
     """
 
-    noise_scales: Float[Array, " k"] = eqx.field(converter=as_floats)
+    noise_scales: Float[Array, " k"] = eqx.field(converter=finite("noise_scales"))
     needs_real: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
