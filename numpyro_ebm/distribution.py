@@ -351,7 +351,7 @@ class EnergyDistribution(Distribution):
             seen = self._look_far(
                 far, draws.values.ndim - len(self.batch_shape + self.event_shape)
             )
-            if draws.ok and seen.ok:
+            if draws.ok and seen.ok is not False:
                 return
             problem += (
                 f" The chains ran away; `ebm.check_integrable` calls the energy {seen}. Tilt a "

@@ -258,9 +258,9 @@ def outcome(call, arguments, name):
         return "hang"
     except (ValueError, TypeError, NotImplementedError, ebm.NonFiniteError) as error:
         named = name in str(error)
-        return "named" if named else f"unnamed: {type(error).__name__}: {str(error):.150}"
+        return "named" if named else f"unnamed: {type(error).__name__}: {error!s:.150}"
     except Exception as error:  # Anything else is an accident inside.
-        return f"unnamed: {type(error).__name__}: {str(error):.150}"
+        return f"unnamed: {type(error).__name__}: {error!s:.150}"
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)

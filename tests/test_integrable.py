@@ -1,6 +1,8 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from helpers import MEAN, network
 
@@ -18,9 +20,31 @@ PROPER = {
     "Ring": ebm.Ring,
     "Laplace": lambda: ebm.as_energy(lambda x: jnp.sum(jnp.abs(x)), (3,)),
     "guided": lambda: ebm.Gaussian(MEAN, np.eye(2)) - 0.9 * ebm.Gaussian(MEAN, np.eye(2)),
+    "product of Cauchys": lambda: ebm.as_energy(lambda x: jnp.sum(jnp.log1p(x**2)), (3,)),
+    "product of Cauchys in 20": lambda: ebm.as_energy(
+        lambda x: jnp.sum(jnp.log1p(x**2)), (20,)
+    ),
+    "far and wide": lambda: ebm.as_energy(dist.Normal(1e6, 1e5)),
+    "Dirichlet": lambda: ebm.as_energy(dist.Dirichlet(jnp.array([0.5, 1.0, 4.0]))),
+    "Gamma": lambda: ebm.as_energy(dist.Gamma(0.5, 2.0)),
+    "pixels": lambda: ebm.Transformed(ebm.MLPEnergy(3, key=jax.random.key(0)), ebm.Logit(17)),
+    "plain funnel": lambda: ebm.as_energy(
+        lambda x: x[0] ** 2 / 18 + jnp.sum(0.5 * x[1:] ** 2 * jnp.exp(-x[0]) + 0.5 * x[0]), (4,)
+    ),
+    "narrowing flat": lambda: ebm.as_energy(
+        lambda x: 0.5 * x[0] ** 2 * jnp.exp(jnp.sqrt(1 + x[1] ** 2)), (2,)
+    ),
     "network": lambda: ebm.MLPEnergy(2, key=jax.random.key(0)),
     "image": lambda: ebm.ConvEnergy((8, 8), (4,), key=jax.random.key(0)),
 }
+
+
+def sines(seed):
+    """Bounded, so that its normaliser is infinite; half of these passed."""
+    net = eqx.nn.MLP(2, "scalar", 32, 2, jnp.sin, key=jax.random.key(seed))
+    return ebm.as_energy(lambda x: 5 * net(x), (2,))
+
+
 IMPROPER = {
     "flat": lambda: ebm.as_energy(lambda x: 0.5 * x[0] ** 2, (2,)),
     "tanh": lambda: ebm.as_energy(lambda x: jnp.tanh(network()(x)), (2,)),
@@ -28,8 +52,8 @@ IMPROPER = {
     "negated": lambda: ebm.Gaussian(MEAN, np.eye(2)) - 1.1 * ebm.Gaussian(MEAN, np.eye(2)),
     "cancelled": lambda: ebm.Gaussian(MEAN, np.eye(2)) - ebm.Gaussian(MEAN, np.eye(2)),
     "1/r": lambda: ebm.as_energy(lambda x: jnp.log1p(jnp.abs(x[0])), (1,)),
-    "1/r^2 in the plane": lambda: ebm.as_energy(lambda x: jnp.log1p(jnp.sum(x**2)), (2,)),
-    "nan": lambda: ebm.as_energy(lambda x: jnp.sqrt(9.0 - jnp.sum(x**2)), (2,)),
+    "flat on an interval's preimage": lambda: ebm.as_energy(lambda x: -x[0], (1,)),
+    **{f"sine {seed}": (lambda seed=seed: sines(seed)) for seed in range(8)},
 }
 
 
@@ -45,6 +69,19 @@ def test_improper(make):
     seen = ebm.check_integrable(make())
     assert not seen.ok, seen
     assert repr(seen).startswith("NOT integrable")
+
+
+def test_a_limit_that_rounding_hides_is_no_pass():
+    r"""$1/(1 + r^2)$ in the plane: the integral of $1/r$ diverges as a logarithm does."""
+    seen = ebm.check_integrable(lambda x: jnp.log1p(jnp.sum(x**2)), (2,))
+    assert not seen.ok, seen
+
+
+def test_an_energy_that_is_nan_far_out_cannot_be_told():
+    seen = ebm.check_integrable(lambda x: jnp.sqrt(9.0 - jnp.sum(x**2)), (2,))
+    assert seen.ok is None
+    assert "cannot tell whether it is integrable" in repr(seen)
+    assert "is NaN" in repr(seen)
 
 
 def test_the_way_out_is_found_and_named():

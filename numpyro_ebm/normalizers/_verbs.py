@@ -173,11 +173,7 @@ _IMPROPER = (
 def _is_integrable(energy: AbstractEnergy) -> bool:
     if is_discrete(energy) or energy.log_z is not None or energy.event_shape is None:
         return True
-    free, transform = unconstrained(energy)
-    if transform is None:
-        return check_integrable(energy, num_rays=32).ok
-    # Transforms such as the exponential go far with little.
-    return check_integrable(free, radius=30.0, num_rays=32).ok
+    return check_integrable(energy, num_rays=32).ok is not False
 
 
 def _warn(verb: str, log_z: LogZ) -> None:
