@@ -50,7 +50,8 @@ class Draws(eqx.Module):
     - **num_steps**: the length of each chain, `0` where draws are exact.
     - **stats**: what `sample` keeps of each draw, `(chain, draw)`: `potential_energy`, the
       energy at the draw (of a constrained support, with the Jacobian), `accept_prob`,
-      `diverging` and `n_grad`; of a Hamiltonian kernel `energy`, that with its momentum.
+      `diverging` (bool) and `n_grad` (int); of a Hamiltonian kernel `energy`, that with its
+      momentum.
     - **state**: where the chains of `sample` stand, for `init_state`.
     - **kernel**: the name of what drew them.
     """
@@ -218,7 +219,8 @@ def sample(
     num_steps = max(int(state.i) - first, 0)
     if num_steps < num_samples * thinning:
         values, rows = jax.tree.map(lambda x: x[:, : num_steps // thinning], (values, rows))
-    stats = {name: rows[..., i] for i, name in enumerate(names)}
+    dtypes = {name: _DTYPES.get(name, rows.dtype) for name in names}
+    stats = {name: rows[..., i].astype(dtypes[name]) for i, name in enumerate(names)}
     name = type(kernel).__name__
     draws = Draws(values, state.accept_prob, num_steps, stats, state, name)
     if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
@@ -327,6 +329,8 @@ class _History(eqx.Module):
 
 #: What is kept of each draw, in one array: for one chain, each more would be felt.
 _STATS = ("potential_energy", "accept_prob", "diverging", "n_grad")
+#: What of it is no float at the end.
+_DTYPES = {"diverging": bool, "n_grad": int}
 
 
 class _Half(NamedTuple):

@@ -367,6 +367,18 @@ def test_the_progress_bar_shows_acceptance_and_step(capsys):
     assert "1100/1100" in shown
 
 
+def test_statistics_keep_their_types():
+    draws = ebm.sample(jr.key(0), ENERGY, ebm.NUTS(), num_samples=20, **QUIET)
+    stats = draws.stats
+    assert stats["diverging"].dtype == bool
+    assert draws.values[stats["diverging"]].shape == (0, 2)
+    assert jnp.issubdtype(stats["n_grad"].dtype, jnp.integer)
+    assert stats["energy"].dtype == stats["accept_prob"].dtype == draws.values.dtype
+    tree = ebm.to_arviz(draws)["sample_stats"]
+    assert tree["diverging"].dtype == bool
+    assert tree["n_grad"].dtype == tree["n_steps"].dtype == stats["n_grad"].dtype
+
+
 @pytest.mark.slow
 def test_kernels_under_mcmc_and_sample_agree():
     draws = ebm.sample(jr.key(0), ENERGY, ebm.HMC(), num_chains=64, num_samples=300, **QUIET)

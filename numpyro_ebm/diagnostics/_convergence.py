@@ -23,7 +23,22 @@ _MIN_ESS_OF_HALF, _HALVES = 1.5, 0.25
 MANY_CHAINS = 20
 
 
-def convergence(x: np.ndarray, superchains: np.ndarray | None = None) -> dict[str, float]:
+def rank_scores(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normal scores of `x`, `(chain, draw)`, and of its distances from the median.
+
+    NaN if a draw is not finite. Without the draw in the middle, if their number is odd.
+    """
+    x = _finite(x)
+    even = x if x.shape[1] == 1 else _even(x)
+    with np.errstate(all="ignore"):
+        return normal_scores(even), normal_scores(np.abs(even - np.median(even)))
+
+
+def convergence(
+    x: np.ndarray,
+    superchains: np.ndarray | None = None,
+    scores: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, float]:
     r"""What ArviZ says of `x`, `(chain, draw)`, the same numbers in half the time.
 
     Of $N$ draws with the standard deviation $s$ and centred $c$,
@@ -41,15 +56,12 @@ def convergence(x: np.ndarray, superchains: np.ndarray | None = None) -> dict[st
     - `nested_r_hat`, `nested_r_hat_noise`: of superchains, below.
 
     Chains of fewer than four draws are taken as independent for an ESS, and have no `r_hat`.
-    All is NaN if a draw is not finite.
+    All is NaN if a draw is not finite. `scores` are those of `rank_scores`, if known.
     """
-    x = np.asarray(x, float)
-    if not np.isfinite(x).all():
-        x = np.full(x.shape, np.nan)
+    x = _finite(x)
+    z, folded = rank_scores(x) if scores is None else scores
     is_short = x.shape[1] < MIN_DRAWS
     with np.errstate(all="ignore"):  # Constants have no R-hat.
-        even = x if x.shape[1] == 1 else _even(x)
-        z, folded = normal_scores(even), normal_scores(np.abs(even - np.median(even)))
         ess_mean, ess_bulk = ess(x), ess(z)
         squares = (x - x.mean()) ** 2
         spread = (squares**2).mean() - squares.mean() ** 2
@@ -205,6 +217,11 @@ def split_r_hat(x: np.ndarray) -> float:
         return np.nan
     with np.errstate(all="ignore"):
         return float(array_stats().rhat(x, method="split"))
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, float)
+    return x if np.isfinite(x).all() else np.full(x.shape, np.nan)
 
 
 def _even(x: np.ndarray) -> np.ndarray:

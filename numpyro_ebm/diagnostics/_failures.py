@@ -35,6 +35,11 @@ def failures_of_chains(health: Dataset, num_draws: int) -> Iterator[str]:
             accepted = f", accepting down to {rate:.2f}"
         who = chains(stuck).capitalize()
         yield f"{who} got stuck, for up to {stay} of {num_draws} draws{accepted}."
+    if (copy := health["is_copy"].values).any():
+        yield (
+            f"{chains(copy).capitalize()} are copies of each other, draw by draw: give each "
+            "chain its own key."
+        )
     if "bfmi" in health and (low := health["bfmi"].values < _BFMI).any():
         yield (
             f"BFMI is below {_BFMI} in {chains(low)}, down to "
@@ -68,6 +73,17 @@ def failures_of_axes(
                 f"{correlation[worst]:.2f} in {table['summary'].values[worst]}, as successive "
                 "draws do: are chains and draws swapped?"
             )
+
+
+def outliers(is_apart: np.ndarray, worst: tuple[str, float, float] | None) -> Iterator[str]:
+    if worst is not None and is_apart.any():
+        name, distance, limit = worst
+        yield (
+            f"{chains(is_apart).capitalize()} {'lies' if is_apart.sum() == 1 else 'lie'} apart "
+            f"from the others: the mean of {name}, on ranks, is off by {distance:.2f} standard "
+            f"deviations, above the {limit:.2f} expected by chance. Is it a mode that the "
+            "others miss?"
+        )
 
 
 def disagreements(table: Dataset, name: str) -> Iterator[str]:

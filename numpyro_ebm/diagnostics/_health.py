@@ -4,6 +4,7 @@ import numpy as np
 from xarray import Dataset, DataTree
 
 from ._convergence import bfmi
+from ._outliers import copies
 from ._summaries import values
 
 #: A chain that accepts or moves less is stuck.
@@ -17,7 +18,7 @@ _ENOUGH_DRAWS = 50
 
 
 def chain_health(tree: DataTree) -> Dataset:
-    """A row a chain; see [`MixingReport`][numpyro_ebm.MixingReport]."""
+    """A row per chain; see [`MixingReport`][numpyro_ebm.MixingReport]."""
     stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else Dataset()
     variables = [values(x) for x in tree["posterior"].data_vars.values()]
     moved = _moved(variables)
@@ -33,7 +34,10 @@ def chain_health(tree: DataTree) -> Dataset:
         columns["num_diverging"] = values(stats["diverging"]).sum(1)
     if "energy" in stats and moved.shape[1] >= _ENOUGH_DRAWS:
         columns["bfmi"] = bfmi(values(stats["energy"]))
-    columns["is_stuck"] = _is_stuck(columns, moved, all(map(_is_discrete, variables)))
+    is_discrete = all(map(_is_discrete, variables))
+    columns["is_stuck"] = _is_stuck(columns, moved, is_discrete)
+    finite = columns["num_non_finite"] == 0
+    columns["is_copy"] = finite & copies(variables, moved, is_discrete)
     chain = tree["posterior"].coords["chain"].values
     return Dataset({k: ("chain", x) for k, x in columns.items()}, {"chain": chain})
 

@@ -173,8 +173,6 @@ def _from_draws(draws: Draws) -> tuple[dict, dict]:
         )
     stats = {_STATS.get(name, name): np.asarray(x) for name, x in draws.stats.items()}
     stats["lp"] = -stats["lp"]
-    stats["diverging"] = stats["diverging"].astype(bool)
-    stats["n_grad"] = stats["n_grad"].astype(int)
     if _is_free(draws):
         stats["ebm_energy"] = -stats["lp"]
     step_size = np.asarray(draws.state.adapt_state.step_size)

@@ -35,8 +35,9 @@ def from_blackjax(
     r"""Collect the states and infos of a loop around a BlackJAX kernel in a `DataTree`.
 
     `sample_dims` has no default, because nothing in the arrays tells chains from draws, and
-    swapped ones make an R-hat of 1.14 out of 1.00. `vmap` over chains outside of a `scan` over
-    draws gives `("chain", "draw")`, the `scan` outside gives `("draw", "chain")`.
+    swapped axes hide a failure: they turn an R-hat of 1.14 into 1.00. `vmap` over chains
+    outside of a `scan` over draws gives `("chain", "draw")`, the `scan` outside gives
+    `("draw", "chain")`.
 
     `lp` is the log-density and `ebm_energy` minus that. BlackJAX's HMC reports the Hamiltonian
     of the proposal even where it was rejected; here `energy` is that where the chain is,

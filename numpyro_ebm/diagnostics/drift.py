@@ -74,8 +74,10 @@ def drift_probe(
     longest. What no start comes near stays unseen.
 
     ```python
-    starts = {"data": data, "noise": noise, "buffer": result.state.objective_state.starts}
-    print(ebm.drift_probe(jax.random.key(0), energy, ebm.MALA(step_size=0.1), starts))
+    buffer = result.state.objective_state.starts.points  # Of `Persistent` chains.
+    starts = {"data": data, "noise": noise, "buffer": buffer}
+    kernel = ebm.MALA(step_size=0.1)  # As in training, and as many steps.
+    print(ebm.drift_probe(jax.random.key(0), result.energy, kernel, starts, num_steps=10))
     ```
 
     **Arguments**

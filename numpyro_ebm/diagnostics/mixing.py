@@ -13,16 +13,19 @@ from ._convergence import (
     drift_limit,
     nested_r_hat_limit,
     r_hat_limit,
+    rank_scores,
 )
 from ._failures import (
     disagreements,
     drifts,
     failures_of_axes,
     failures_of_chains,
+    outliers,
     scarcities,
     shapes,
 )
 from ._health import chain_health
+from ._outliers import apart, distances
 from ._report import as_text, verdict
 from ._summaries import Statistics, summaries
 from .arviz import to_arviz
@@ -36,14 +39,14 @@ class MixingReport:
     """What `mixing_report` found, which it prints.
 
     - **failures**: sentences that name what is wrong; none of a good run.
-    - **table**: a row a `summary`: `mean` and `sd` with `mcse_mean` and `mcse_sd`, `ess_bulk`,
-      `ess_tail`, `r_hat`, `autocorrelation_time` in draws, `nested_r_hat` of superchains,
-      `ess_per_gradient` and `ess_per_second` where known. Beside these, which are printed:
-      `drift` from half to half of a chain in standard deviations, the `neighbour_correlation`
-      of successive chains, and a `_limit` of each number that can fail.
-    - **chains**: a row a `chain`: `num_non_finite` draws, `longest_stay` at one point in draws,
-      the `moved` share of transitions, `is_stuck`, and where known `acceptance_rate`,
-      `num_diverging` and `bfmi`.
+    - **table**: a row per `summary`: `mean` and `sd` with `mcse_mean` and `mcse_sd`,
+      `ess_bulk`, `ess_tail`, `r_hat`, `autocorrelation_time` in draws, `nested_r_hat` of
+      superchains, `ess_per_gradient` and `ess_per_second` where known. Beside these, which are
+      printed: `drift` from half to half of a chain in standard deviations, the
+      `neighbour_correlation` of successive chains, and a `_limit` of each number that can fail.
+    - **chains**: a row per `chain`: `num_non_finite` draws, `longest_stay` at one point in
+      draws, the `moved` share of transitions, `is_stuck`, `is_copy` of another chain,
+      `is_apart` from the others, and where known `acceptance_rate`, `num_diverging`, `bfmi`.
     """
 
     failures: tuple[str, ...]
@@ -78,8 +81,9 @@ def mixing_report(
     pixels would be thousands of tests. Energy and norm alone can miss a mode that a statistic
     of your own sees.
 
-    A run fails if draws are not finite, a chain is stuck, chains disagree, their second halves
-    lie elsewhere than their first ones, or the effective sample size is below `min_ess`; if
+    A run fails if draws are not finite, a chain is stuck, one of ten or more lies apart from
+    the others, chains are copies of each other, chains disagree, their second halves lie
+    elsewhere than their first ones, or the effective sample size is below `min_ess`; if
     neighbouring chains resemble each other, as they do when chains and draws are swapped; if
     BFMI is below 0.3; if one draw in a thousand diverged. Of chains that fail and creep, it
     says which scales or correlations their kernel should learn. The limit of R-hat is 1.01, or
@@ -116,18 +120,24 @@ def mixing_report(
     health = chain_health(tree)
     usable = _usable(tree, health["num_non_finite"].values == 0)
     labels = _labels(tree, usable)
-    names, rows, coordinates = [], [], {}
+    names, rows, found, coordinates = [], [], {}, {}
     for name, x in summaries(tree, statistics, seed):
         names.append(name)
-        rows.append(convergence(x[usable], labels))
+        scores = rank_scores(x[usable])
+        rows.append(convergence(x[usable], labels, scores))
+        found[name] = tuple(map(distances, scores))
         if name.split("[")[0] in tree["posterior"].data_vars:
             coordinates[name] = x[usable]
     columns = {key: ("summary", np.array([row[key] for row in rows])) for key in rows[0]}
     table = Dataset(columns, {"summary": names})
     table = table.assign(_limits(table, (int(usable.sum()), num_draws), labels, min_ess))
     table = table.assign(_costs(tree, table))
+    is_apart, worst = apart(found)
+    health["is_apart"] = ("chain", np.zeros(len(usable), bool))
+    health["is_apart"][usable] = is_apart
     failures = (
         *failures_of_chains(health, num_draws),
+        *outliers(health["is_apart"].values & ~health["is_stuck"].values, worst),
         *failures_of_axes(table, usable, labels, num_draws),
         *disagreements(table, "r_hat" if labels is None else "nested_r_hat"),
         *drifts(table),

@@ -24,9 +24,9 @@ class ModeReport:
     """What `mode_report` found, which it prints.
 
     - **failures**: sentences that name what is wrong.
-    - **table**: a row a `mode`: its `occupancy` with `mcse`, `ess`, `r_hat` and `r_hat_limit`,
-      the number of `visits`, `dwell`, their mean length in draws, and `reference`, its
-      occupancy there, with `reference_mcse`.
+    - **table**: a row per `mode`: its `occupancy` with `mcse`, `ess`, `r_hat` and
+      `r_hat_limit`, the number of `visits`, `dwell`, their mean length in draws, and
+      `reference`, its occupancy there, with `reference_mcse`.
     - **chains**: `occupancy` of each `chain` and `mode`, and the number of `hops` of each.
     - **transitions**: `(mode, next_mode)`, how often one draw follows the other in rows that
       sum to one.
@@ -49,7 +49,14 @@ class ModeReport:
         shown = [name for name in self.table if name != "r_hat_limit"]
         rows = as_text(self.table[shown], np.argsort(-self.table["occupancy"].values))
         lines = [f"Modes of {num_chains} chains of {num_draws} draws", "", *rows, ""]
-        lines += [f"{int(self.chains['hops'].sum())} hops", *verdict(self.failures)]
+        if num_draws > 1:
+            lines.append(f"{int(self.chains['hops'].sum())} hops")
+        lines += verdict(self.failures)
+        if num_draws == 1 and "reference" not in self.table:
+            lines.append(
+                "Chains of one draw do not show whether they leave their mode: these may be "
+                "the occupancies of the starts."
+            )
         if "reference" not in self.table:
             lines.append("A mode that no chain visits shows against a `reference` only.")
         return "\n".join(lines)
@@ -72,7 +79,8 @@ def mode_report(
     A report fails if chains disagree on an occupancy or none of them ever hops, if one never
     does and others often do, if an occupancy has an effective sample size below `min_ess`, if
     its distance from the reference, in standard errors, is one that chance makes in a hundredth
-    of all reports, or if the reference disagrees with itself.
+    of all reports, or if the reference disagrees with itself. Chains of one draw each cannot
+    hop; of them the occupancies are judged, and those of their starts may be among them.
 
     ```python
     tempered = ebm.sample(key, energy, ebm.ParallelTempering(ebm.MALA(), 16.0))
@@ -111,7 +119,7 @@ def mode_report(
     failures = (
         *_failures_of_values(runs),
         *_failures_of_reference(table, *others),
-        *_failures_of_hops(per_chain["hops"].values, table),
+        *_failures_of_hops(per_chain["hops"].values, table, found[0].shape[1]),
         *_failures_of_occupancy(table, min_ess),
     )
     coords = {"mode": names, "next_mode": names}
@@ -138,7 +146,7 @@ def _per_chain(modes: np.ndarray, names: list[int], chain: np.ndarray) -> Datase
 
 
 def _table(modes: np.ndarray, names: list[int], min_ess: float) -> Dataset:
-    """A row a mode; the ESS of an occupancy is that of the indicator of its mode."""
+    """A row per mode; the ESS of an occupancy is that of the indicator of its mode."""
     begins = np.concatenate([modes[:, :1] >= 0, modes[:, 1:] != modes[:, :-1]], axis=1)
     rows = []
     for k in range(len(names)):
@@ -206,7 +214,9 @@ def _failures_of_reference(table: Dataset, reference: Dataset | None = None) -> 
             )
 
 
-def _failures_of_hops(hops: np.ndarray, table: Dataset) -> Iterator[str]:
+def _failures_of_hops(hops: np.ndarray, table: Dataset, num_draws: int) -> Iterator[str]:
+    if num_draws == 1:
+        return
     if (table["occupancy"].values > 0).sum() > 1 and hops.sum() == 0:
         yield "No chain ever leaves its mode: the occupancies are those of the starts."
     elif np.mean(hops) >= _MANY_HOPS and (hops == 0).any():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 from numpy.random import RandomState
+from numpyro.infer import MCMC
 from scipy.signal import lfilter
 from scipy.stats import norm
 
@@ -50,6 +51,17 @@ def short_run(memory, spread=5.0, shift=0.0):
     """64 chains of 20 draws, from whose starts `memory` is left of step to step."""
     starts = spread * RandomState(1).normal(size=(64, 1, 2)) + shift
     return autoregression((64, 20, 2)) + starts * memory ** np.arange(20)[:, None]
+
+
+def shifted(shape, shift, rho=0.0):
+    """Chains of which the fourth lies `shift` standard deviations away."""
+    x = autoregression(shape, rho)
+    x[3] += shift
+    return x
+
+
+def copied(x, originals):
+    return x[np.asarray(originals)]
 
 
 def with_stats(**stats):
@@ -142,6 +154,35 @@ CASES = {
         with_stats(diverging=FEW | FEW[[1, 0, 3, 2]]),
         {},
         ["6 of 4000 transitions diverged"],
+    ),
+    "1 of 1000 far away": (shifted((1000, 50), 30.0), {}, ["Chain 3 of 1000 lies apart"]),
+    "1 of 1000, slow": (shifted((1000, 50, 1), 5.0, 0.9), {}, ["Chain 3 of 1000 lies apart"]),
+    "1 of 100": (shifted((100, 200, 2), 5.0), {}, ["Chain 3 of 100 lies apart"]),
+    "1 of 100 too wide": (
+        autoregression((100, 200)) * np.where(np.arange(100) == 8, 9, 1)[:, None],
+        {},
+        ["Chain 8 of 100 lies apart", "R-hat of x"],
+    ),
+    "1 of 100, hardly": (shifted((100, 1000), 0.3), {}, []),
+    "copies": (
+        copied(autoregression((1, 1000)), [0, 0, 0, 0]),
+        {},
+        ["Chains 0, 1, 2 and 3 of 4 are copies of each other"],
+    ),
+    "two copies": (
+        copied(autoregression((3, 1000, 2)), [0, 1, 2, 1]),
+        {},
+        ["Chains 1 and 3 of 4 are copies"],
+    ),
+    "copies of spins": (
+        copied(1.0 * (autoregression((3, 1000, 5), 0.5) > 0), [0, 1, 2, 2]),
+        {},
+        ["Chains 2 and 3 of 4 are copies"],
+    ),
+    "spins that are equal by chance": (
+        1.0 * (autoregression((250, 12)) > 0),
+        {},
+        [],
     ),
     "a chain that rejects": (
         with_stats(acceptance_rate=np.array([0.9, 0.9, 0.05, 0.9])[:, None] * np.ones(1000)),
@@ -261,6 +302,25 @@ def test_langevin_draws_are_worth_what_theory_says():
     assert float(swapped["ess_bulk"][0]) / 64_000 > 2 * worth
 
 
+@pytest.mark.parametrize(
+    "potential",
+    [lambda x: -jnp.sum(x**2), lambda x: jnp.where(x[0] > 2, -jnp.inf, jnp.sum(x**2))],
+    ids=["no bound", "a hole"],
+)
+def test_an_energy_without_a_bound_is_named(potential):
+    mcmc = MCMC(
+        ebm.MALA(potential_fn=ebm.as_energy(potential, (2,))),
+        num_warmup=200,
+        num_samples=300,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    mcmc.run(jax.random.key(0))
+    report = ebm.mixing_report(mcmc, min_ess=100)
+    assert not report.ok, report
+
+
 def test_costs():
     x = autoregression((4, 1000))
     stats = {"n_grad": np.full((4, 1000), 3)}
@@ -357,6 +417,67 @@ def test_a_fit_has_no_chains():
 
 #: Chains, draws, summaries and autocorrelation, of 1000 effective draws or more.
 GOOD = [(4, 1000, 2, 0.5), (8, 1000, 20, 0.75), (64, 300, 20, 0.85), (250, 20, 5, 0.6)]
+
+
+def hopping(shape, weight, stay, seed):
+    """Which chains are in the second of two modes, which holds `weight`."""
+    rng = RandomState(seed)
+    fresh, keeps = rng.random_sample(shape) < weight, rng.random_sample(shape) < stay
+    for t in range(1, shape[1]):
+        fresh[:, t] = np.where(keeps[:, t], fresh[:, t - 1], fresh[:, t])
+    return fresh
+
+
+def metropolis(shape, seed):
+    """Independent draws, each kept for a few transitions."""
+    moves = RandomState(seed).random_sample(shape) < 0.3
+    last = np.maximum.accumulate(np.where(moves, np.arange(shape[1]), 0), axis=1)
+    return np.take_along_axis(RandomState(1000 + seed).normal(size=shape), last, 1)
+
+
+#: Stationary chains, by shape and seed.
+KINDS = {
+    "independent": lambda shape, seed: autoregression(shape, 0.0, seed),
+    "autocorrelated": lambda shape, seed: autoregression(shape, 0.9, seed),
+    "slow": lambda shape, seed: autoregression(shape, 0.97, seed),
+    "Cauchy": lambda shape, seed: RandomState(seed).standard_cauchy(shape),
+    "Student": lambda shape, seed: RandomState(seed).standard_t(2, shape),
+    "Cauchy, autocorrelated": lambda shape, seed: np.tan(
+        np.pi * (norm.cdf(autoregression(shape, 0.9, seed)) - 0.5)
+    ),
+    "lognormal, autocorrelated": lambda shape, seed: np.exp(
+        2 * autoregression(shape, 0.9, seed)
+    ),
+    "volatile": lambda shape, seed: (
+        np.exp(1.5 * autoregression(shape, 0.9, seed)) * RandomState(seed).normal(size=shape)
+    ),
+    "exponential": lambda shape, seed: RandomState(seed).exponential(size=shape),
+    "uniform": lambda shape, seed: RandomState(seed).random_sample(shape),
+    "spins": lambda shape, seed: 1.0 * hopping(shape, 0.5, 0.5, seed),
+    "rare spins": lambda shape, seed: 1.0 * hopping(shape, 0.001, 0.0, seed),
+    "rare spins that stay": lambda shape, seed: 1.0 * hopping(shape, 0.05, 0.8, seed),
+    "counts": lambda shape, seed: 1.0 * RandomState(seed).poisson(0.3, shape),
+    "rounded": lambda shape, seed: np.round(2 * autoregression(shape, 0.8, seed)),
+    "two modes": lambda shape, seed: (
+        8.0 * hopping(shape, 0.3, 0.8, seed) + autoregression(shape, 0.0, seed)
+    ),
+    "a small mode": lambda shape, seed: (
+        8.0 * hopping(shape, 0.05, 0.8, seed) + autoregression(shape, 0.0, seed)
+    ),
+    "a tiny mode": lambda shape, seed: (
+        8.0 * hopping(shape, 0.01, 0.5, seed) + autoregression(shape, 0.0, seed)
+    ),
+    "Metropolis": metropolis,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chains_of_one_kind_do_not_lie_apart(kind):
+    for shape in ((10, 200), (64, 100), (250, 20)):
+        for seed in range(8):
+            report = ebm.mixing_report(KINDS[kind](shape, seed), min_ess=1)
+            assert not report.chains["is_apart"].any(), report
+            assert not report.chains["is_copy"].any(), report
 
 
 @pytest.mark.slow

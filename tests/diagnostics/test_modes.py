@@ -106,6 +106,22 @@ CASES = {
         {},
         ["Chain 3 of 16 never hopped", "an ESS", "an ESS"],
     ),
+    "one draw of each chain": (switching((2000, 1)), {}, []),
+    "one draw, as the weights": (
+        switching((2000, 1)),
+        {"labels": side, "reference": [0.7, 0.3]},
+        [],
+    ),
+    "one draw, other weights": (
+        switching((2000, 1), 0.5),
+        {"labels": side, "reference": [0.7, 0.3]},
+        ["Mode 0 holds", "Mode 1 holds"],
+    ),
+    "two draws that stay": (
+        switching((2000, 2), stay=1.0),
+        {"labels": side},
+        ["No chain ever leaves"],
+    ),
     "NaN": (with_nan(), {}, ["1 chains of `source` are not finite"]),
     "a rare mode": (
         switching((4, 1000), 0.0),
@@ -257,6 +273,14 @@ A mode that no chain visits shows against a `reference` only."""
 
 def test_it_prints_the_same_everywhere():
     assert str(ebm.mode_report(in_modes([0, 0, 0, 1], 100))) == PRINTED
+
+
+def test_one_draw_says_nothing_of_hops():
+    text = str(ebm.mode_report(switching((2000, 1)), side))
+    assert "Chains of one draw do not show whether they leave their mode" in text
+    assert "hops" not in text
+    known = str(ebm.mode_report(switching((2000, 1)), side, reference=[0.7, 0.3]))
+    assert known.endswith("ok")
 
 
 X = np.zeros((4, 10, 2))

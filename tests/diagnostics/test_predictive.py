@@ -71,6 +71,47 @@ def test_p_values_are_uniform_where_nothing_is_fitted():
     assert abs(np.mean([one["mean"] <= 0.1 for one in p]) - 0.1) < 0.09
 
 
+#: Data that no replicate of N(0, I) is like, and from how few of them it shows.
+GROSS = {
+    "elsewhere": (lambda z: 20 + 5 * z, 3),
+    "wider": (lambda z: 3 * z, 3),
+    "collapsed": (lambda z: 0.1 * z, 12),
+    "an outlier": (lambda z: z.at[0].set(30.0), 5),
+}
+
+
+@pytest.mark.parametrize(("change", "at_least"), GROSS.values(), ids=GROSS)
+def test_gross_misfit_shows_in_few_replicates(change, at_least):
+    """By ranks alone, three statistics can fail from 119 replicates on."""
+    data = change(NORMAL.sample(jr.key(0), (50,)))
+    replicates = NORMAL.sample(jr.key(1), (120, 50))
+    for number in {at_least, 20, 118, 120}:
+        check = ebm.predictive_check(NORMAL, data, replicates[:number])
+        assert not check.ok, (number, check)
+
+
+def test_few_replicates_say_so():
+    data, replicates = NORMAL.sample(jr.key(0), (50,)), NORMAL.sample(jr.key(1), (120, 50))
+    few = ebm.predictive_check(NORMAL, data, replicates[:119])
+    assert few.ok
+    assert repr(few).endswith("(only gross misfit shows in 119 replicates; take 120)")
+    assert "take" not in repr(ebm.predictive_check(NORMAL, data, replicates))
+    # A statistic that hardly varies says nothing about its tails.
+    flat = ebm.predictive_check(
+        NORMAL, data, replicates[:5], statistic=lambda energy, x: jnp.sum(x > 2.5) > 0
+    )
+    assert flat.p_value >= 2 / 6
+
+
+@pytest.mark.parametrize("number", [5, 40])
+def test_false_alarms_of_few_replicates_are_rare(number):
+    """One in twenty is meant; of 400, 38 are four standard errors more."""
+    energy = ebm.StudentT(3.0, np.zeros(2), np.eye(2))
+    points = energy.sample(jr.key(number), (400, number + 1, 30))
+    checks = [ebm.predictive_check(energy, one[0], one[1:]) for one in points]
+    assert sum(not check.ok for check in checks) < 38
+
+
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_any_event_shape(x64, shape):
     points = jr.normal(jr.key(0), (20, 30, *shape))
@@ -82,6 +123,10 @@ BAD = {
     "check shape": (
         lambda: ebm.predictive_check(NORMAL, SAMPLE, SAMPLE),
         "`replicates` must be data sets like `data`",
+    ),
+    "check number": (
+        lambda: ebm.predictive_check(NORMAL, SAMPLE, np.ones((1, 5, 2))),
+        "`replicates` must be two or more, got 1",
     ),
     "check params": (
         lambda: ebm.predictive_check(
