@@ -21,7 +21,7 @@ from .._checks import as_finite, as_shape
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Point, Sampler, Scalar, Shape
 from ._log_z import LogZ
-from ._supports import elementwise, intersection, is_real, support_of
+from ._supports import elementwise, intersection, is_real, same_support, support_of
 
 
 class _Unknown:
@@ -268,7 +268,10 @@ class Sum(AbstractEnergy):
 
     @property
     def reference(self) -> Any:
-        return next((t.reference for t in self.terms if t.reference is not None), None)
+        found = [proper_part(term) for term in self.terms]
+        found = [part for part in found if part is not None]
+        alike = [part for part in found if same_support(part.support, self.support)]
+        return next(iter(alike + found), None)
 
     def __call__(self, x: Point) -> Scalar:
         return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
@@ -293,7 +296,7 @@ class Scaled(AbstractEnergy):
 
     @property
     def reference(self) -> Any:
-        return self.energy.reference
+        return proper_part(self.energy)
 
     @property
     def sites(self) -> tuple[tuple[str, bool], ...]:
@@ -312,6 +315,14 @@ class Scaled(AbstractEnergy):
     def _formula(self) -> str:
         weight, energy = show_number(unfreeze(self.weight)), show_term(repr(self.energy))
         return {"1": "", "-1": "-"}.get(weight, f"{weight} * ") + energy
+
+
+def proper_part(energy: AbstractEnergy) -> AbstractEnergy | None:
+    """A density that one can draw from: `energy` itself if it is one, else its reference."""
+    reference = unfreeze(energy.reference)
+    parts = [energy] if reference is None else [energy, as_energy(reference)]
+    drawn = (part for part in parts if part.sampler is not None and part.log_z is not None)
+    return next(drawn, None)
 
 
 def as_energy(

@@ -18,7 +18,14 @@ from numpyro.distributions.constraints import Constraint
 from .._checks import as_finite
 from .._trainable import Frozen, freeze, partition_trainable, unfreeze
 from .._types import Array, Float, Key, Point, Sampler, Scalar, Shape
-from ._base import AbstractEnergy, as_energy, energy_named, show_number, show_term
+from ._base import (
+    AbstractEnergy,
+    as_energy,
+    energy_named,
+    proper_part,
+    show_number,
+    show_term,
+)
 from ._log_z import LogZ
 from ._supports import hull, is_real, same_support
 
@@ -171,6 +178,12 @@ class Mixture(AbstractEnergy):
     def sampler(self) -> Sampler | None:
         samplers = [energy.sampler for energy in self.energies]
         return self._draw if self.log_z is not None and all(samplers) else None
+
+    @property
+    def reference(self) -> Any:
+        """That of each expert, in the same proportions."""
+        parts = [proper_part(energy) for energy in self.energies]
+        return None if None in parts else Mixture(parts, self.weights)
 
     def __call__(self, x: Point) -> Scalar:
         is_shared = all(same_support(e.support, self.support) for e in self.energies)

@@ -24,6 +24,7 @@ from ._base import (
     discrete_levels,
     is_discrete,
     name_of,
+    proper_part,
     show_term,
 )
 from ._log_z import LogZ
@@ -135,8 +136,8 @@ class Transformed(AbstractEnergy):
     If $E$ is the energy of $y = T(x)$, this is the energy of $x$. With `biject_to(support)` it
     is an energy over unconstrained points; with [`Standardize`][numpyro_ebm.Standardize],
     preprocessing becomes part of the energy. Its support is what $T$ takes into the support of
-    $E$. It has the same $\log Z$, and exact draws, if $T$ reaches all of that support; else it
-    is $E$ cut down to what $T$ reaches, and knows neither.
+    $E$. It has the same $\log Z$, exact draws and the pushed-forward reference if $T$ reaches all
+    of that support; else it is $E$ cut down to what $T$ reaches, and knows none of them.
 
     **Arguments**
 
@@ -192,10 +193,14 @@ class Transformed(AbstractEnergy):
 
     @property
     def reference(self) -> Any:
-        reference = self.energy.reference
+        reference = proper_part(self.energy)
         if reference is None or not self.is_onto:
             return None
-        return Transformed(unfreeze(reference), self.transform, is_onto=True)
+        # Of a wider support, the transform would reach a part alone.
+        supports = elementwise(reference.support), elementwise(self.energy.support)
+        if not same_support(*supports):
+            return None
+        return Transformed(reference, self.transform, is_onto=True)
 
     def __call__(self, x: Point) -> Scalar:
         transform = unfreeze(self.transform)

@@ -14,7 +14,6 @@ from .._trainable import unfreeze
 from .._types import Array, Key, Scalar, Shape
 from ..energies import (
     AbstractEnergy,
-    Sum,
     as_energy,
     box_of,
     check_energy,
@@ -58,9 +57,6 @@ def find_reference(energy: Any) -> AbstractEnergy | None:
     if energy.reference is not None:
         reference = as_energy(unfreeze(energy.reference))
         return reference if is_reference(reference) else None
-    if isinstance(energy, Sum):
-        found = (t if is_reference(t) else find_reference(t) for t in energy.terms)
-        return next((reference for reference in found if reference is not None), None)
     levels, shape = discrete_levels(energy), energy.event_shape
     if levels is not None and shape is not None:
         return UniformUnits(levels=levels, event_shape=shape)

@@ -21,9 +21,11 @@ from ..energies import (
     check_energy,
     confined,
     is_discrete,
+    is_real,
     judged,
 )
 from ._base import BLOCK, AbstractExactMethod, log_sum, rounding, with_common_checks
+from ._search import NUM_STARTS, REACH, Lows, descend_from, starts_around
 
 
 class Quadrature(AbstractExactMethod):
@@ -35,8 +37,10 @@ class Quadrature(AbstractExactMethod):
     [[Takahasi and Mori 1974](https://doi.org/10.2977/prims/1195192451)], for which the density
     need not vanish. Exact up to the size of the box and the number of nodes, and
     differentiable. Under [`log_partition`][numpyro_ebm.log_partition] it doubles the nodes, the
-    difference is the error, and checks how much mass lies at the edge. Shown by
-    `tests/normalizers/test_exact.py` against closed forms.
+    difference is the error, and checks how much mass lies at the edge. It also looks for mass
+    that the box or the grid misses, by descents from 256, 512 or 1024 points (in one, two or
+    three dimensions) around zero and around the box, up to a thousand times its half-width
+    away. Shown by `tests/normalizers/test_exact.py` against closed forms.
 
     ```python
     ebm.Quadrature([-5.0, -5.0], [5.0, 5.0]).log_z(energy)
@@ -72,8 +76,9 @@ class Quadrature(AbstractExactMethod):
     def around(cls, energy: Any, event_shape: Shape | None = None) -> Self:
         r"""A box that holds all but $e^{-25}$ of the density's height, found by looking.
 
-        It starts from $[-8, 8]^d$, and grows where the density has not yet fallen off and
-        shrinks where it has. What is narrower than the first grid may be missed.
+        Descents from points at every distance up to 8000 look for modes. The box starts from
+        $[-8, 8]^d$ and the modes, grows where the density has not yet fallen off and shrinks
+        where it has. A mode whose slopes no descent met is missed.
 
         **Raises** `ValueError` where the density falls off nowhere.
         """
@@ -97,7 +102,10 @@ class Quadrature(AbstractExactMethod):
                 "`ebm.Enumeration()` or `ebm.SequentialMonteCarlo()`."
             )
         self._check_overlap(energy)
-        coarse, fine, edge, noise = _compare(self, self.with_doubled_points(), energy)
+        doubled = self.with_doubled_points()
+        coarse, fine, edge, noise = _compare(self, doubled, energy)
+        lows = descend_from(confined(energy), starts_around(self.low, self.high))
+        outside, between = doubled._missed(energy, lows)
         error = jnp.maximum(jnp.abs(fine - coarse), noise)
         bounds = fine - error, fine + error
         log_z = LogZ(fine, error, *bounds, upper_is_exact=True, method="Quadrature")
@@ -105,6 +113,8 @@ class Quadrature(AbstractExactMethod):
             "the box cuts off mass, its outermost cells hold more than a millionth": edge
             > _EDGE,
             "the grid is too coarse, one of half as many points differs": error > _COARSE,
+            f"{_searched(self.low.size)} found a mode outside of the box": outside,
+            f"{_searched(self.low.size)} found a mode between the nodes of the grid": between,
         }
         return judged(with_common_checks(log_z, noise), checks)
 
@@ -127,6 +137,19 @@ class Quadrature(AbstractExactMethod):
         grids = jnp.stack(jnp.meshgrid(*log_weights, indexing="ij"))
         return points.reshape(-1, *self.low.shape), grids.sum(0).reshape(-1)
 
+    def _missed(self, energy: Any, lows: Lows) -> tuple[Array, Array]:
+        """Whether there are modes outside of the box, and between its nodes."""
+        dim = self.low.size
+        low, high = as_floats(self.low), as_floats(self.high)
+        inside = ((lows.points >= low) & (lows.points <= high)).reshape(-1, dim).all(1)
+        outside = (lows.is_deep(_DEEP) & ~inside).any()
+        if not is_real(_support(energy)):
+            return outside, jnp.zeros((), bool)  # Its nodes crowd at its bounds.
+        step = (high - low) / (as_floats(self._sizes()).reshape(low.shape) - 1)
+        nodes = low + step * jnp.round((lows.points - low) / step)
+        rise = jax.vmap(energy)(nodes) - lows.energies
+        return outside, (lows.is_deep(_DEEP) & inside & ~(rise < _STEEP)).any()
+
     def _check_overlap(self, energy: Any) -> None:
         bounds = _bounds(_support(energy), self.low.shape)
         if any(isinstance(bound, Tracer) for bound in jax.tree.leaves((bounds, self.low))):
@@ -148,6 +171,14 @@ class Quadrature(AbstractExactMethod):
 _NUM_POINTS = {1: 1025, 2: 257, 3: 65}
 #: The most mass in the outermost cells, and the largest difference of two grids.
 _EDGE, _COARSE = 1e-6, 1e-2
+
+
+def _searched(dim: int) -> str:
+    return f"a search from {NUM_STARTS[dim]} points, up to {REACH:g} half-widths away,"
+
+
+#: Higher modes hold too little, and a mode that rises by more up to the next node is narrow.
+_DEEP, _STEEP = 15.0, 2.0
 
 
 @eqx.filter_jit
@@ -216,6 +247,11 @@ _REACH = 3.2
 def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     dim = math.prod(shape)
     low, high = np.full(dim, -8.0), np.full(dim, 8.0)
+    lows = descend_from(energy, starts_around(low.reshape(shape), high.reshape(shape)))
+    modes = np.asarray(lows.points, float).reshape(-1, dim)[np.asarray(lows.is_deep(_DEEP))]
+    low, high = (
+        f(np.concatenate([modes, [end]]), 0) for f, end in ((np.min, low), (np.max, high))
+    )
 
     @eqx.filter_jit
     def heights(energy: Any, points: Array) -> Array:
@@ -228,7 +264,7 @@ def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         if np.isnan(values).any() or np.isneginf(values).any():
             break
         inside = values <= values.min() + _DEPTH
-        sides = [_side(inside, i, axis) for i, axis in enumerate(axes)]
+        sides = [_side(inside, axis, i, modes[:, i]) for i, axis in enumerate(axes)]
         shrunk = [
             (b - a) / (axis[-1] - axis[0]) for (a, b, _), axis in zip(sides, axes, strict=True)
         ]
@@ -242,14 +278,20 @@ def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _side(inside: np.ndarray, i: int, axis: np.ndarray) -> tuple[float, float, bool]:
-    """The next box along one axis, and whether the density reaches out of this one."""
+def _side(
+    inside: np.ndarray, axis: np.ndarray, i: int, modes: np.ndarray
+) -> tuple[float, float, bool]:
+    """The next box along one axis, and whether the density reaches out of this one.
+
+    Modes that the grid is too coarse to see stay in it.
+    """
     others = tuple(j for j in range(inside.ndim) if j != i)
     where = np.flatnonzero(inside.any(others))
     first, last = where[0], where[-1]
     step, width, end = axis[1] - axis[0], axis[-1] - axis[0], len(axis) - 1
     low = axis[0] - 0.5 * width if first == 0 else axis[first] - step
     high = axis[-1] + 0.5 * width if last == end else axis[last] + step
+    low, high = min([low, *(modes - step)]), max([high, *(modes + step)])
     return low, high, bool(first == 0 or last == end)
 
 

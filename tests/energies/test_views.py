@@ -9,6 +9,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
+from numpyro_ebm.normalizers._reference import find_reference
 
 ROOT = np.random.default_rng(0).normal(size=(5, 5))
 PRECISION = ROOT @ ROOT.T + np.eye(5)
@@ -182,3 +183,106 @@ def test_point_and_latent_variable_are_sampled_together():
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+NORMAL = dist.Normal(0, 2.0).expand([5]).to_event(1)
+NARROW = dist.Normal(1.0, 0.5).expand([5]).to_event(1)
+GAMMA = dist.Gamma(3.0, 1.0).expand([5]).to_event(1)
+SCALE = ebm.Standardize(np.arange(5.0), [1.0, 2.0, 3.0, 4.0, 5.0])
+RAW = dist.Normal(np.arange(5.0), 2 * np.arange(1.0, 6.0)).to_event(1)
+#: Of a Gamma variable, the logarithm.
+LOG_GAMMA = dist.TransformedDistribution(GAMMA, dist.transforms.ExpTransform().inv)
+
+
+def based():
+    return ebm.MLPEnergy(5, 8, key=jax.random.key(0))
+
+
+def waves(x):
+    return jnp.sum(jnp.cos(x))
+
+
+def wavy():
+    return ebm.as_energy(waves, (5,)) + NORMAL
+
+
+#: Views of energies with a density inside, and what that becomes.
+REFERENCES = {
+    "network": (based, NORMAL),
+    "Transformed": (lambda: ebm.Transformed(based(), SCALE), RAW),
+    "Transformed twice": (
+        lambda: ebm.Transformed(
+            ebm.Transformed(based(), dist.transforms.AffineTransform(0.0, 2.0)), SCALE
+        ),
+        dist.Normal(np.arange(5.0), np.arange(1.0, 6.0)).to_event(1),
+    ),
+    "Transformed, a support": (
+        lambda: ebm.Transformed(ebm.Tilted(waves, GAMMA), dist.transforms.ExpTransform()),
+        LOG_GAMMA,
+    ),
+    "Sum": (wavy, NORMAL),
+    "Sum, its own first": (lambda: based() + NARROW, NORMAL),
+    "Sum, on one support": (lambda: based() + ebm.Tilted(waves, GAMMA), GAMMA),
+    "Transformed sum": (lambda: ebm.Transformed(wavy(), SCALE), RAW),
+    "Scaled": (lambda: 0.5 * based(), NORMAL),
+    "Scaled sum": (lambda: wavy() / 2, NORMAL),
+    "Scaled density": (lambda: 2.0 * ebm.as_energy(NORMAL), NORMAL),
+    "Transformed, scaled": (lambda: ebm.Transformed(0.5 * wavy(), SCALE), RAW),
+    "Normalized": (lambda: ebm.Normalized(based(), 1.5, 0.1), NORMAL),
+    "Mixture": (
+        lambda: ebm.Mixture([ebm.Normalized(based(), 1.5), NARROW], [1.0, 3.0]),
+        dist.MixtureGeneral(dist.Categorical(jnp.array([0.25, 0.75])), [NORMAL, NARROW]),
+    ),
+    "frozen": (lambda: ebm.as_energy(ebm.freeze(wavy())), NORMAL),
+    "Tilted": (lambda: ebm.Tilted(based(), NARROW), NARROW),
+}
+
+
+@pytest.mark.parametrize(("make", "truth"), REFERENCES.values(), ids=REFERENCES)
+def test_the_reference_of_a_view_is_that_of_its_parts_pushed_forward(make, truth):
+    """Draws and log-density; of 20,000 draws, means show a bias of .04 standard deviations."""
+    reference = find_reference(make())
+    draws = reference.sample(jax.random.key(1), (20_000,))
+    log_density = -jax.vmap(reference)(draws[:50]) - reference.log_z
+    np.testing.assert_allclose(log_density, truth.log_prob(draws[:50]), rtol=1e-4, atol=1e-3)
+    others = truth.sample(jax.random.key(2), (20_000,))
+    for statistic in (lambda x: x, lambda x: x**2):
+        a, b = np.asarray(statistic(draws), float), np.asarray(statistic(others), float)
+        z = (a.mean(0) - b.mean(0)) / np.sqrt((a.var(0) + b.var(0)) / len(a))
+        assert np.abs(z).max() < 4.5, z
+
+
+class Half(ebm.AbstractEnergy):
+    """On positive points, with a reference on all."""
+
+    reference = ebm.as_energy(NORMAL)
+    event_shape = (5,)
+
+    @property
+    def support(self):
+        return constraints.positive
+
+    def __call__(self, x):
+        return jnp.sum(x)
+
+
+UNREFERENCED = {
+    "clamped": lambda: ebm.clamp(based(), [True] + [False] * 4, np.zeros(5)),
+    "cut off": lambda: ebm.Transformed(based(), dist.transforms.ExpTransform()),
+    # An exponential reaches the support of the sum, and half of the reference's.
+    "wider": lambda: ebm.Transformed(Half(), dist.transforms.ExpTransform()),
+    "bare": lambda: ebm.Transformed(ebm.as_energy(waves, (5,)), SCALE),
+}
+
+
+@pytest.mark.parametrize("make", UNREFERENCED.values(), ids=UNREFERENCED)
+def test_a_view_without_a_known_reference_has_none(make):
+    assert find_reference(make()) is None
+
+
+def test_a_standardized_network_is_normalised_from_its_own_reference():
+    """In raw units, where log Z is the same."""
+    base = ebm.as_energy(lambda x: 1.5 * jnp.sum((x / 2) ** 2), (5,)) + NORMAL
+    log_z = ebm.log_partition(jax.random.key(0), ebm.Transformed(base, SCALE))
+    assert log_z.method == "SequentialMonteCarlo"
+    assert abs(log_z.estimate + 5 * np.log(2)) < 4 * log_z.std_error < 0.2

@@ -199,3 +199,44 @@ def test_methods_agree_on_trained_digits():
     }
     assert_bounded(estimates["annealed"], estimates["sequential"])
     assert_agree(estimates)
+
+
+FAR = {
+    "a log-sum": lambda x, y: -jax.nn.logsumexp(jnp.stack([x, y])),
+    "a sum that underflows in between": lambda x, y: -jnp.log(jnp.exp(x) + jnp.exp(y)),
+}
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("combine", FAR.values(), ids=FAR)
+def test_a_mode_far_from_the_first_grid_is_found(combine, dim):
+    """Half of the mass lies at 30; without it, log Z would be less by log 2."""
+
+    def energy(x):
+        return combine(-0.5 * jnp.sum(x**2), -0.5 * jnp.sum((x - 30) ** 2))
+
+    log_z = ebm.log_partition(jr.key(0), energy, event_shape=(dim,))
+    truth = 0.5 * dim * np.log(2 * np.pi) + np.log(2)
+    assert abs(log_z.estimate - truth) < 1e-4
+    assert any("a search from" in check for check in log_z.checks)
+
+
+MISSED = {
+    "outside of the box": (1.0, ebm.Quadrature([-8.0], [8.0])),
+    # Nodes at multiples of 1/8.
+    "between the nodes": (0.01, ebm.Quadrature([-8.0], [40.0], 193)),
+}
+
+
+@pytest.mark.parametrize(("where", "width_and_box"), MISSED.items(), ids=MISSED)
+def test_a_mode_that_quadrature_misses_is_named(where, width_and_box):
+    """Both grids agree to seven digits on what is left."""
+    width, box = width_and_box
+
+    def energy(x):
+        far = -0.5 * jnp.sum(((x - 30.0625) / width) ** 2) - jnp.log(width)
+        return -jax.nn.logsumexp(jnp.stack([-0.5 * jnp.sum(x**2), far]))
+
+    with pytest.warns(UserWarning, match=f"a search from 256 points.*{where}"):
+        log_z = ebm.log_partition(jr.key(0), energy, box, event_shape=(1,))
+    assert not log_z.ok
