@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import t as t_distribution
 from xarray import Dataset
 
-from .._checks import as_data, check_positive
+from .._checks import as_data, check_count, check_key
 from .._types import Array, Float, Key
 from ..energies import as_energy, check_energy
 from ..kernels import AbstractKernel
@@ -92,7 +92,8 @@ def drift_probe(
     - `num_chains`: chains of each start.
     - `progress_bar`: show progress.
     """
-    check_positive("num_steps", num_steps)
+    check_key(rng_key)
+    check_count("num_steps", num_steps)
     energy = as_energy(energy)
     points = {name: as_data(x, f"starts[{name!r}]") for name, x in starts.items()}
     if len(points) < 2:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm
 from xarray import DataArray, Dataset
 
-from .._checks import check_positive
+from .._checks import check_count, check_positive
 from ._convergence import ess, half_noise, r_hat_limit, split_r_hat
 from ._labels import Run, finite_run, known_weights, label
 from ._report import as_text, chains, verdict
@@ -102,7 +102,7 @@ def mode_report(
     """
     check_positive("min_ess", min_ess)
     if num_modes is not None:
-        check_positive("num_modes", num_modes)
+        check_count("num_modes", num_modes)
     weights = known_weights(reference)
     if weights is not None and labels is None:
         raise ValueError(

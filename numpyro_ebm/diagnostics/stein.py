@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._calculus import score
-from .._checks import check_positive
+from .._checks import check_count, check_key
 from .._types import Array, Energy, Float, Key, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete, is_real
 from ._correlation import decorrelation_time, markov_signs, spread, thin
@@ -102,6 +102,7 @@ def kernel_stein_discrepancy(
     **Raises** `ValueError` for draws of another shape, that are not finite or have no finite
     score, and for an energy of discrete or constrained points.
     """
+    check_key(rng_key)
     energy, chains = as_energy_and_chains(energy, draws, event_shape)
     _check_real(energy)
     _check_options(num_bootstrap, max_points, thinning, flip_prob)
@@ -185,7 +186,7 @@ def _check_real(energy: AbstractEnergy) -> None:
 def _check_options(
     num_bootstrap: int, max_points: int, thinning: int | None, flip_prob: float
 ) -> None:
-    check_positive("num_bootstrap", num_bootstrap)
+    check_count("num_bootstrap", num_bootstrap)
     if max_points < 2:
         raise ValueError(f"`max_points` must be at least 2, got {max_points}.")
     if thinning is not None and thinning < 1:

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jax.scipy.special import betainc
 
-from .._checks import check_positive
+from .._checks import check_count, check_key
 from .._types import Array, Float, Key, Scalar
 from ._points import as_samples
 from ._radial import AbstractRadialKernel, GaussianKernel, at_scale, kernel_products
@@ -60,7 +60,8 @@ def maximum_mean_discrepancy(
     are not finite.
     """
     x, y = as_samples(x, y)
-    check_positive("num_permutations", num_permutations)
+    check_key(rng_key)
+    check_count("num_permutations", num_permutations)
     pooled = jnp.concatenate([x, y])
     kernel = at_scale(kernel, pooled)
     statistic, p_value = _permutation_test(rng_key, kernel, pooled, len(x), num_permutations)
@@ -161,7 +162,8 @@ def sliced_wasserstein(
     are not finite.
     """
     x, y = as_samples(x, y)
-    check_positive("num_projections", num_projections)
+    check_key(rng_key)
+    check_count("num_projections", num_projections)
     if order < 1:
         raise ValueError(f"`order` must be at least 1, got {order}.")
     directions = jr.normal(rng_key, (num_projections, x.shape[1]), x.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 from numpyro.infer.initialization import init_to_uniform
 
-from .._checks import check_positive
+from .._checks import check_count
 from .._types import Array, Energy, Key, Point, Scalar
 from ._adaptation import Adaptation, Travel
 from ._blackjax import blackjax
@@ -99,7 +99,7 @@ class NUTS(AbstractKernel):
         regularize_mass_matrix: bool = True,
     ) -> None:
         check_differentiation(forward_mode_differentiation)
-        check_positive("max_tree_depth", max_tree_depth)
+        check_count("max_tree_depth", max_tree_depth)
         travel = None
         if isinstance(max_tree_depth, tuple):
             warmup_depth, max_tree_depth = max_tree_depth

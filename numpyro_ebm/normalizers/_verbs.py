@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.core import Tracer
 
-from .._checks import user_level
+from .._checks import check_key, user_level
 from .._integrable import check_integrable
 from .._types import Key, Shape
 from ..energies import (
@@ -58,6 +58,7 @@ def log_partition(
     **Raises** `ValueError` if a method needs a reference, and the energy has none. Warns if the
     result carries no interval, and why.
     """
+    check_key(rng_key)
     energy = as_energy(energy, event_shape)
     if method is None:
         method, energy = default_method(energy)
@@ -93,6 +94,7 @@ def log_partition_ratio(
     - `other`: the energy of $Z'$, on the same points.
     - `method`: with what draws from both.
     """
+    check_key(rng_key)
     energy, other = as_energy(energy, event_shape), as_energy(other, event_shape)
     if energy.event_shape is not None and other.event_shape not in (None, energy.event_shape):
         raise ValueError(
@@ -123,6 +125,7 @@ def normalize(
 
     **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition].
     """
+    check_key(rng_key)
     energy = as_energy(energy, event_shape)
     return Normalized(energy, log_partition(rng_key, energy, method))
 

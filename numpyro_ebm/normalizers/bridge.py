@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jax.scipy.special import ndtri
 
-from .._checks import as_floats, check_positive
+from .._checks import as_floats, check_count
 from .._types import Array, Float, Key, Scalar
 from ..energies import (
     AbstractEnergy,
@@ -57,7 +57,9 @@ class BridgeSampling(AbstractNormalizer):
     num_samples: int = eqx.field(static=True, default=500, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_positive("num_samples", self.num_samples)
+        for name in ("num_chains", "num_samples"):
+            check_count(name, getattr(self, name))
+        check_count("num_warmup", self.num_warmup, 0)
         if isinstance(self.kernel, AbstractKernel):
             check_exact(self.kernel)
         if self.num_chains < 4:

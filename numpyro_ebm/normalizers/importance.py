@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import check_positive
+from .._checks import check_count
 from .._types import Array, Float, Key, Scalar
 from ..energies import (
     AbstractEnergy,
@@ -43,7 +43,7 @@ class ImportanceSampling(AbstractNormalizer):
     num_samples: int = eqx.field(static=True, default=20_000)
 
     def __check_init__(self) -> None:
-        check_positive("num_samples", self.num_samples)
+        check_count("num_samples", self.num_samples)
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         proposal = reference_for(self.proposal, energy, "proposal")
@@ -135,9 +135,9 @@ class AnnealedImportanceSampling(AbstractNormalizer):
     num_steps: int = eqx.field(static=True, default=1, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_positive("num_temperatures", self.num_temperatures)
-        check_positive("num_particles", self.num_particles)
-        check_positive("num_steps", self.num_steps)
+        check_count("num_temperatures", self.num_temperatures)
+        check_count("num_particles", self.num_particles)
+        check_count("num_steps", self.num_steps)
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         anneal = annealing(energy, self.kernel, self.reference, self.num_steps)

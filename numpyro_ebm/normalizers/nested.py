@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.scipy.special import logsumexp
 
-from .._checks import check_positive
+from .._checks import check_count
 from .._types import Array, Key, Scalar
 from ..energies import AbstractEnergy, LogZ, is_discrete, judged
 from ..kernels import Annealing
@@ -43,7 +43,10 @@ class NestedSampling(AbstractNormalizer):
     num_delete: int | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_positive("num_live", self.num_live)
+        check_count("num_live", self.num_live)
+        for name in ("num_steps", "num_delete"):
+            value = getattr(self, name)
+            check_count(name, 1 if value is None else value)
         if not 0 < (self.num_delete or 1) < self.num_live:
             raise ValueError(
                 f"`num_delete` must be less than `num_live`, got {self.num_delete} of "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.scipy.special import logsumexp
 
-from .._checks import check_positive, check_probability
+from .._checks import check_count, check_probability
 from .._types import Array, Key, Scalar
 from ..energies import AbstractEnergy, LogZ, judged
 from ..kernels import MAX_LEVELS, AbstractKernel, Annealing, Descent, keeping_ess
@@ -85,8 +85,9 @@ class ThermodynamicIntegration(AbstractNormalizer):
 
 def _check(method: Any) -> None:
     check_probability("target_ess", method.target_ess)
-    check_positive("num_particles", method.num_particles)
-    check_positive("num_steps", 1 if method.num_steps is None else method.num_steps)
+    check_count("num_islands", method.num_islands)
+    check_count("num_particles", method.num_particles)
+    check_count("num_steps", 1 if method.num_steps is None else method.num_steps)
     if method.num_islands < 4:
         raise ValueError(
             f"`num_islands` must be at least 4, got {method.num_islands}: the error is how "

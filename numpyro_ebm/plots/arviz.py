@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from xarray import Dataset, DataTree
 
-from .._checks import check_positive
+from .._checks import check_count
 from ..diagnostics import to_arviz
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _few(
     max_plots: int,
 ) -> DataTree:
     """Few variables of few draws of few chains."""
-    check_positive("max_plots", max_plots)
+    check_count("max_plots", max_plots)
     tree = source if isinstance(source, DataTree) else to_arviz(source)
     if "posterior" not in tree.children:
         raise ValueError(
@@ -104,7 +104,7 @@ def _few(
     rows = {}
     for dim, most in (("chain", max_chains), ("draw", max_draws)):
         if most is not None:
-            check_positive(f"max_{dim}s", most)
+            check_count(f"max_{dim}s", most)
             rows[dim] = _thin(posterior.sizes[dim], most, is_regular=dim == "draw")
     groups = {"posterior": posterior.isel(rows)}
     if "sample_stats" in tree.children:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._checks import check_positive
+from .._checks import check_count
 from .._types import Shape
 from ._axes import UNKNOWN, axes, evenly, pyplot, values_of
 from .images import scale_of
@@ -39,7 +39,7 @@ def plot_chain(
     - `image_shape`: what one draw is reshaped to, if it is an image laid flat.
     - `ax`: where to draw; by default a new figure.
     """
-    check_positive("num", num)
+    check_count("num", num)
     points = _one_chain(values_of("draws", draws), chain)
     if image_shape is not None:
         points = _as_images(points, tuple(image_shape))

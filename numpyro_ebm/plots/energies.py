@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_positive
+from .._checks import check_count
 from .._types import Array, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy
 from ._axes import COLORS, DASHES, axes, values_of
@@ -46,7 +46,7 @@ def plot_energies(
     - `bins`: how many.
     - `ax`: where to draw; by default a new figure.
     """
-    check_positive("bins", bins)
+    check_count("bins", bins)
     if not samples:
         raise ValueError("`samples` must hold at least one sample, got none.")
     energy = as_energy(energy, event_shape)

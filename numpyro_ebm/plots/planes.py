@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._calculus import score
-from .._checks import check_positive
+from .._checks import check_count
 from .._types import Array, Float
 from ..energies import AbstractEnergy, as_energy, check_energy
 from ._axes import axes, pyplot, values_of
@@ -44,7 +44,7 @@ def plot_energy(
     - `num_grid`: grid points a side.
     - `colorbar`: whether to draw one.
     """
-    check_positive("num_grid", num_grid)
+    check_count("num_grid", num_grid)
     energy, points = _in_plane(energy), _points(samples)
     bounds = _bounds(points, bounds)
     ax = axes(ax, figsize=figure_size(bounds))
@@ -81,7 +81,7 @@ def plot_scores(
       $|s|$.
     - `colorbar`: of the contours, or of $|s|$.
     """
-    check_positive("num_arrows", num_arrows)
+    check_count("num_arrows", num_arrows)
     energy, points = _in_plane(energy), _points(samples)
     bounds = _bounds(points, bounds)
     ax = axes(ax, figsize=figure_size(bounds))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from xarray import Dataset, DataTree
 
-from .._checks import check_positive
+from .._checks import check_count
 from ..diagnostics import to_arviz
 from ..estimation import EstimatorRunResult, NonFiniteError
 from ._axes import ALARM, COLORS, axes, pyplot
@@ -43,7 +43,7 @@ def plot_training(
     metrics = _check_metrics(table, metrics)
     num_steps = table.sizes["step"]
     window = min(max(num_steps // 50, 1), 500) if smoothing is None else smoothing
-    check_positive("smoothing", window)
+    check_count("smoothing", window)
     figure, panels = _panels(1 + len(metrics))
     for name, ax in zip(("loss", *metrics), panels, strict=True):
         _plot_metric(ax, name, table, min(window, num_steps))
@@ -66,7 +66,7 @@ def plot_buffer_ages(ages: Any, *, bins: int = 40, ax: "Axes | None" = None) -> 
     - `bins`: at most so many.
     - `ax`: where to draw; by default a new figure.
     """
-    check_positive("bins", bins)
+    check_count("bins", bins)
     values = _ages(ages)
     # Ages come in multiples of the transitions of a step; other bins would make a comb.
     unit = max(int(np.gcd.reduce(values)), 1)
@@ -159,7 +159,7 @@ def _plot_validation(ax: "Axes", table: Dataset, every: int | None) -> None:
     losses = table["validation_loss"].values
     if every is None:
         every = table.sizes["step"] // len(losses)
-    check_positive("validation_every", every)
+    check_count("validation_every", every)
     step = table["step"].values[0] - 1 + every * np.arange(1, len(losses) + 1)
     best = np.nanargmin(losses)
     ax.plot(step, losses, "o-", color=COLORS[1], markersize=3, label="held out")
