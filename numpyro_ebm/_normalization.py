@@ -116,6 +116,24 @@ def check_normalization(model: Callable[..., Any], *args: Any, **kwargs: Any) ->
         raise unnormalized("; ".join(sites))
 
 
+def check_potential(potential: Callable[[Point], Scalar], position: Point) -> None:
+    """Raise if parameters of an energy without its log Z are coordinates of a potential.
+
+    A kernel that moves by gradients meets the guard on its way. For one that needs none, this
+    differentiates the potential once, by shapes alone.
+    """
+    shapes = jax.eval_shape(lambda x: x, position)
+    if not all(jnp.issubdtype(x.dtype, jnp.inexact) for x in jax.tree.leaves(shapes)):
+        return
+    try:
+        # Forwards, which loops of unknown length have, too.
+        jax.eval_shape(lambda x: jax.jvp(potential, (x,), (x,)), shapes)
+    except UnnormalizedError:
+        raise
+    except (TypeError, ValueError, NotImplementedError):
+        pass  # Of an energy without a derivative nothing is seen.
+
+
 def unnormalized(where: str) -> UnnormalizedError:
     """The error for parameters that depend on latent sites, which `where` names."""
     return UnnormalizedError(

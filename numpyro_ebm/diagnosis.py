@@ -47,7 +47,8 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
     Of chains, [`mixing_report`][numpyro_ebm.mixing_report], with traces and ranks of the four
     summaries that look worst; of a fit, [`training_report`][numpyro_ebm.training_report] with
     its loss and metrics. Whether chains miss a mode is not seen here: compare by
-    [`mode_report`][numpyro_ebm.mode_report].
+    [`mode_report`][numpyro_ebm.mode_report]. Of an unadjusted kernel it says that the step
+    biases the draws.
 
     **Arguments**
 

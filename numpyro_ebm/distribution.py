@@ -328,7 +328,12 @@ class EnergyDistribution(Distribution):
             jr.split(chain_key, size), self.sampler, potential, start, self.num_steps
         )
         values = jax.vmap(transform)(end.z).reshape(sample_shape + self.event_shape)
-        return Draws(values, end.mean_accept_prob.reshape(sample_shape), self.num_steps)
+        return Draws(
+            values,
+            end.mean_accept_prob.reshape(sample_shape),
+            self.num_steps,
+            is_exact=self.sampler.move.is_exact,
+        )
 
     def _moment(self, name: str) -> Array:
         def moment(arrays: PyTree) -> Array:

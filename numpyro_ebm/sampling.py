@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ._checks import check_count, check_key, user_level
 from ._interrupts import delayed_interrupt
+from ._normalization import check_potential
 from ._types import Array, Float, Key, Point, PyTree, Scalar, Shape
 from .energies import (
     AbstractEnergy,
@@ -46,7 +47,7 @@ class Draws(eqx.Module):
       `(*sample_shape, *batch_shape, *event_shape)` if a site did, each draw the end of a chain
       of its own, or exact.
     - **accept_prob**: the mean acceptance probability of each chain after its warm-up; one
-      where a draw is exact.
+      where a draw is exact. Of an unadjusted kernel what its `Report` says: it accepts all.
     - **num_steps**: the length of each chain, `0` where draws are exact.
     - **stats**: what `sample` keeps of each draw, `(chain, draw)`: `potential_energy`, the
       energy at the draw (of a constrained support, with the Jacobian), `accept_prob`,
@@ -54,6 +55,8 @@ class Draws(eqx.Module):
       momentum.
     - **state**: where the chains of `sample` stand, for `init_state`.
     - **kernel**: the name of what drew them.
+    - **is_exact**: whether that leaves the distribution of the energy invariant; an unadjusted
+      kernel does not.
     """
 
     values: PyTree
@@ -62,6 +65,7 @@ class Draws(eqx.Module):
     stats: dict[str, Array] = eqx.field(default_factory=dict)
     state: ChainState | None = None
     kernel: str = eqx.field(static=True, default="")
+    is_exact: bool = eqx.field(static=True, default=True)
 
     @property
     def finite(self) -> Array:
@@ -79,10 +83,16 @@ class Draws(eqx.Module):
         Of 50 draws of a chain or more: in some coordinate (if values are integers, in all of
         them) $\sum_t (x_{t+1}-x_t)^2 / 2\sigma^2 < 0.25$, where $\sigma$ is the spread of all
         chains; of independent draws it is their number. Of fewer, or where only the ends of
-        chains are known: less than one proposal in ten was accepted.
+        chains are known: less than one proposal in ten was accepted; of an unadjusted kernel,
+        more than nine transitions in ten diverged, as far as that is known.
         """
-        enough = self.stats and self.stats["potential_energy"].shape[1] >= _ENOUGH_DRAWS
-        return ~(_moved(self.values) >= 0.25) if enough else ~(self.accept_prob >= 0.1)
+        if self.stats and self.stats["potential_energy"].shape[1] >= _ENOUGH_DRAWS:
+            return ~(_moved(self.values) >= 0.25)
+        if self.is_exact:
+            return ~(self.accept_prob >= 0.1)
+        if "diverging" in self.stats:
+            return self.stats["diverging"].mean(1) > 0.9
+        return jnp.zeros(self.accept_prob.shape, bool)
 
     @property
     def ok(self) -> bool:
@@ -97,8 +107,9 @@ class Draws(eqx.Module):
         if self.stats:
             num_draws = self.stats["potential_energy"].shape[1]
             what = f"{size} chains of {num_draws} draws"
+        accepted = f"{float(jnp.mean(self.accept_prob)):.2f} accepted"
         return (
-            f"{what}: {float(jnp.mean(self.accept_prob)):.2f} accepted, "
+            f"{what}: {accepted if self.is_exact else 'unadjusted'}, "
             f"{int(self.stuck.sum())} stuck, {int((~self.finite).sum())} not finite"
         )
 
@@ -196,7 +207,9 @@ def sample(
     - `sharding`: how chains are laid out over devices, such as
       `NamedSharding(jax.make_mesh((8,), ("chain",)), PartitionSpec("chain"))`.
 
-    **Raises** `ValueError` where chains start from an infinite energy or gradient. Warns if a
+    **Raises** `ValueError` where chains start from an infinite energy or gradient, and
+    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if a point holds parameters of an
+    energy whose normaliser is unknown. Warns if a
     chain is stuck or produced draws that are not finite. An interrupt (`KeyboardInterrupt`)
     warns and returns the draws so far.
     """
@@ -222,7 +235,8 @@ def sample(
     dtypes = {name: _DTYPES.get(name, rows.dtype) for name in names}
     stats = {name: rows[..., i].astype(dtypes[name]) for i, name in enumerate(names)}
     name = type(kernel).__name__
-    draws = Draws(values, state.accept_prob, num_steps, stats, state, name)
+    is_exact = kernel.move.is_exact
+    draws = Draws(values, state.accept_prob, num_steps, stats, state, name, is_exact)
     if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
         warnings.warn(f"`sample`: {draws}.{_remedy(draws)}", stacklevel=user_level())
     return draws
@@ -466,6 +480,8 @@ def _start(
     if sharding is not None:
         positions = jax.device_put(positions, sharding)
     state, num_bad = _start_chains(problem, rng_key, positions, num_warmup)
+    if not hasattr(state.move_state, "logdensity_grad"):
+        check_potential(problem.energy, jax.tree.map(lambda x: x[0], positions))
     if num_bad:
         raise ValueError(
             f"The energy or its gradient is not finite where {int(num_bad)} of "
@@ -527,7 +543,8 @@ def _drive(
             accepted, step_size = (float(x) for x in status)
             seconds = time.perf_counter() - start
             left -= length
-            bar.set_postfix_str(f"accepted {accepted:.2f}, step {step_size:.2g}", refresh=False)
+            shown = f"accepted {accepted:.2f}, " if problem.move.is_exact else ""
+            bar.set_postfix_str(f"{shown}step {step_size:.2g}", refresh=False)
             bar.update(length)
             if not state.totals.is_fully_addressable:
                 length = _FIRST_CALL * 2 ** min(call, 6)  # All processes must do the same.
@@ -583,8 +600,13 @@ def _populate(
         energy = as_energy(energy, event_shape)
     populations = _draw_populations(sampler, energy, jr.split(rng_key, num_chains), num_samples)
     num_steps = int(populations.num_steps.max())
-    name = type(sampler).__name__
-    draws = Draws(populations.values, populations.accept_prob, num_steps, kernel=name)
+    draws = Draws(
+        populations.values,
+        populations.accept_prob,
+        num_steps,
+        kernel=type(sampler).__name__,
+        is_exact=sampler.is_exact,
+    )
     if not draws.ok:
         warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())
     return draws

@@ -60,6 +60,57 @@ def test_a_model_that_mixes_badly():
     assert "R-hat" in repr(diagnosis)
 
 
+def test_the_bias_of_a_step_is_named_though_chains_agree():
+    """Of N(0, I), a step of 0.22 draws a variance of 1 / (1 - 0.11) = 1.12."""
+    energy = ebm.Gaussian(np.zeros(2), np.eye(2))
+    kernel = ebm.UnadjustedLangevin(step_size=0.22, adapt_step_size=False)
+    settings = {"num_chains": 50, "num_warmup": 100, "num_samples": 400, "progress_bar": False}
+    draws = ebm.sample(jr.key(0), energy, kernel, **settings)
+    assert abs(float(draws.values.var()) - 1.124) < 0.05
+    diagnosis = ebm.diagnose(draws)
+    assert diagnosis.ok, diagnosis
+    verdict, note = repr(diagnosis).splitlines()[-2:]
+    assert verdict == "ok"
+    assert note.startswith("`UnadjustedLangevin` is unadjusted: its step biases the draws")
+    assert "ebm.kernel_stein_discrepancy" in note
+    assert not ebm.kernel_stein_discrepancy(jr.key(1), energy, draws, thinning=10).ok
+    exact = ebm.sample(jr.key(0), energy, ebm.MALA(), **settings)
+    assert "unadjusted" not in repr(ebm.diagnose(exact))
+
+
+@pytest.mark.parametrize(
+    ("Kernel", "step_size"), [(ebm.UnadjustedLangevin, 0.5), (ebm.UnadjustedMCLMC, 20.0)]
+)
+def test_unadjusted_kernels_have_no_acceptance(Kernel, step_size):
+    energy = ebm.as_energy(lambda x: 0.5 * jnp.sum(x**2), (3000,))
+    kernel = Kernel(step_size=step_size, adapt_step_size=False)
+    settings = {"num_warmup": 20, "num_samples": 60, "progress_bar": False}
+    draws = ebm.sample(jr.key(0), energy, kernel, **settings)
+    assert "accepted" not in repr(draws)
+    assert "unadjusted, 0 stuck" in repr(draws)
+    # MALA would accept nothing here, which is no reason to call these chains stuck.
+    report = ebm.mixing_report(draws, min_ess=1)
+    assert not report.chains["is_stuck"].any()
+    assert "acceptance_rate" not in report.chains
+    mcmc = MCMC(kernel.with_potential(energy), num_chains=1, **settings)
+    mcmc.run(jr.key(0))
+    assert "acc. prob" not in mcmc.sampler.get_diagnostics_str(mcmc.last_state)
+    assert "is unadjusted" in repr(ebm.mixing_report(mcmc, min_ess=1))
+
+
+def test_the_end_of_unadjusted_chains():
+    energy = ebm.as_energy(lambda x: 0.5 * jnp.sum(x**2), (3000,))
+    kernel = ebm.UnadjustedLangevin(step_size=0.5, adapt_step_size=False)
+    one = ebm.sample(
+        jr.key(0), energy, kernel, num_warmup=20, num_samples=1, progress_bar=False
+    )
+    assert one.ok, one
+    site = ebm.EnergyDistribution(energy, (3000,), sampler=kernel, num_steps=20)
+    drawn = site.draw(jr.key(0), (3,))
+    assert drawn.ok, drawn
+    assert "unadjusted" in repr(drawn)
+
+
 def test_a_fit():
     data = ENERGY.sample(jr.key(1), (500,))
     start = ebm.Gaussian(np.zeros(2), np.eye(2))

@@ -383,6 +383,59 @@ def test_mcmc_refuses_to_start(Kernel, method):
         mcmc.run(jax.random.key(0))
 
 
+POTENTIALS = {
+    "a model": lambda: ebm.ModelEnergy(leaf),
+    "a model in a sum": lambda: (
+        ebm.ModelEnergy(leaf) + ebm.OnSite(lambda t: t**2, "theta", ebm.ModelEnergy(leaf))
+    ),
+    "a model in a closure": lambda: lambda z: ebm.ModelEnergy(leaf)(z),
+}
+
+
+@pytest.mark.parametrize("make", POTENTIALS.values(), ids=POTENTIALS)
+@pytest.mark.parametrize("Kernel", [ebm.RandomWalkMetropolis, ebm.MALA])
+def test_a_potential_of_a_trap_is_refused_with_and_without_gradients(Kernel, make):
+    energy, start = make(), {"theta": jnp.zeros(2)}
+    mcmc = MCMC(
+        Kernel(potential_fn=energy),
+        num_warmup=1,
+        num_samples=1,
+        num_chains=2,
+        chain_method="vectorized",
+        **QUIET,
+    )
+    with pytest.raises(ebm.UnnormalizedError):
+        mcmc.run(jax.random.key(0), init_params=start)
+    one = MCMC(Kernel(potential_fn=energy), num_warmup=1, num_samples=1, **QUIET)
+    with pytest.raises(ebm.UnnormalizedError):
+        one.run(jax.random.key(0), init_params={"theta": jnp.zeros(())})
+    with pytest.raises(ebm.UnnormalizedError):
+        ebm.sample(jax.random.key(0), energy, Kernel(), init_params=start, **QUIET)
+
+
+class Opaque(ebm.AbstractEnergy):
+    """Computed outside of JAX, without a derivative."""
+
+    event_shape: tuple = eqx.field(static=True, default=(2,))
+
+    def __call__(self, x):
+        shape = jax.ShapeDtypeStruct((), x.dtype)
+        value = lambda x: np.asarray(0.5 * (x**2).sum(-1), x.dtype)  # noqa: E731
+        return jax.pure_callback(value, shape, x, vmap_method="expand_dims")
+
+
+def test_a_kernel_without_gradients_takes_what_has_none():
+    settings = {"num_warmup": 5, "num_samples": 5, **QUIET}
+    kernel = ebm.RandomWalkMetropolis()
+    assert ebm.sample(jax.random.key(0), Opaque(), kernel, **settings).finite.all()
+    fine = ebm.ModelEnergy(known_constant)
+    start = {"theta": jnp.zeros(4)}
+    assert ebm.sample(
+        jax.random.key(0), fine, kernel, init_params=start, **settings
+    ).finite.all()
+    MCMC(ebm.RandomWalkMetropolis(potential_fn=Opaque()), **settings).run(jax.random.key(0))
+
+
 def test_a_kernel_of_ours_sees_what_has_no_gradient():
     """A gradient stopped on its way hides the trap from everybody who differentiates."""
 

@@ -28,7 +28,7 @@ def chain_health(tree: DataTree) -> Dataset:
         "longest_stay": longest_stay,
         "moved": moved.mean(1) if moved.size else np.full(len(moved), np.nan),
     }
-    if "acceptance_rate" in stats:
+    if "acceptance_rate" in stats and tree["posterior"].attrs.get("is_exact", 1):
         columns["acceptance_rate"] = values(stats["acceptance_rate"]).mean(1)
     if "diverging" in stats:
         columns["num_diverging"] = values(stats["diverging"]).sum(1)

@@ -13,6 +13,7 @@ from xarray import Dataset, DataTree
 
 from .._types import Array, PyTree
 from ..estimation import EstimatorRunResult
+from ..kernels import AbstractKernel
 from ..sampling import Draws
 from ._sites import ebm_energy, energy_at, is_data, plates, trace
 
@@ -45,7 +46,9 @@ def to_arviz(
     [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] sites; `energy` exists for
     Hamiltonian kernels only, and is the Hamiltonian where the chain is. `n_grad` counts
     gradients. The attributes of each group say what drew it, after how many warm-up
-    transitions, and how many draws hold a value that is not finite, `num_non_finite`.
+    transitions, how many draws hold a value that is not finite, `num_non_finite`, and whether
+    the kernel leaves its target invariant, `is_exact` (1, or 0 if unadjusted: then
+    `acceptance_rate` is no acceptance).
 
     ```python
     tree = ebm.to_arviz(draws)
@@ -162,6 +165,8 @@ def _from_mcmc(mcmc: MCMC) -> tuple[dict, dict, dict]:
         "num_warmup": mcmc.num_warmup,
         "thinning": mcmc.thinning,
     }
+    if isinstance(mcmc.sampler, AbstractKernel):
+        attrs["is_exact"] = int(mcmc.sampler.move.is_exact)
     return groups, attrs, plates(sites)
 
 
@@ -186,6 +191,7 @@ def _from_draws(draws: Draws) -> tuple[dict, dict]:
         "inference_library": "numpyro_ebm",
         "inference_library_version": version("numpyro-ebm"),
         "kernel": draws.kernel,
+        "is_exact": int(draws.is_exact),  # netCDF knows no bool.
         "num_warmup": draws.state.num_warmup,
         "thinning": draws.num_steps // max(stats["lp"].shape[1], 1),
     }

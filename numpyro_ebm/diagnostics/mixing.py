@@ -1,6 +1,6 @@
 """`mixing_report`: whether chains agree, and how much they say."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ class MixingReport:
     """What `mixing_report` found, which it prints.
 
     - **failures**: sentences that name what is wrong; none of a good run.
+    - **notes**: what the draws of chains cannot show of this run, whatever the verdict.
     - **table**: a row per `summary`: `mean` and `sd` with `mcse_mean` and `mcse_sd`,
       `ess_bulk`, `ess_tail`, `r_hat`, `autocorrelation_time` in draws, `nested_r_hat` of
       superchains, `ess_per_gradient` and `ess_per_second` where known. Beside these, which are
@@ -53,6 +54,7 @@ class MixingReport:
     table: Dataset
     chains: Dataset
     num_draws: int
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -63,7 +65,9 @@ class MixingReport:
         size = f"{self.chains.sizes['chain']} chains of {self.num_draws} draws"
         shown = [name for name in self.table if not str(name).endswith(_HIDDEN)]
         rows = as_text(self.table[shown], np.argsort(self.table["ess_bulk"].values))
-        return "\n".join([f"Mixing of {size}", "", *rows, "", *verdict(self.failures)])
+        return "\n".join(
+            [f"Mixing of {size}", "", *rows, "", *verdict(self.failures), *self.notes]
+        )
 
 
 def mixing_report(
@@ -93,7 +97,9 @@ def mixing_report(
     2024] replaces R-hat, and two draws of each chain are enough.
 
     No comparison of chains sees a mode that none of them visits; see
-    [`mode_report`][numpyro_ebm.mode_report].
+    [`mode_report`][numpyro_ebm.mode_report]. Nor does it see the bias of an unadjusted kernel,
+    of which a note reminds: test such draws by
+    [`kernel_stein_discrepancy`][numpyro_ebm.kernel_stein_discrepancy].
 
     ```python
     report = ebm.mixing_report(draws, statistics={"norm": jnp.linalg.norm})
@@ -146,7 +152,17 @@ def mixing_report(
     slow = [*disagreements(table, "r_hat"), *scarcities(table, min_ess)]
     if slow and coordinates:
         failures += tuple(shapes(coordinates))
-    return MixingReport(failures, table, health, num_draws)
+    notes = tuple(_notes(tree["posterior"].attrs))
+    return MixingReport(failures, table, health, num_draws, notes)
+
+
+def _notes(attrs: Mapping[Any, Any]) -> Iterator[str]:
+    if not attrs.get("is_exact", 1):
+        yield (
+            f"`{attrs['kernel']}` is unadjusted: its step biases the draws, and no comparison "
+            "of chains shows it, for all share the bias. Test them by "
+            "`ebm.kernel_stein_discrepancy`, or use `ebm.MALA()` or `ebm.AdjustedMCLMC()`."
+        )
 
 
 def _usable(tree: DataTree, finite: np.ndarray) -> np.ndarray:

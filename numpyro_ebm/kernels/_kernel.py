@@ -24,7 +24,7 @@ from numpyro.infer.util import (
 from numpyro.util import is_prng_key
 
 from .._checks import check_positive
-from .._normalization import check_normalization
+from .._normalization import check_normalization, check_potential
 from .._types import Array, Energy, Key, Point, Shape
 from .._values import ByValue
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
@@ -107,10 +107,10 @@ class AbstractKernel(MCMCKernel):
         return hash(ByValue(self))
 
     def get_diagnostics_str(self, state: KernelState) -> str:
-        return (
-            f"step size {state.adapt_state.step_size:.2e}. "
-            f"acc. prob={state.mean_accept_prob:.2f}"
-        )
+        step_size = f"step size {state.adapt_state.step_size:.2e}"
+        if not self.move.is_exact:  # It has no acceptance.
+            return step_size
+        return f"{step_size}. acc. prob={state.mean_accept_prob:.2f}"
 
     def init(
         self,
@@ -123,11 +123,14 @@ class AbstractKernel(MCMCKernel):
         """Start one chain, or one a key if `rng_key` is a batch of keys.
 
         **Raises** `ValueError` where a chain could never leave its start, and
-        [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if the model infers parameters of
-        an energy without its normaliser.
+        [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if the model, or a potential made
+        of one, infers parameters of an energy without its normaliser.
         """
         state = self._init(rng_key, num_warmup, init_params, model_args, model_kwargs)
         _check_start(state)
+        if self._model is None and state.z_grad is None:
+            one = state.z if is_prng_key(rng_key) else jax.tree.map(lambda x: x[0], state.z)
+            check_potential(self.get_potential_fn(), one)
         return state
 
     def _init(

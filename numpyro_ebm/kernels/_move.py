@@ -61,7 +61,21 @@ class AbstractMove(eqx.Module):
         """One transition: the next state, and BlackJAX's information about the way there."""
 
     def report(self, info: Any) -> Report:
-        return report(info.acceptance_rate, info.is_divergent, info.num_integration_steps)
+        """What `info` says of the transition; here, of any info with an `acceptance_rate`.
+
+        Without `is_divergent` nothing diverged, and without `num_integration_steps` it took one
+        gradient.
+        """
+        if not hasattr(info, "acceptance_rate"):
+            raise TypeError(
+                f"`{type(self).__name__}` must override `report(info)`: its "
+                f"`{type(info).__name__}` has no `acceptance_rate`. Return "
+                "`ebm.kernels.Report(...)`."
+            )
+        diverging = getattr(info, "is_divergent", False)
+        return report(
+            info.acceptance_rate, diverging, getattr(info, "num_integration_steps", 1)
+        )
 
     def check(self, energy: AbstractEnergy) -> None:
         """Raise unless it moves on points like those of `energy`."""

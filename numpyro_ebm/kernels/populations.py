@@ -47,6 +47,11 @@ class Population(NamedTuple):
 class AbstractPopulation(eqx.Module):
     """How a population of points is drawn together; [`sample`][numpyro_ebm.sample] draws it."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its moves leave invariant what they move on."""
+        return True
+
     @abc.abstractmethod
     def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
         """`num_draws` points; a pure function, to be called inside of `jit`."""
@@ -149,6 +154,10 @@ class AnnealedLangevin(AbstractPopulation):
         static=True, default=UnadjustedLangevin(step_size=0.1), kw_only=True
     )
     num_steps: int = eqx.field(static=True, default=100, kw_only=True)
+
+    @property
+    def is_exact(self) -> bool:
+        return self.kernel.move.is_exact
 
     def __check_init__(self) -> None:
         check_count("num_steps", self.num_steps)

@@ -190,6 +190,14 @@ def test_draws_of_sample(kernel, names, tmp_path):
             )
 
 
+@pytest.mark.parametrize("kernel", [ebm.MALA(), ebm.UnadjustedLangevin()])
+def test_a_tree_knows_whether_its_kernel_is_exact(kernel, tmp_path):
+    tree = ebm.to_arviz(draw(kernel, num_samples=5))
+    tree.to_netcdf(tmp_path / "draws.nc")
+    with xr.open_datatree(tmp_path / "draws.nc") as back:
+        assert back["posterior"].attrs["is_exact"] == kernel.move.is_exact
+
+
 def test_independent_draws_have_no_chains():
     exact = ebm.EnergyDistribution(ebm.Banana()).draw(jax.random.key(0), (5,))
     with pytest.raises(ValueError, match="no chain to diagnose"):

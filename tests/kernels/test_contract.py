@@ -2,6 +2,7 @@
 
 import pickle
 
+import blackjax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from helpers import COVARIANCE, MEAN, network
 from numpyro.infer import MCMC, Gibbs
 
 import numpyro_ebm as ebm
+from numpyro_ebm.kernels import AbstractKernel, AbstractMove, Adaptation
 
 KERNELS = {
     "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
@@ -358,3 +360,60 @@ def test_potential_and_constraints_are_numpyros():
         assert one.keys() == other.keys()
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other)
     assert "norm" in one
+
+
+class OwnMALA(AbstractMove):
+    """BlackJAX's MALA, whose info knows of no divergence and no number of steps."""
+
+    step_size: float
+    inverse_mass_matrix: jax.Array | None = None
+
+    def init(self, rng_key, position, energy):
+        return blackjax.mcmc.mala.init(position, lambda x: -energy(x))
+
+    def step(self, rng_key, state, energy):
+        kernel = blackjax.mcmc.mala.build_kernel()
+        return kernel(rng_key, state, lambda x: -energy(x), self.step_size)
+
+
+class OwnBarker(OwnMALA):
+    def init(self, rng_key, position, energy):
+        return blackjax.mcmc.barker.init(position, lambda x: -energy(x))
+
+    def step(self, rng_key, state, energy):
+        kernel = blackjax.mcmc.barker.build_kernel()
+        return kernel(rng_key, state, lambda x: -energy(x), self.step_size)
+
+
+class OwnMCLMC(OwnMALA):
+    """Its info has no acceptance."""
+
+    def init(self, rng_key, position, energy):
+        return blackjax.mcmc.mclmc.init(position, lambda x: -energy(x), rng_key)
+
+    def step(self, rng_key, state, energy):
+        kernel = blackjax.mcmc.mclmc.build_kernel()
+        return kernel(
+            rng_key, state, lambda x: -energy(x), jnp.ones(2), jnp.sqrt(2), self.step_size
+        )
+
+
+class OwnKernel(AbstractKernel):
+    def __init__(self, move, potential_fn=None):
+        super().__init__(None, potential_fn, move, Adaptation(True, False, False, 0.57))
+
+
+@pytest.mark.parametrize("move", [OwnMALA(0.5), OwnBarker(0.5)], ids=["MALA", "Barker"])
+def test_a_move_without_a_report_of_its_own(move):
+    settings = {"num_warmup": 100, "num_samples": 100, "progress_bar": False}
+    draws = ebm.sample(jax.random.key(0), ENERGY, OwnKernel(move), **settings)
+    accepted = float(draws.accept_prob.mean())
+    assert abs(accepted - 0.57) < 0.2
+    assert not draws.stats["diverging"].any()
+    assert (draws.stats["n_grad"] == 1).all()
+    mcmc(OwnKernel(move, ENERGY)).run(jax.random.key(0))
+
+
+def test_a_move_whose_info_has_no_acceptance_must_report():
+    with pytest.raises(TypeError, match=r"`OwnMCLMC` must override `report.*`MCLMCInfo`"):
+        ebm.sample(jax.random.key(0), ENERGY, OwnKernel(OwnMCLMC(0.5)), progress_bar=False)
