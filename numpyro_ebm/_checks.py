@@ -36,8 +36,8 @@ def finite(name: str, is_optional: bool = True) -> Callable[[Any], Any]:
 
 
 def check_positive(name: str, value: Any) -> None:
-    array = as_numbers(name, value)
-    if not isinstance(array, Tracer) and not np.all((array > 0) & (array < np.inf)):
+    array = _as_known(name, value)
+    if array is not None and not np.all((array > 0) & (array < np.inf)):
         raise ValueError(f"`{name}` must be positive, got {value}.")
 
 
@@ -70,9 +70,28 @@ def check_key(rng_key: Any) -> None:
 
 
 def check_probability(name: str, value: Any) -> None:
-    array = as_numbers(name, value)
-    if not isinstance(array, Tracer) and not np.all((array > 0) & (array < 1)):
+    array = _as_known(name, value)
+    if array is not None and not np.all((array > 0) & (array < 1)):
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
+
+
+def check_finite(name: str, value: Any) -> None:
+    array = _as_known(name, value)
+    if array is not None and not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be finite, got {value}.")
+
+
+def _as_known(name: str, value: Any) -> np.ndarray | None:
+    """The numbers in `value`, of which nothing is known yet if it is traced.
+
+    Not by JAX, which would start its backend where a default is made at import.
+    """
+    if isinstance(value, Tracer):
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufV" or array.size == 0:
+        raise TypeError(f"`{name}` must be numbers, got {value!r:.80}.")
+    return array.astype(float)
 
 
 def as_numbers(name: str, values: Any) -> Any:

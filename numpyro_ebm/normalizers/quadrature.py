@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
-from .._checks import as_finite, as_floats, check_count
+from .._checks import as_floats, check_count, check_finite
 from .._types import Array, Energy, Float, Key, Scalar, Shape
 from ..energies import (
     AbstractEnergy,
@@ -59,8 +59,8 @@ class Quadrature(AbstractExactMethod):
     num_points: int | tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        as_finite("low", self.low)
-        as_finite("high", self.high)
+        check_finite("low", self.low)
+        check_finite("high", self.high)
         sizes = self.num_points if isinstance(self.num_points, tuple) else (self.num_points,)
         for size in () if sizes == (None,) else sizes:
             check_count("num_points", size)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_finite, check_count
+from .._checks import check_count, check_finite
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
 from ..energies import ConditionalEnergy, as_energy, is_discrete, is_real
@@ -97,7 +97,8 @@ class Persistent(AbstractStart):
 
     def __check_init__(self) -> None:
         check_count("size", self.size)
-        if not ((as_finite("reinit", self.reinit) >= 0) & (self.reinit <= 1)).all():
+        check_finite("reinit", self.reinit)
+        if not 0 <= self.reinit <= 1:
             raise ValueError(f"`reinit` must lie between 0 and 1, got {self.reinit}.")
 
     def init(self, rng_key: Key, energy: Any, data: Array) -> Buffer:
@@ -233,8 +234,8 @@ class ContrastiveDivergence(AbstractObjective):
     def __check_init__(self) -> None:
         check_count("num_steps", self.num_steps)
         check_kernel(self.kernel)
-        as_finite("energy_penalty", self.energy_penalty)
-        as_finite("kl_weight", self.kl_weight)
+        check_finite("energy_penalty", self.energy_penalty)
+        check_finite("kl_weight", self.kl_weight)
         if not isinstance(self.start, AbstractStart):
             raise TypeError(
                 "`start` must be `ebm.FromData()`, `ebm.Persistent()` or `ebm.FromNoise()`, "
