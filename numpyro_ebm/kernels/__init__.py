@@ -11,6 +11,7 @@ from ._annealing import (
     Annealing as Annealing,
     Descent as Descent,
     Particles as Particles,
+    begin as begin,
     descend as descend,
     keeping_ess as keeping_ess,
     next_descent as next_descent,

@@ -147,15 +147,34 @@ class Descent(NamedTuple):
     log_ratio_z: Scalar
 
 
+def begin(rng_key: Key, annealing: Annealing, num_particles: int) -> Descent:
+    r"""Draws of the reference where the target has a density, and the share of them.
+
+    A draw of infinite energy is dead at any $\beta > 0$, and no step down, however short, would
+    leave it a weight. So the first step, of length zero, drops them, and others take their
+    places: the path begins at the reference cut down to where the energy is finite.
+    """
+    start_key, source_key = jr.split(rng_key)
+    particles = annealing.start(start_key, num_particles)
+    alive = particles.log_ratio > -jnp.inf
+    count = alive.sum()
+    systematic = blackjax().smc.resampling.systematic
+    source = systematic(source_key, alive / jnp.maximum(count, 1), num_particles)
+    is_whole = (count == 0) | (count == num_particles)
+    source = jnp.where(is_whole, jnp.arange(num_particles), source)
+    log_share = jnp.log(count / num_particles)
+    return Descent(_resampled(particles, source), jnp.zeros(()), jnp.zeros((), int), log_share)
+
+
 def descend(
     rng_key: Key,
     annealing: Annealing,
-    particles: Particles,
+    start: Descent,
     advance: Callable[[Array, Scalar], Scalar],
     visit: Callable[[Any, Descent, Descent], Any] = lambda kept, old, new: kept,
     kept: Any = None,
 ) -> tuple[Descent, Any]:
-    """Adaptive tempered sequential Monte Carlo, from particles at the reference to the target.
+    """Adaptive tempered sequential Monte Carlo, from where it begins to the target.
 
     `advance(log_ratio, room)` says how far the next level lies below, at most `room`. `visit`
     sees each level and the one before it, and returns what is to be kept.
@@ -169,13 +188,11 @@ def descend(
         new = next_descent(rng_key, annealing, old, beta)
         return new, visit(kept, old, new)
 
-    zero = jnp.zeros(())
-    start = Descent(particles, zero, jnp.zeros((), int), zero)
-    return jax.lax.while_loop(
-        lambda carry: (carry[0].beta < 1) & (carry[0].num_levels < MAX_LEVELS),
-        level,
-        (start, kept),
-    )
+    def is_on_the_way(carry: tuple[Descent, Any]) -> Array:
+        at, _ = carry
+        return (at.beta < 1) & (at.num_levels < MAX_LEVELS) & (at.log_ratio_z > -jnp.inf)
+
+    return jax.lax.while_loop(is_on_the_way, level, (start, kept))
 
 
 def next_descent(rng_key: Key, annealing: Annealing, old: Descent, beta: Scalar) -> Descent:

@@ -20,7 +20,7 @@ from ..energies import (
     unconstrained_from,
 )
 from ._adaptation import Adaptation
-from ._annealing import Annealing, descend, keeping_ess
+from ._annealing import Annealing, begin, descend, keeping_ess
 from ._chains import run_chains
 from ._kernel import AbstractKernel, check_exact, check_kernel, step_adaptation
 from ._move import AbstractMove
@@ -63,8 +63,10 @@ class TemperedSMC(AbstractPopulation):
     Particles from a reference $q$, at $\lambda = 0$, are weighted, resampled and moved on
     $q^{1-\lambda} e^{-\lambda E}$ as $\lambda$ rises to one, by steps that keep the effective
     sample size. Asymptotically exact in the number of particles; at a finite number modes can
-    get lost, so that several populations, `num_chains` of them, should agree. BlackJAX chooses
-    $\lambda$ and resamples. Shown by `tests/kernels/test_populations.py`.
+    get lost, so that several populations, `num_chains` of them, should agree. Draws of the
+    reference where the energy is infinite are dropped first. A population that does not reach
+    $\lambda = 1$ is NaN. BlackJAX chooses $\lambda$ and resamples. Shown by
+    `tests/kernels/test_populations.py`.
 
     ```python
     smc = ebm.TemperedSMC(ebm.MALA(), dist.Normal(0, 5).expand([2]).to_event(1))
@@ -114,9 +116,10 @@ class TemperedSMC(AbstractPopulation):
         reference, free, transform = unconstrained_from(self.reference, energy)
         start_key, loop_key = jr.split(rng_key)
         annealing = Annealing(self.move, self.adaptation, reference, free, self.num_steps)
-        start = annealing.start(start_key, num_draws)
+        start = begin(start_key, annealing, num_draws)
         end, _ = descend(loop_key, annealing, start, keeping_ess(self.target_ess))
-        points = end.particles.chains.z
+        # A population that stayed on the way is not one of the target.
+        points = jnp.where(end.beta == 1, end.particles.chains.z, jnp.nan)
         log_z = self.reference.log_z
         return Population(
             values=points if transform is None else jnp.asarray(jax.vmap(transform)(points)),

@@ -93,7 +93,8 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
     log_z = LogZ(
         estimate,
         np.sqrt(max(1 / ess - 1 / num, 0)),
-        lower=values.mean(),
+        # Jensen's, of those that are not zero.
+        lower=finite.mean() + np.log(len(finite) / num) if len(finite) else -np.inf,
         ess=ess,
         df=num - 1,
         **more,

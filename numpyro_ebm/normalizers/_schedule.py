@@ -14,7 +14,7 @@ from ..kernels import (
     NO_ADAPTATION,
     Annealing,
     Descent,
-    Particles,
+    begin,
     descend,
     next_descent,
 )
@@ -52,7 +52,7 @@ def pilot(
         )
 
     empty = jnp.zeros(MAX_LEVELS + 1), jnp.ones(MAX_LEVELS + 1)
-    start = annealing.start(start_key, num_particles)
+    start = begin(start_key, annealing, num_particles)
     end, kept = descend(run_key, annealing, start, advance, record, empty)
     step_sizes = kept[1].at[end.num_levels].set(end.particles.step_size)
     return Schedule(kept[0], step_sizes, end.num_levels)
@@ -67,6 +67,13 @@ def respaced(schedule: Schedule, num_levels: int) -> Schedule:
     return Schedule(betas, jnp.exp(log_steps), jnp.asarray(num_levels))
 
 
+#: Of a pilot that stayed on the way.
+NOT_REACHED = (
+    f"the target was not reached, in {MAX_LEVELS} steps or because the energy is infinite at "
+    "all draws of the reference: the reference misses it"
+)
+
+
 def without_adaptation(annealing: Annealing) -> Annealing:
     return eqx.tree_at(lambda a: a.adaptation, annealing, NO_ADAPTATION)
 
@@ -75,7 +82,7 @@ def follow(
     rng_key: Key,
     annealing: Annealing,
     schedule: Schedule,
-    particles: Particles,
+    start: Descent,
     visit: Callable[[Any, Descent, Descent], Any] = lambda kept, old, new: kept,
     kept: Any = None,
 ) -> tuple[Descent, Any]:
@@ -88,6 +95,4 @@ def follow(
         new = next_descent(rng_key, annealing, old, schedule.betas[i + 1])
         return new, visit(kept, old, new)
 
-    zero = jnp.zeros(())
-    start = Descent(particles, zero, jnp.zeros((), int), zero)
     return jax.lax.fori_loop(0, schedule.num_levels, level, (start, kept))

@@ -21,7 +21,7 @@ from ..energies import (
 from ..kernels import MALA, AbstractKernel, Annealing, Particles, keeping_ess, run_short_chain
 from ._base import BLOCK, AbstractNormalizer, rounding, weighted
 from ._reference import annealing, check_same_space, reference_for
-from ._schedule import Schedule, pilot, respaced, without_adaptation
+from ._schedule import NOT_REACHED, Schedule, pilot, respaced, without_adaptation
 
 
 class ImportanceSampling(AbstractNormalizer):
@@ -141,32 +141,39 @@ class AnnealedImportanceSampling(AbstractNormalizer):
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         anneal = annealing(energy, self.kernel, self.reference, self.num_steps)
-        log_weights, upper, noise = _there_and_back(
+        log_weights, upper, noise, checks = _there_and_back(
             rng_key, anneal, self.num_temperatures, self.num_particles
         )
         is_exact = anneal.energy.sampler is not None
-        return weighted(
+        log_z = weighted(
             log_weights,
             noise,
             upper=upper,
             upper_is_exact=is_exact,
             method=type(self).__name__,
         )
+        return judged(log_z, checks)
 
 
 @eqx.filter_jit
 def _there_and_back(
     rng_key: Key, annealing: Annealing, num_temperatures: int, num_particles: int
-) -> tuple[Float[Array, " n"], Scalar, Scalar]:
+) -> tuple[Float[Array, " n"], Scalar, Scalar, dict[str, Array]]:
     pilot_key, start_key, target_key, back_key = jr.split(rng_key, 4)
     schedule = respaced(pilot(pilot_key, annealing, keeping_ess(0.9)), num_temperatures)
     fixed = without_adaptation(annealing)
-    log_weights, ends = _rise(fixed, fixed.start(start_key, num_particles), schedule)
-    start = _draws_of_target(target_key, fixed, log_weights, ends)
-    backwards = _fall(fixed, fixed.start_at(back_key, start), schedule)
+    start = fixed.start(start_key, num_particles)
+    # Draws of infinite energy weigh nothing. The way back never comes to where they were.
+    is_alive = start.log_ratio > -jnp.inf
+    log_share = jnp.log(is_alive.mean())
+    log_weights, ends = _rise(fixed, start, schedule)
+    log_weights = jnp.where(is_alive, log_weights, -jnp.inf)
+    points = _draws_of_target(target_key, fixed, log_weights, ends)
+    backwards = _fall(fixed, fixed.start_at(back_key, points), schedule) + log_share
     constant = annealing.reference.log_z
     noise = rounding(ends.reference["logdensity"], ends.chains.move_state.logdensity)
-    return log_weights + constant, backwards.mean() + constant, noise
+    checks = {NOT_REACHED: schedule.betas[-1] < 1}
+    return log_weights + constant, backwards.mean() + constant, noise, checks
 
 
 def _rise(

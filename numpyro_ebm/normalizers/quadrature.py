@@ -123,6 +123,11 @@ class Quadrature(AbstractExactMethod):
         }
         return judged(with_common_checks(log_z, noise), checks)
 
+    def contains(self, points: Float[Array, "n *event"]) -> Array:
+        """Whether points lie in the box."""
+        inside = (points >= as_floats(self.low)) & (points <= as_floats(self.high))
+        return inside.reshape(len(points), -1).all(1)
+
     def with_doubled_points(self) -> Self:
         sizes = tuple(2 * n - 1 for n in self._sizes())
         return dataclasses.replace(self, num_points=sizes)
@@ -144,9 +149,8 @@ class Quadrature(AbstractExactMethod):
 
     def _missed(self, energy: Any, lows: Lows) -> tuple[Array, Array]:
         """Whether there are modes outside of the box, and between its nodes."""
-        dim = self.low.size
         low, high = as_floats(self.low), as_floats(self.high)
-        inside = ((lows.points >= low) & (lows.points <= high)).reshape(-1, dim).all(1)
+        inside = self.contains(lows.points)
         outside = (lows.is_deep(_DEEP) & ~inside).any()
         if not is_real(_support(energy)):
             return outside, jnp.zeros((), bool)  # Its nodes crowd at its bounds.

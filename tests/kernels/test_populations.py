@@ -7,6 +7,7 @@ import jax.random as jr
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from scipy.stats import norm
 
 import numpyro_ebm as ebm
 from numpyro_ebm.kernels import Annealing, run_chains, step_adaptation
@@ -191,3 +192,29 @@ def test_annealed_unadjusted_langevin_is_biased_as_it_says():
 def test_bad_input(run, error, message):
     with pytest.raises(error, match=message):
         run()
+
+
+def test_draws_of_the_reference_inside_of_a_wall_are_dropped():
+    """A tenth of dead draws used to keep the effective size, and so the path, at zero."""
+    normal = dist.Normal(0, 1).expand([2]).to_event(1)
+    energy = ebm.Tilted(
+        lambda x: jnp.where(x[0] > -1.2816, 0.5 * jnp.sum(x**2), jnp.inf), normal
+    )
+    smc = ebm.TemperedSMC(ebm.MALA(), normal)
+    draws = run(energy, smc)
+    assert (draws.values[..., 0] > -1.2816).all()
+    assert draws.accept_prob.mean() > 0.4
+    # A normal of half the variance, cut off at -1.2816.
+    cut = -1.2816 * np.sqrt(2)
+    mills = norm.pdf(cut) / norm.sf(cut)
+    assert_statistics(draws, {"mean": (lambda x: x, np.array([mills / np.sqrt(2), 0.0]))})
+    keys = jr.split(jr.key(1), 100)
+    ratio = np.exp(jax.vmap(lambda key: smc.draw(key, energy, 100))(keys).log_z)
+    error = ratio.std() / 10
+    assert abs(ratio.mean() - 0.5 * norm.sf(cut)) < 4 * error < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:`sample`")
+def test_a_population_that_never_leaves_its_reference_is_not_returned():
+    far = ebm.Tilted(lambda x: jnp.where(x[0] > 50, 0.0, jnp.inf), REFERENCE)
+    assert jnp.isnan(run(far, ebm.TemperedSMC(ebm.MALA(), REFERENCE), 2).values).all()

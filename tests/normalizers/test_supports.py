@@ -163,3 +163,50 @@ def test_tempered_populations_stay_on_the_simplex():
     means = np.asarray(draws.values.mean(1), float)
     error = means.std(0, ddof=1) / 4
     assert (np.abs(means.mean(0) - shares / 10) < 4 * error).all()
+
+
+# Walls inside of a reference, which are not part of the support.
+
+SQUARE = dist.Uniform(-jnp.ones(2), jnp.ones(2)).to_event(1)
+NORMAL = dist.Normal(0, 1).expand([2]).to_event(1)
+
+
+def walled(x):
+    """Zero density on the left."""
+    return jnp.where(x[0] > 0, 0.0, jnp.inf)
+
+
+WALLED = {
+    "half a square": (ebm.Tilted(walled, SQUARE), np.log(0.5)),
+    "half a normal": (ebm.Tilted(walled, NORMAL), np.log(0.5)),
+    # A fifth of the draws of the reference, and another shape there.
+    "a tail": (
+        ebm.Tilted(lambda x: jnp.where(x[0] > 0.8416, 0.5 * x[1] ** 2, jnp.inf), NORMAL),
+        np.log(0.2) - 0.5 * np.log(2),
+    ),
+}
+PATHS = {
+    "islands": ebm.SequentialMonteCarlo(num_particles=128),
+    "annealing": ebm.AnnealedImportanceSampling(num_temperatures=50, num_particles=1000),
+    "integration": ebm.ThermodynamicIntegration(num_particles=128),
+}
+
+
+@pytest.mark.parametrize("target", WALLED)
+@pytest.mark.parametrize("path", PATHS)
+def test_draws_inside_of_a_wall_count_as_zero(path, target):
+    """Of eight runs; without the share of the living, log Z would be off by log 2 or more."""
+    energy, truth = WALLED[target]
+    runs = [PATHS[path].estimate(jr.key(seed), energy) for seed in range(8)]
+    assert all(run.ok for run in runs)
+    errors = np.array([float(run.estimate) - truth for run in runs])
+    stated = np.array([float(run.std_error) for run in runs])
+    assert abs(errors.mean()) < 4 * np.sqrt((stated**2).mean() / 8) < 0.15
+    assert all(run.lower <= run.estimate + 1e-3 for run in runs)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_reference_that_lies_inside_of_walls_is_flagged(path):
+    energy = ebm.Tilted(lambda x: jnp.where(x[0] > 50, 0.0, jnp.inf), NORMAL)
+    found = PATHS[path].estimate(jr.key(0), energy)
+    assert any("infinite at all draws of the reference" in text for text in found.problems)

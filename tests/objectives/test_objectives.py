@@ -216,3 +216,36 @@ def test_a_regression_as_a_conditional_energy(objective):
     if isinstance(objective, ebm.NoiseContrastiveEstimation):
         log_z = 0.5 * np.log(2 * np.pi / 4)
         np.testing.assert_allclose(fitted.constant, log_z, atol=0.08)
+
+
+def _conditional():
+    return ebm.ConditionalEnergy(lambda y, x: jnp.sum((y - x) ** 2) * jnp.ones(()), (1,))
+
+
+OUTSIDE = {
+    "an energy": (
+        lambda: ebm.Gaussian([0.0], [[1.0]]),
+        np.array([[0.5], [2.5], [-3.0]]),
+    ),
+    "a conditional energy": (
+        _conditional,
+        (np.array([[0.5], [2.5], [-3.0]]), np.zeros((3, 1))),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "data"), OUTSIDE.values(), ids=OUTSIDE)
+def test_maximum_likelihood_refuses_data_outside_of_its_box(make, data):
+    """On [-2, 2], a Gaussian of precision 1 came out as one of .527."""
+    objective = ebm.MaximumLikelihood(ebm.Quadrature([-2.0], [2.0]))
+    with pytest.raises(ValueError, match=r"2 of 3 points do not, the first at index 1: \[2.5"):
+        objective.init(jax.random.key(0), make(), jax.tree.map(jnp.asarray, data))
+
+
+def test_a_later_batch_outside_of_the_box_is_not_learned_from():
+    energy = ebm.as_energy(ebm.Gaussian([0.0], [[1.0]]))
+    batches = iter([np.full((4, 1), 0.5)] + [np.full((4, 1), 2.5)] * 9)
+    objective = ebm.MaximumLikelihood(ebm.Quadrature([-2.0], [2.0]))
+    estimator = ebm.Estimator(objective, optax.sgd(0.1))
+    with pytest.raises(ebm.estimation.NonFiniteError):
+        estimator.run(jax.random.key(0), 10, energy, batches, progress_bar=False)
