@@ -1,5 +1,8 @@
 """What the tests share: the table of energies, and the statistical assertion."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import equinox as eqx
@@ -175,3 +178,18 @@ def minimize(loss, tree):
     )
     assert np.abs(found.jac).max() < 1e-6, found.message
     return rebuild(jnp.asarray(found.x))
+
+
+def hash_seeds():
+    """Two seeds of Python's hashes under which a `Normal` has its fields in different orders.
+
+    NumPyro's distributions flatten their fields in the order of a set, which follows them.
+    """
+    orders = {}
+    for seed in range(20):
+        command = [sys.executable, "-c", "print(*{'loc', 'scale'})"]
+        env = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        order = subprocess.run(command, env=env, capture_output=True, check=True).stdout
+        orders.setdefault(order, seed)
+    first, second = orders.values()
+    return first, second

@@ -1,7 +1,4 @@
-"""Runs that are killed, and go on in a new process with another seed of Python's hashes.
-
-NumPyro's distributions flatten their fields in the order of a set, which follows that seed.
-"""
+"""Runs that are killed, and go on in a new process with another seed of Python's hashes."""
 
 import os
 import signal
@@ -10,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+from helpers import hash_seeds
 
 FITS = """
     import os, signal, sys
@@ -112,13 +110,7 @@ def python(code, *args, seed):
 
 @pytest.fixture(scope="module")
 def seeds():
-    """Two seeds under which `Normal` has its fields in different orders."""
-    orders = {}
-    for seed in range(20):
-        order = python("print(*{'loc', 'scale'})", seed=seed).stdout
-        orders.setdefault(order, seed)
-    first, second = orders.values()
-    return first, second
+    return hash_seeds()
 
 
 def test_fits_go_on_bit_for_bit_in_a_new_process(seeds, tmp_path):

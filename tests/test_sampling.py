@@ -15,7 +15,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers import COVARIANCE, MEAN, assert_moments, network, trees_equal
+from helpers import COVARIANCE, MEAN, assert_moments, hash_seeds, network, trees_equal
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
@@ -452,6 +452,7 @@ import sys, jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import jax.numpy as jnp, numpyro_ebm as ebm
+import numpyro.distributions as dist
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import NamedSharding, PartitionSpec as P
 assert jax.device_count() == 2 and jax.local_device_count() == 1
@@ -465,12 +466,23 @@ alone = ebm.sample(jax.random.key(0), ebm.Banana(), kernel, num_chains=4, num_wa
 np.testing.assert_allclose(values, alone.values, rtol=1e-10)
 adapted = ebm.sample(jax.random.key(0), ebm.Banana(), ebm.MALA(), num_chains=4, num_warmup=50,
                      num_samples=10, progress_bar=False, sharding=chains)
+normal = dist.Normal(jnp.array([1.0, 2.0]), jnp.array([2.0, 3.0])).to_event(1)
+network = ebm.MLPEnergy(2, 8, reference=normal, key=jax.random.key(0))
+same = [ebm.sample(jax.random.key(0), network, kernel, num_chains=4, num_warmup=0,
+                   num_samples=10, progress_bar=False, sharding=layout).values
+        for layout in (chains, None)]
+values = process_allgather(same[0], tiled=True)
+np.testing.assert_allclose(values, same[1], rtol=1e-10)
 print("step size", float(adapted.state.adapt_state.step_size), "done")
 """
 
 
-def python(code, *args, devices=1):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+def python(code, *args, devices=1, **more):
+    env = {
+        **os.environ,
+        **more,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
     env["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     command = [sys.executable, "-c", code, *args]
     return subprocess.Popen(command, env=env, stdout=-1, stderr=-1, text=True)
@@ -489,7 +501,10 @@ def test_chains_in_two_processes_are_those_in_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    both = [python(TWO_PROCESSES, address, str(i)) for i in range(2)]
+    both = [
+        python(TWO_PROCESSES, address, str(i), PYTHONHASHSEED=str(seed))
+        for i, seed in enumerate(hash_seeds())
+    ]
     said = []
     for process in both:
         out, err = process.communicate(timeout=300)
