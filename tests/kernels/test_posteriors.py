@@ -149,7 +149,7 @@ POSTERIORS = {
 #: By which the centred eight schools are not asked to be right: only to say so.
 GLOBAL = {
     "NUTS": lambda model: ebm.NUTS(model, target_accept_prob=0.95),
-    "HMC": lambda model: ebm.HMC(model, target_accept_prob=0.95),
+    "HMC": lambda model: ebm.HMC(model, dense_mass=True, target_accept_prob=0.95),
     "AdjustedMCLMC": ebm.AdjustedMCLMC,
 }
 LOCAL = {
