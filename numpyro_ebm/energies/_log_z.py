@@ -4,12 +4,13 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from scipy.stats import t
 
-from .._checks import as_floats, check_probability
+from .._checks import as_finite, as_floats, check_probability
 from .._types import Array, Scalar
 
 
@@ -25,6 +26,9 @@ class LogZ(eqx.Module):
     - **df**: degrees of freedom of the Student-t law of the error; infinite is normal.
     - **checks**: what would make the error meaningless, and whether it happened.
     - **method**: the name of what estimated it.
+
+    **Raises** `ValueError` for an estimate that is not finite, and for NaN or negative errors,
+    unless a check failed.
     """
 
     estimate: Scalar = eqx.field(converter=as_floats)
@@ -36,6 +40,21 @@ class LogZ(eqx.Module):
     df: Scalar = eqx.field(converter=as_floats, default=np.inf)
     checks: dict[str, Any] = eqx.field(default_factory=dict)
     method: str = eqx.field(static=True, default="given")
+
+    def __check_init__(self) -> None:
+        is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))
+        if is_traced or not self.ok:  # Where a check failed, it says so.
+            return
+        as_finite("estimate", self.estimate)
+        for name in ("std_error", "ess", "df"):
+            if not np.all(np.asarray(getattr(self, name)) >= 0):
+                raise ValueError(
+                    f"`{name}` must not be negative or NaN, got {getattr(self, name)}; infinite "
+                    "is allowed."
+                )
+        for name in ("lower", "upper"):
+            if np.isnan(getattr(self, name)).any():
+                raise ValueError(f"`{name}` must be a number, or infinite if there is none.")
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -49,12 +49,8 @@ class Normalized(AbstractEnergy):
 
     def __init__(self, energy: Any, log_z: Any, std_error: Any = 0.0) -> None:
         self.energy = as_energy(energy)
+        as_finite("log_z", log_z.estimate if isinstance(log_z, LogZ) else log_z)
         constant = log_z if isinstance(log_z, LogZ) else LogZ(log_z, std_error)
-        value, error = constant.estimate, constant.std_error
-        if not isinstance(value, Tracer) and not np.isfinite(value):
-            raise ValueError(f"`log_z` must be finite, got {value}.")
-        if not isinstance(error, Tracer) and not np.asarray(error) >= 0:
-            raise ValueError(f"`std_error` must not be negative or NaN, got {error}.")
         self.constant = freeze(constant)
 
     @property

@@ -97,6 +97,7 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
         lower=finite.mean() + np.log(len(finite) / num) if len(finite) else -np.inf,
         ess=ess,
         df=num - 1,
+        checks={"all weights are zero": not np.isfinite(estimate)},
         **more,
     )
     tail = _tail_index(finite) if len(finite) > _FEWEST_WEIGHTS else np.inf

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.core import Tracer
-from numpyro.primitives import mutable
+from numpyro.handlers import trace
+from numpyro.primitives import _PYRO_STACK, mutable
 
 from .._checks import as_floats, check_count
 from .._types import Array, Scalar
@@ -49,7 +50,8 @@ class MonteCarloLogZ(eqx.Module):
       `adapt_step_size=False`.
     - `num_chains`: more chains, less noise.
     - `noise`: where they start, a distribution; by default the standard normal.
-    - `name`: of the site. Each energy of a model needs its own.
+    - `name`: of the site. Each energy of a model needs its own; a second one under the same
+      name is refused.
     """
 
     kernel: AbstractKernel = eqx.field(static=True, default=MALA(step_size=0.1))
@@ -66,7 +68,8 @@ class MonteCarloLogZ(eqx.Module):
     def log_z(self, energy: Any) -> Scalar:
         """The surrogate, in a model under SVI; zero elsewhere.
 
-        **Raises** `ValueError` if the energy doesn't know its event shape.
+        **Raises** `ValueError` if the energy doesn't know its event shape, or if the model has
+        chains of this name already.
         """
         energy = as_energy(energy)
         rng_key = numpyro.prng_key()
@@ -74,7 +77,7 @@ class MonteCarloLogZ(eqx.Module):
             return jnp.zeros(())
         start_key, chain_key = jax.random.split(rng_key)
         begun = self._begin(start_key, energy)
-        state: Any = mutable(self.name, begun)  # pyright: ignore[reportArgumentType]
+        state = self._recall(begun)
         if isinstance(state, _Begun):
             # A guide that sets itself up differentiates the model once, outside of `jit`.
             is_compiled = isinstance(begun["points"], Tracer)
@@ -86,6 +89,20 @@ class MonteCarloLogZ(eqx.Module):
         state["points"] = run.ends
         state["step_size"] = next_step_size(self.kernel, state["step_size"], run.tuning)
         return -jax.vmap(energy)(run.ends).mean()
+
+    def _recall(self, begun: "_Begun") -> Any:
+        """The chains of the step before, of a site that is new in this run of the model."""
+        traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, trace)]
+        known = {name for sites in traces for name in sites}
+        state: Any = mutable(self.name, begun)  # pyright: ignore[reportArgumentType]
+        # A scope may have changed the name.
+        sites = [item for sites in traces for item in sites.items()]
+        if any(name in known and site["value"] is state for name, site in sites):
+            raise ValueError(
+                f"Two energies share the chains of `{self.name}`, which can follow one: give "
+                'each a surrogate of its own, `ebm.MonteCarloLogZ(..., name="...")`.'
+            )
+        return state
 
     def _begin(self, rng_key: Any, energy: Any) -> "_Begun":
         shape = energy.event_shape

@@ -142,3 +142,30 @@ def test_the_error_of_a_constant_goes_through_views():
         np.testing.assert_allclose(found.log_z_error, error, rtol=1e-6)
     three = ebm.as_energy(site.expand([3]).to_event(1))
     np.testing.assert_allclose(three.partition.std_error, 0.9, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"estimate": np.nan}, "`estimate` must be finite, got nan"),
+        ({"estimate": np.inf}, "`estimate` must be finite, got inf"),
+        ({"estimate": 0.0, "std_error": np.nan}, "`std_error` must not be negative or NaN"),
+        ({"estimate": 0.0, "std_error": -0.1}, "`std_error` must not be negative or NaN"),
+        ({"estimate": 0.0, "ess": np.nan}, "`ess` must not be negative or NaN"),
+        ({"estimate": 0.0, "df": -1}, "`df` must not be negative or NaN"),
+        ({"estimate": 0.0, "lower": np.nan}, "`lower` must be a number"),
+    ],
+)
+def test_a_constant_must_be_a_number(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ebm.LogZ(**arguments)
+
+
+def test_a_constant_whose_check_failed_may_be_anything():
+    failed = ebm.LogZ(-np.inf, np.nan, checks={"all weights are zero": True})
+    assert not failed.ok
+    assert ebm.LogZ(0.0, np.inf).ok
+    with pytest.raises(ValueError, match="`log_z` must be finite"):
+        ebm.Normalized(lambda x: x @ x, np.nan)
+    with pytest.raises(ValueError, match="`std_error` must not be"):
+        ebm.Normalized(lambda x: x @ x, 0.0, np.nan)

@@ -1,5 +1,6 @@
 r"""Learning an energy inside of a NumPyro model, by a surrogate of $\log Z$."""
 
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -149,3 +150,33 @@ def test_bad_input():
         ebm.MonteCarloLogZ("MALA")
     with pytest.raises(ValueError, match="`num_chains` must be positive"):
         ebm.MonteCarloLogZ(num_chains=0)
+
+
+def two_precisions(data, names, scopes=("", "")):
+    for i, (name, scope) in enumerate(zip(names, scopes, strict=True)):
+        precision = numpyro.param(f"precision_{i}", 1.0, constraint=constraints.positive)
+        energy = ebm.as_energy(lambda x, a=precision: 0.5 * a * x**2, ())
+        surrogate = ebm.MonteCarloLogZ(ebm.MALA(step_size=0.5), 5, name=name)
+        with numpyro.handlers.scope(prefix=scope) if scope else nullcontext():
+            log_z = surrogate.log_z(energy)
+        with numpyro.plate(f"data_{i}", len(data)):
+            site = ebm.EnergyDistribution(ebm.Normalized(energy, log_z))
+            numpyro.sample(f"x_{i}", site, obs=(i + 1) * data)
+
+
+@pytest.mark.parametrize("scopes", [("", ""), ("a", "a")])
+def test_two_energies_under_one_name_are_refused(scopes):
+    """Chains of one followed the other: its precision grew to 5e15."""
+    with pytest.raises(ValueError, match="Two energies share the chains of `chains`"):
+        learn(two_precisions, no_guide, DATA, ["chains"] * 2, scopes, num_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("names", "scopes"), [(["one", "two"], ("", "")), (["chains"] * 2, ("a", "b"))]
+)
+def test_two_energies_under_two_names_are_learned(names, scopes):
+    model = partial(two_precisions, names=names, scopes=scopes)
+    found = learn(model, no_guide, DATA, num_steps=400).params
+    square = np.mean(DATA**2)
+    np.testing.assert_allclose(found["precision_0"], 1 / square, rtol=0.05)
+    np.testing.assert_allclose(found["precision_1"], 1 / (4 * square), rtol=0.05)
