@@ -49,8 +49,8 @@ class LogZ(eqx.Module):
         for name in ("std_error", "ess", "df"):
             if not np.all(np.asarray(getattr(self, name)) >= 0):
                 raise ValueError(
-                    f"`{name}` must not be negative or NaN, got {getattr(self, name)}; infinite "
-                    "is allowed."
+                    f"`{name}` must not be negative or NaN, got {getattr(self, name)}; it may "
+                    "be infinite."
                 )
         for name in ("lower", "upper"):
             if np.isnan(getattr(self, name)).any():
