@@ -36,10 +36,17 @@ class Rows(eqx.Module):
         return jnp.argsort(jr.bits(state.fold_in(2 * epoch + 1), (num_rows(self.data),)))
 
     def next_order(self, state: EstimatorState, order: Array | None) -> Array | None:
+        """The order of this step, where `order` is that of the step before."""
         if order is None or self.batch_size is None:
             return None
-        is_new_epoch = state.step % self._num_batches(self.batch_size) == 0
-        return jax.lax.cond(is_new_epoch, lambda: self.order(state), lambda: order)
+        return jax.lax.cond(self._is_new(state), lambda: self.order(state), lambda: order)
+
+    def first_order(self, state: EstimatorState) -> Array | None:
+        """What `next_order` needs at the first step of a run; at that of an epoch, nothing."""
+        if self.batch_size is None:
+            return None
+        unsorted = jnp.zeros(num_rows(self.data), int)
+        return jax.lax.cond(self._is_new(state), lambda: unsorted, lambda: self.order(state))
 
     def batch(self, state: EstimatorState, order: Array | None) -> tuple[PyTree, Array | None]:
         rows = self.data, self.weights
@@ -51,6 +58,9 @@ class Rows(eqx.Module):
         if self.sharding is None:
             return batch
         return jax.lax.with_sharding_constraint(batch, self.sharding)
+
+    def _is_new(self, state: EstimatorState) -> Array:
+        return state.step % self._num_batches(self.batch_size or 1) == 0
 
     def _num_batches(self, batch_size: int) -> int:
         return num_rows(self.data) // batch_size
@@ -66,6 +76,9 @@ class Stack(eqx.Module):
         return None
 
     def next_order(self, state: EstimatorState, order: None) -> None:
+        return None
+
+    def first_order(self, state: EstimatorState) -> None:
         return None
 
     def batch(self, state: EstimatorState, order: Any) -> tuple[PyTree, None]:

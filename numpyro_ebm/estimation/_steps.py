@@ -121,12 +121,18 @@ def compiled_evaluate(
 
 
 @eqx.filter_jit
+def first_order(state: EstimatorState, source: Any) -> Any:
+    return source.first_order(state)
+
+
+@eqx.filter_jit
 def fused_steps(
-    rule: Rule, state: EstimatorState, source: Rows | Stack, length: Array
-) -> tuple[EstimatorState, Array, Array, dict[str, Array]]:
+    rule: Rule, state: EstimatorState, source: Rows | Stack, order: Any, length: Array
+) -> tuple[EstimatorState, Any, Array, Array, dict[str, Array]]:
     """Up to `length` steps, fewer if one isn't finite: that one is undone.
 
-    `length` is an array, so that a call of any length is the same compiled loop.
+    `length` is an array, so that a call of any length is the same compiled loop. The order of
+    the rows goes from call to call, because sorting them anew costs as much as many steps.
     """
     arrays, static = eqx.partition(state, eqx.is_array)
 
@@ -136,7 +142,6 @@ def fused_steps(
         state, *record, is_finite = step(rule, state, batch, weights)
         return eqx.filter(state, eqx.is_array), tuple(record), is_finite
 
-    order: Any = source.order(state)
     _, record, _ = jax.eval_shape(body_step, arrays, order)
     history = jax.tree.map(lambda x: jnp.zeros((MAX_FUSED, *x.shape), x.dtype), record)
 
@@ -153,8 +158,8 @@ def fused_steps(
         return count + is_finite, arrays, order, history, is_finite
 
     carry = (jnp.zeros((), int), arrays, order, history, jnp.array(True))
-    count, arrays, _, history, _ = jax.lax.while_loop(keep_going, body, carry)
-    return eqx.combine(arrays, static), count, *history
+    count, arrays, order, history, _ = jax.lax.while_loop(keep_going, body, carry)
+    return eqx.combine(arrays, static), order, count, *history
 
 
 def _all_finite(tree: PyTree) -> Array:

@@ -51,6 +51,7 @@ from ._steps import (
     compiled_evaluate,
     compiled_stable_update,
     compiled_update,
+    first_order,
     fused_steps,
     learned,
     loss_and_grads,
@@ -338,6 +339,7 @@ class Estimator:
     ) -> Iterator:
         """Compiled calls of many steps each, of a length that suits the progress bar."""
         left, length = num_steps, 1
+        order = first_order(state, batches) if isinstance(batches, Rows) else None
         while left > 0:
             start = time.perf_counter()
             length = min(length, left, MAX_FUSED)
@@ -347,8 +349,8 @@ class Estimator:
             if length == 0:
                 _warn(f"`data` ended after {num_steps - left} of {num_steps} steps.")
                 return
-            state, count, losses, metrics = fused_steps(
-                self._rule, state, source, jnp.asarray(length)
+            state, order, count, losses, metrics = fused_steps(
+                self._rule, state, source, order, jnp.asarray(length)
             )
             count = int(count)
             history = (np.asarray(losses)[:count], _heads(metrics, count))
