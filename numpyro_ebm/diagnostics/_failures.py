@@ -152,6 +152,8 @@ def shapes(coordinates: dict[str, np.ndarray]) -> Iterator[str]:
 
 def _creeps(x: np.ndarray) -> bool:
     """Whether a draw tells where the next one is; in a mode of its own, it need not."""
+    if x.shape[1] < 2:
+        return False
     steps, spread = ((x[:, 1:] - x[:, :-1]) ** 2).mean(), 2 * x.var(1).mean()
     return bool(steps < (1 - _CREEPING) * spread)
 

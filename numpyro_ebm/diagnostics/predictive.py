@@ -50,7 +50,7 @@ class PredictiveCheck(eqx.Module):
         ]
         few = ""
         num_replicates, needed = len(jax.tree.leaves(self.replicated)[0]), _needed(len(parts))
-        if num_replicates < needed:
+        if self.ok and num_replicates < needed:
             few = f" (only gross misfit shows in {num_replicates} replicates; take {needed})"
         return f"{verdict}: {', '.join(parts)}{few}"
 

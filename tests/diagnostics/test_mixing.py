@@ -135,6 +135,11 @@ CASES = {
     "short runs that forget": (short_run(0.0)[:, 1:], {}, []),
     "2 draws": (superchains(0.0), {"superchains": 16}, []),
     "2 draws, remembered": (superchains(0.5), {"superchains": 16}, ["Nested R-hat of x"]),
+    "1 draw of few chains": (
+        autoregression((12, 1)),
+        {},
+        ["1 draws of each chain are too few", "Bulk", "Tail"],
+    ),
     "1 draw": (superchains(0.0, 1), {"superchains": 16}, []),
     "1 draw, remembered": (superchains(0.5, 1), {"superchains": 16}, ["Nested R-hat of x"]),
     "2 draws of chains apart": (
