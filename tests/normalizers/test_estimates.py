@@ -202,11 +202,6 @@ HARD = {
         MANY_WELL,
         many_well_log_z(),
     ),
-    "integral, many wells, wide": (
-        ebm.ThermodynamicIntegration(reference=wide(32, 6.0)),
-        MANY_WELL,
-        many_well_log_z(),
-    ),
     "islands, many wells": (
         ebm.SequentialMonteCarlo(reference=wide(32, 3.0)),
         MANY_WELL,
