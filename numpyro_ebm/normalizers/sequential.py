@@ -13,6 +13,7 @@ from .._types import Array, Key, Scalar
 from ..energies import AbstractEnergy, LogZ, judged
 from ..kernels import AbstractKernel, Annealing, Descent, begin, keeping_ess
 from ._base import AbstractNormalizer, rounding, with_common_checks
+from ._ends import ShortRun, checks_of, run_on
 from ._reference import annealing
 from ._schedule import NOT_REACHED, follow, pilot, without_adaptation
 
@@ -25,8 +26,10 @@ class SequentialMonteCarlo(AbstractNormalizer):
     sampler [`TemperedSMC`][numpyro_ebm.TemperedSMC], goes ahead and chooses temperatures and
     step sizes; the islands follow it, so that each $\hat Z_m$ is unbiased. How they differ is
     an honest error: a Student-t interval of $M-1$ degrees of freedom. `lower` is
-    $E\log\hat Z$, `ess` counts islands. In high dimension the method of choice. What it cannot
-    see is a mode that every island lost: more particles and a wider reference tell. Shown by
+    $E\log\hat Z$, `ess` counts islands. Draws of the reference where the energy is infinite are
+    dropped first, and counted. A short run from the ends has to change nothing, and to move
+    all particles. In high dimension the method of choice. What it cannot see is a mode that
+    every island lost: more particles and a wider reference tell. Shown by
     `tests/normalizers/test_estimates.py`.
 
     **Arguments**
@@ -63,8 +66,10 @@ class ThermodynamicIntegration(AbstractNormalizer):
     trapezoidal rule is corrected by the variances, which are its slopes [[Friel, Hurn and Wyse
     2014](https://doi.org/10.1007/s11222-013-9397-1)]. The particles are those of tempered
     sequential Monte Carlo, in steps that are also short beside the spread of the integrand, and
-    the error is by independent islands. It needs what is integrated to have a variance under
-    the reference. Shown by `tests/normalizers/test_estimates.py`.
+    the error is by independent islands, of which $\hat Z$ is averaged, not its logarithm. The
+    checks are those of islands, and that the weights of the same particles agree. It needs what
+    is integrated to have a variance under the reference. Shown by
+    `tests/normalizers/test_estimates.py`.
 
     **Arguments** are those of [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo].
     """
@@ -109,28 +114,30 @@ def _by_islands(
     schedule = pilot(pilot_key, annealing, keeping_ess(target_ess), num_particles)
     fixed = without_adaptation(annealing)
 
-    def one(key: Key) -> Descent:
-        start_key, run_key = jr.split(key)
+    def one(key: Key) -> tuple[Descent, ShortRun]:
+        start_key, run_key, end_key = jr.split(key, 3)
         start = begin(start_key, fixed, num_particles)
-        return follow(run_key, fixed, schedule, start)[0]
+        end, _ = follow(run_key, fixed, schedule, start)
+        return end, _go_on(end_key, fixed, end)
 
-    islands = jax.vmap(one)(jr.split(islands_key, num_islands))
+    islands, short = jax.vmap(one)(jr.split(islands_key, num_islands))
     log_zs = islands.log_ratio_z
     constant = annealing.reference.log_z
-    total = logsumexp(log_zs) - jnp.log(num_islands)
-    ess = jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs))
-    spread = jnp.exp(log_zs - total)
+    total, error, ess = _averaged(log_zs)
     log_z = LogZ(
         constant + total,
-        spread.std(ddof=1) / jnp.sqrt(num_islands),
+        error,
         lower=constant + log_zs.mean(),
         ess=ess,
         df=num_islands - 1,
         method="SequentialMonteCarlo",
     )
     log_z = with_common_checks(log_z, _rounding(islands))
-    few = {"a few islands outweigh the others": ess < _LEAST_SHARE * num_islands}
-    return log_z, {**few, **_health(islands)}
+    return log_z, {
+        **_outweighed(ess, num_islands),
+        **_health(islands),
+        **checks_of(short, annealing),
+    }
 
 
 class _Integral(NamedTuple):
@@ -168,37 +175,67 @@ def _by_integrals(
     schedule = pilot(pilot_key, annealing, advance, num_particles)
     fixed = without_adaptation(annealing)
 
-    def one(key: Key) -> tuple[Descent, _Integral]:
-        start_key, run_key = jr.split(key)
+    def one(key: Key) -> tuple[Descent, _Integral, ShortRun]:
+        start_key, run_key, end_key = jr.split(key, 3)
         start = begin(start_key, fixed, num_particles)
         share = start.log_ratio_z
         nothing = _Integral(share, share, jnp.zeros(()))
-        return follow(run_key, fixed, schedule, start, integrate, nothing)
+        end, integral = follow(run_key, fixed, schedule, start, integrate, nothing)
+        return end, integral, _go_on(end_key, fixed, end)
 
-    islands, integrals = jax.vmap(one)(jr.split(islands_key, num_islands))
+    islands, integrals, short = jax.vmap(one)(jr.split(islands_key, num_islands))
     constant = annealing.reference.log_z
     values = integrals.value
+    # Not the mean of the integrals: each is a logarithm, and low by half of its variance.
+    total, error, ess = _averaged(values)
     log_z = LogZ(
-        constant + values.mean(),
-        values.std(ddof=1) / jnp.sqrt(num_islands),
+        constant + total,
+        error,
         lower=constant + integrals.left.mean(),
         upper=constant + integrals.right.mean(),
-        ess=num_islands,
+        ess=ess,
         df=num_islands - 1,
         method="ThermodynamicIntegration",
     )
-    return with_common_checks(log_z, _rounding(islands)), _health(islands)
+    # The same particles, by their weights.
+    gap = values - islands.log_ratio_z
+    noise = gap.std(ddof=1) / jnp.sqrt(num_islands)
+    rule = {
+        "the steps are too long for the trapezoidal rule: the weights of the same particles "
+        "give another constant": jnp.abs(gap.mean()) > _MOST_GAP * noise + error
+    }
+    log_z = with_common_checks(log_z, _rounding(islands))
+    few = _outweighed(ess, num_islands)
+    return log_z, {**few, **rule, **_health(islands), **checks_of(short, annealing)}
 
 
 #: A step of beta, in standard deviations of the integrand.
 _SHORT = 0.25
+#: Standard errors between the rule and the weights.
+_MOST_GAP = 4.0
 #: The least effective number of islands, as a part of them.
-_LEAST_SHARE = 0.5
+_LEAST_SHARE = 0.6
 
 
 def _rounding(islands: Descent) -> Scalar:
     particles = islands.particles
     return rounding(particles.reference["logdensity"], particles.chains.move_state.logdensity)
+
+
+def _averaged(log_zs: Array) -> tuple[Scalar, Scalar, Scalar]:
+    """The logarithm of a mean over islands, its error, and their effective number."""
+    total = logsumexp(log_zs) - jnp.log(len(log_zs))
+    error = jnp.exp(log_zs - total).std(ddof=1) / jnp.sqrt(len(log_zs))
+    return total, error, jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs))
+
+
+def _outweighed(ess: Scalar, num_islands: int) -> dict[str, Array]:
+    return {"a few islands outweigh the others": ess < _LEAST_SHARE * num_islands}
+
+
+def _go_on(rng_key: Key, annealing: Annealing, end: Descent) -> ShortRun:
+    particles = end.particles
+    return run_on(rng_key, annealing, particles.chains.z, particles.step_size, 64)
 
 
 def _health(islands: Descent) -> dict[str, Array]:
