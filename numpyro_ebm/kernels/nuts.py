@@ -99,7 +99,9 @@ class NUTS(AbstractKernel):
         regularize_mass_matrix: bool = True,
     ) -> None:
         check_differentiation(forward_mode_differentiation)
-        check_count("max_tree_depth", max_tree_depth)
+        both = max_tree_depth if isinstance(max_tree_depth, tuple) else (max_tree_depth,)
+        for depth in both:
+            check_count("max_tree_depth", depth)
         travel = None
         if isinstance(max_tree_depth, tuple):
             warmup_depth, max_tree_depth = max_tree_depth
