@@ -22,8 +22,8 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     energy, x = as_energy(energy), as_numbers("x", x)
     if energy.event_shape not in (None, x.shape):
         raise ValueError(
-            f"`x` must be one point of shape {energy.event_shape}, got shape {x.shape}. If that "
-            "looks like a batch, an energy takes one point, `jax.vmap` the rest."
+            f"`x` must be one point of shape {energy.event_shape}, got shape {x.shape}. What "
+            "looks like a batch is for `jax.vmap`: an energy takes one point."
         )
     check_energy(energy, x.shape)
     return -jax.grad(energy)(x)
