@@ -21,8 +21,9 @@ def as_finite(name: str, values: Any) -> Array:
     """`values` as floats, which must be finite numbers."""
     array = as_numbers(name, values)
     if not isinstance(array, Tracer) and not np.isfinite(array).all():
-        shown = values if np.ndim(values) == 0 else f"an array with {_first_bad(array)}"
-        raise ValueError(f"`{name}` must be finite, got {shown}.")
+        where = _first(~np.isfinite(array))
+        place = f" at index {where}" if where else ""
+        raise ValueError(f"`{name}` must be finite, got {np.asarray(array)[where]}{place}.")
     return array
 
 
@@ -82,9 +83,9 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def _as_known(name: str, value: Any) -> np.ndarray | None:
-    """The numbers in `value`, of which nothing is known yet if it is traced.
+    """The numbers in `value`, or `None` while they are traced.
 
-    Not by JAX, which would start its backend where a default is made at import.
+    By NumPy: JAX would start its backend for a default that is made at import.
     """
     if isinstance(value, Tracer):
         return None
@@ -101,9 +102,9 @@ def as_numbers(name: str, values: Any) -> Any:
         raise TypeError(f"`{name}` must be numbers, got {values!r:.80}.") from error
 
 
-def _first_bad(array: Any) -> str:
-    where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-    return f"{np.asarray(array)[where]} at index {where}"
+def _first(flags: Any) -> tuple[int, ...]:
+    """Where the first one is true."""
+    return tuple(int(i) for i in np.argwhere(flags)[0])
 
 
 def user_level() -> int:
@@ -118,7 +119,7 @@ _LIBRARIES = {"numpyro_ebm", "numpyro", "jax"}
 
 
 def as_data(data: Any, name: str = "data") -> Array:
-    """`data` as floats, one point a row; raises for whatever nobody can learn from."""
+    """`data` as floats, one point per row; raises if it is empty, no numbers, or not finite."""
     if isinstance(data, Tracer):
         return data
     array = data if isinstance(data, jax.Array) else np.asarray(data)
@@ -137,9 +138,8 @@ def as_data(data: Any, name: str = "data") -> Array:
     array = jnp.asarray(array, jnp.result_type(float))
     bad = ~np.isfinite(np.asarray(array))
     if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"`{name}` must be finite, got {int(bad.sum())} NaN or infinite values, the first "
-            f"at index {where}. Remove or impute them first."
+            f"at index {_first(bad)}. Remove or impute them first."
         )
     return array

@@ -26,8 +26,8 @@ _MAGIC = b"numpyro_ebm "
 def leaf_names(tree: PyTree) -> list[str]:
     """A name for each leaf, in JAX's order of the leaves.
 
-    JAX numbers the fields of a NumPyro distribution in an order that differs from one run of
-    Python to the next [it is that of a set]. The names do not.
+    That order differs from one run of Python to the next where a NumPyro distribution is a
+    part, because its fields come in the order of a set. The names do not.
     """
     leaves, treedef = jax.tree.flatten(tree)
     names = [""] * len(leaves)

@@ -19,7 +19,7 @@ from jax.core import Tracer
 class HasParts(Protocol):
     """An object that says by what it is to be compared."""
 
-    def parts(self) -> tuple[Any, ...]: ...
+    def parts_by_value(self) -> tuple[Any, ...]: ...
 
 
 class ByValue:
@@ -62,7 +62,7 @@ class _Walk:
         if obj is None or isinstance(obj, bool | int | float | complex | str | bytes):
             return type(obj).__name__, repr(obj)
         if id(obj) not in self._known:
-            self._known[id(obj)] = obj, "itself"
+            self._known[id(obj)] = obj, ("cycle", len(self._known))
             parts = self._parts(obj)
             # Short, because an object may be a part of many others.
             value = parts if self.is_strict else _digest(repr(parts).encode())
@@ -141,10 +141,10 @@ _FIXED: _Kinds = (
     (types.FunctionType, _function),
     (types.CodeType, _code),
     (types.MethodType, lambda w, x: ("method", *w.values(x.__func__, x.__self__))),
-    (functools.partial, lambda w, x: ("partial", *w.values(x.func, x.args, x.keywords))),
+    (functools.partial, lambda w, x: (*w.values(x.func, x.args), w.fields(x.keywords))),
     (tuple, lambda w, x: (w.leaf(type(x)), *w.values(*x))),
     (eqx.Module, _module),
-    (HasParts, lambda w, x: (w.leaf(type(x)), w.value(x.parts()))),
+    (HasParts, lambda w, x: (w.leaf(type(x)), w.value(x.parts_by_value()))),
 )
 #: What may: as it is now. Strict walks take it for equal to itself alone.
 _CHANGEABLE: _Kinds = (

@@ -207,11 +207,10 @@ def sample(
     - `sharding`: how chains are laid out over devices, such as
       `NamedSharding(jax.make_mesh((8,), ("chain",)), PartitionSpec("chain"))`.
 
-    **Raises** `ValueError` where chains start from an infinite energy or gradient, and
+    **Raises** `ValueError` if chains start from an infinite energy or gradient, and
     [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if a point holds parameters of an
-    energy whose normaliser is unknown. Warns if a
-    chain is stuck or produced draws that are not finite. An interrupt (`KeyboardInterrupt`)
-    warns and returns the draws so far.
+    energy whose normaliser is unknown. Warns if a chain is stuck or produced draws that are not
+    finite. An interrupt (`KeyboardInterrupt`) warns and returns the draws so far.
     """
     if isinstance(kernel, AbstractPopulation):
         return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)
@@ -242,11 +241,13 @@ def sample(
     return draws
 
 
-def _check_run(rng_key: Key, num_chains: Any, num_warmup: Any, num_samples: Any) -> None:
+def _check_run(
+    rng_key: Key, num_chains: Any, num_warmup: Any, num_samples: Any, least: int = 1
+) -> None:
     check_key(rng_key)
     check_count("num_chains", 1 if num_chains is None else num_chains)
     check_count("num_warmup", num_warmup, 0)
-    check_count("num_samples", num_samples)
+    check_count("num_samples", num_samples, least)
 
 
 def _remedy(draws: Draws) -> str:
@@ -282,8 +283,7 @@ def sample_moments(
 
     - `statistic`: a function of one point, to an array or a pytree of arrays.
     """
-    _check_run(rng_key, num_chains, num_warmup, num_samples)
-    check_count("num_samples", num_samples, 4)
+    _check_run(rng_key, num_chains, num_warmup, num_samples, 4)
     energy = as_energy(energy, event_shape)
     problem = _problem(energy, kernel)
     if init_state is None:

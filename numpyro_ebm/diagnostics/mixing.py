@@ -97,9 +97,9 @@ def mixing_report(
     2024] replaces R-hat, and two draws of each chain are enough.
 
     No comparison of chains sees a mode that none of them visits; see
-    [`mode_report`][numpyro_ebm.mode_report]. Nor does it see the bias of an unadjusted kernel,
-    of which a note reminds: test such draws by
-    [`kernel_stein_discrepancy`][numpyro_ebm.kernel_stein_discrepancy].
+    [`mode_report`][numpyro_ebm.mode_report]. Nor does it see the bias of an unadjusted kernel:
+    a note says so, and [`kernel_stein_discrepancy`][numpyro_ebm.kernel_stein_discrepancy] tests
+    such draws.
 
     ```python
     report = ebm.mixing_report(draws, statistics={"norm": jnp.linalg.norm})

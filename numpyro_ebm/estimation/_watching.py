@@ -61,7 +61,7 @@ class Watch:
         self._objective = objective
         self._stopping = stopping
         self._held_out = held_out
-        self._best = None if stopping is None else state.best or _nothing_yet(state)
+        self._best = state.best
 
     @property
     def has_ended(self) -> bool:
@@ -92,8 +92,12 @@ def with_best(state: EstimatorState, best: Best | None) -> EstimatorState:
     return eqx.tree_at(lambda s: s.best, state, best, is_leaf=lambda x: x is None)
 
 
-def _nothing_yet(state: EstimatorState) -> Best:
-    return Best(state, jnp.asarray(jnp.inf), jnp.zeros((), int))
+def prepared(state: EstimatorState, stopping: EarlyStopping | None) -> EstimatorState:
+    """`state` with a memory of the best one, if and only if there is early stopping."""
+    if stopping is None:
+        return with_best(state, None)
+    nothing_yet = Best(with_best(state, None), jnp.asarray(jnp.inf), jnp.zeros((), int))
+    return with_best(state, state.best or nothing_yet)
 
 
 class Checkpoint:

@@ -56,7 +56,7 @@ from ._steps import (
     learned,
     loss_and_grads,
 )
-from ._watching import Checkpoint, EarlyStopping, Watch, with_best
+from ._watching import Checkpoint, EarlyStopping, Watch, prepared, with_best
 
 #: Seconds that one compiled call should take: the bar moves, and an interrupt gets through.
 _SECONDS_A_CALL = 0.25
@@ -167,8 +167,7 @@ class Estimator:
 
         `weights` are scaled to average one, as in `run`.
         """
-        if weights is not None:
-            batch, weights = as_weighted(batch, weights)
+        batch, weights = _weighted(batch, weights)
         new_state, loss, _ = compiled_update(self._rule, state, batch, weights)
         return new_state, loss
 
@@ -176,8 +175,7 @@ class Estimator:
         self, state: EstimatorState, batch: PyTree, weights: Array | None = None
     ) -> tuple[EstimatorState, Scalar]:
         """Like `update`, but a step that is not finite leaves the state as it is."""
-        if weights is not None:
-            batch, weights = as_weighted(batch, weights)
+        batch, weights = _weighted(batch, weights)
         return compiled_stable_update(self._rule, state, batch, weights)
 
     def evaluate(
@@ -219,7 +217,7 @@ class Estimator:
           [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy]; a network comes back as one.
         - `data`: one point per row; cast to JAX's default float type. Of a conditional energy
           a tuple `(y, x)` of points and their conditions. Or an iterator of batches, one a
-          step, not all of one size if need be; the run ends where it does.
+          step, whose sizes may differ; the run ends where it does.
         - `weights`: the weight of each row, or a mask; scaled to average one. What stands in
           rows of weight zero does not matter.
         - `batch_size`: rows a step. Batches go through the data in a new random order each
@@ -248,8 +246,7 @@ class Estimator:
         held_out = None
         if early_stopping is not None:
             batches, held_out = hold_out(batches, early_stopping.fraction, state)
-        watch = Watch(self.objective, early_stopping, held_out, state)
-        saved = None
+        state, saved = prepared(state, early_stopping), None
         if checkpoint is not None:
             arguments = {
                 "energy": _structure(energy),
@@ -258,12 +255,12 @@ class Estimator:
                 "batch_size": batch_size,
                 "early_stopping": early_stopping,
             }
-            saved = self._checkpoint(Path(checkpoint), watch.attach(state), arguments)
+            saved = self._checkpoint(Path(checkpoint), state, arguments)
             state = saved.load()
-            watch = Watch(self.objective, early_stopping, held_out, state)
             num_steps -= int(state.step)
             if isinstance(batches, Batches):  # Those that the steps so far have seen.
                 batches.skip(int(state.step))
+        watch = Watch(self.objective, early_stopping, held_out, state)
         num_steps = 0 if watch.has_ended else num_steps
         state = with_best(state, None)
         history: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
@@ -411,6 +408,11 @@ class NonFiniteStepError(Exception):
         self.state = state
         self.history = history
         self.batches = batches
+
+
+def _weighted(batch: PyTree, weights: Array | None) -> tuple[PyTree, Array | None]:
+    # Without weights anything goes: a NaN is for `stable_update`.
+    return (batch, None) if weights is None else as_weighted(batch, weights)
 
 
 def _warn(message: str) -> None:

@@ -119,7 +119,7 @@ class Adaptation(AbstractAdaptation):
         return AdaptState(
             step_size=step_size,
             inverse_mass_matrix=metric,
-            schedule=self._schedule(num_warmup),
+            schedule=_schedule(num_warmup, num_travel, self.travel is not None),
             step_size_state=self._begin_averaging(step_size),
             metric_state=_arrays(self._metric_algorithm().init(dimension(position), metric)),
         )
@@ -132,13 +132,6 @@ class Adaptation(AbstractAdaptation):
         share = 0.0 if self.travel is None else self.travel.share
         # A part of a few transitions would learn no step to hand over.
         return 0 if share < 1 and num_warmup < _SHORT else round(share * num_warmup)
-
-    def _schedule(self, num_warmup: int) -> Array:
-        num_travel = self._num_travel(num_warmup)
-        if self.travel is not None and num_travel == 0:
-            # From a few local moves nothing is to be learnt but their step.
-            return jnp.zeros((num_warmup, 2), bool)
-        return _schedule(num_warmup, num_travel)
 
     def tune(self, move: AbstractMove, state: AdaptState) -> AbstractMove:
         if self.adapt_step_size:
@@ -269,8 +262,11 @@ def _averaged(state: AdaptState) -> Scalar:
     return jnp.exp(state.step_size_state.log_step_size_avg)
 
 
-def _schedule(num_warmup: int, num_travel: int) -> Array:
+def _schedule(num_warmup: int, num_travel: int, would_travel: bool) -> Array:
     """Stan's windows; of a warm-up whose first part travels, in that part."""
+    if would_travel and num_travel == 0:
+        # From a few local moves nothing is to be learnt but their step.
+        return jnp.zeros((num_warmup, 2), bool)
     build = blackjax().adaptation.staged_adaptation.build_schedule
     num_rest = num_warmup - num_travel if num_travel else 0
     # Trajectories need no metric to arrive, and what follows them adapts the step again.

@@ -38,10 +38,10 @@ class AbstractKernel(MCMCKernel):
 
     A subclass makes its move and passes it here. Everything that adapts is in the state, and
     the potential is built from the current model arguments in every transition, so NumPyro's
-    composite kernels see no stale value. One thing `MCMC` does not say: that it goes on from
+    composite kernels see no stale value. But `MCMC` does not tell a kernel when it goes on from
     `post_warmup_state` with new arguments. The state then holds the energy that its points had
-    under the old ones, and a chain that compares with it may freeze, as NumPyro's own do:
-    `mcmc.post_warmup_state = kernel.refresh(mcmc.last_state, model_args, model_kwargs)`.
+    under the old ones, and a chain that compares with it may freeze, as NumPyro's own do. So
+    set `mcmc.post_warmup_state = kernel.refresh(mcmc.last_state, model_args, model_kwargs)`.
     """
 
     move: AbstractMove
@@ -95,7 +95,7 @@ class AbstractKernel(MCMCKernel):
             "adapt_state.step_size",
         )
 
-    def parts(self) -> tuple[Any, ...]:
+    def parts_by_value(self) -> tuple[Any, ...]:
         """By what kernels compare: one made anew with the same arguments compiles nothing."""
         target = self._model, self._potential_fn
         return self.move, self.adaptation, *target, self._init_strategy

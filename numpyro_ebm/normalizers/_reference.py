@@ -28,6 +28,7 @@ from ..kernels import (
     Annealing,
     GibbsWithGradients,
     check_exact,
+    check_free_kernel,
     step_adaptation,
 )
 
@@ -114,11 +115,7 @@ def annealing(
     reference, energy, _ = unconstrained_from(reference, energy)
     if kernel is None:
         kernel = GibbsWithGradients() if is_discrete(energy) else _short_trajectories()
-    if kernel.has_target:
-        raise ValueError(
-            "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
-            f"`energy`: pass `ebm.{type(kernel).__name__}()`."
-        )
+    check_free_kernel(kernel)
     kernel.move.check(energy)
     check_exact(kernel)
     if num_steps is None:

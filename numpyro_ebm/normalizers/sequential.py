@@ -223,10 +223,21 @@ def _rounding(islands: Descent) -> Scalar:
 
 
 def _averaged(log_zs: Array) -> tuple[Scalar, Scalar, Scalar]:
-    """The logarithm of a mean over islands, its error, and their effective number."""
-    total = logsumexp(log_zs) - jnp.log(len(log_zs))
-    error = jnp.exp(log_zs - total).std(ddof=1) / jnp.sqrt(len(log_zs))
-    return total, error, jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs))
+    """The logarithm of a mean over islands, its error, and their effective number.
+
+    Few islands seldom hold the large values of a skewed law, and then they differ too little:
+    as if it were log-normal, where half the variance of the logarithms is a part of the total,
+    the error of that part counts, too.
+    """
+    num, variance = len(log_zs), log_zs.var(ddof=1)
+    total = logsumexp(log_zs) - jnp.log(num)
+    error = jnp.exp(log_zs - total).std(ddof=1) / jnp.sqrt(num)
+    of_variance = variance / jnp.sqrt(2 * (num - 1))
+    return (
+        total,
+        jnp.hypot(error, of_variance),
+        jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs)),
+    )
 
 
 def _outweighed(ess: Scalar, num_islands: int) -> dict[str, Array]:

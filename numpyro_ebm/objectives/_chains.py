@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._types import Array, Key, PyTree, Scalar
-from ..kernels import AbstractKernel, check_free_kernel, run_chains, step_adaptation
+from ..kernels import AbstractKernel, run_chains, step_adaptation
 from ._base import num_points
-
-
-def check_kernel(kernel: Any) -> None:
-    check_free_kernel(kernel)
-    step_adaptation(kernel)
 
 
 def with_step(move: Any, step_size: Scalar) -> Any:

@@ -217,6 +217,7 @@ class _Moments(NamedTuple):
     covariance: Array
 
 
+@eqx.filter_jit
 def classifier_log_z(
     objective: NoiseContrastiveEstimation,
     rng_key: Key,
@@ -225,30 +226,16 @@ def classifier_log_z(
     data: Array,
     weights: Float[Array, " n"] | None,
 ) -> LogZ:
-    r"""The constant that was trained; its error is the sandwich of the logistic likelihood.
+    r"""The constant that was trained; its error is the sandwich $H^{-1} V H^{-1}/n$.
 
-    Over all trained numbers, if there are at most 500; of a larger network over the constant
-    alone, without the uncertainty of the energy's shape.
+    By the gradients at data and noise, over all trained numbers, if there are at most 500; of a
+    larger network over the constant alone, without the uncertainty of the energy's shape.
     """
     size = len(data)
     if size > _MOST_ROWS:
         order_key, rng_key = jr.split(rng_key)
         rows = jr.choice(order_key, size, (_MOST_ROWS,), replace=False)
         data, weights = jax.tree.map(lambda x: x[rows], (data, weights))
-    variance = _variance(objective, rng_key, trainable, noise, data, weights)
-    return LogZ(unfreeze(trainable.log_z), jnp.sqrt(variance / size), method="classification")
-
-
-@eqx.filter_jit
-def _variance(
-    objective: NoiseContrastiveEstimation,
-    rng_key: Key,
-    trainable: Contrasted,
-    noise: Any,
-    data: Array,
-    weights: Float[Array, " n"] | None,
-) -> Scalar:
-    r"""$n$ times that of $\log Z$: $H^{-1} V H^{-1}$, by the gradients at data and noise."""
     params, rest = partition_trainable(trainable)
     if sum(x.size for x in jax.tree.leaves(params)) > _MOST_PARAMETERS:
         params, rest = eqx.partition(
@@ -282,4 +269,5 @@ def _variance(
         of_data.curvature + num_noise * of_noise.curvature, hermitian=True
     )
     # Each step draws its noise anew, so that only the data's own chance is left.
-    return (inverse @ of_data.covariance @ inverse)[-1, -1]
+    variance = (inverse @ of_data.covariance @ inverse)[-1, -1] / size
+    return LogZ(unfreeze(trainable.log_z), jnp.sqrt(variance), method="classification")

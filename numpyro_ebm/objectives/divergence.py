@@ -13,9 +13,9 @@ from .._checks import check_count, check_finite
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
 from ..energies import ConditionalEnergy, as_energy, is_discrete, is_real
-from ..kernels import MALA, AbstractKernel
+from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 from ._base import AbstractObjective, at_condition, weighted_mean
-from ._chains import chain_divergence, check_kernel, next_step_size, run_from, with_step
+from ._chains import chain_divergence, next_step_size, run_from, with_step
 from ._noise import check_noise, fitted_noise
 
 
@@ -233,7 +233,8 @@ class ContrastiveDivergence(AbstractObjective):
 
     def __check_init__(self) -> None:
         check_count("num_steps", self.num_steps)
-        check_kernel(self.kernel)
+        check_free_kernel(self.kernel)
+        step_adaptation(self.kernel)
         check_finite("energy_penalty", self.energy_penalty)
         check_finite("kl_weight", self.kl_weight)
         if not isinstance(self.start, AbstractStart):

@@ -14,8 +14,8 @@ from numpyro.primitives import _PYRO_STACK, mutable
 from .._checks import as_floats, check_count
 from .._types import Array, Scalar
 from ..energies import as_energy, is_discrete
-from ..kernels import MALA, AbstractKernel
-from ._chains import check_kernel, next_step_size, run_from, with_step
+from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
+from ._chains import next_step_size, run_from, with_step
 from ._noise import check_noise
 
 
@@ -61,7 +61,8 @@ class MonteCarloLogZ(eqx.Module):
     name: str = eqx.field(static=True, default="log_z_chains", kw_only=True)
 
     def __check_init__(self) -> None:
-        check_kernel(self.kernel)
+        check_free_kernel(self.kernel)
+        step_adaptation(self.kernel)
         check_count("num_steps", self.num_steps)
         check_count("num_chains", self.num_chains)
 
