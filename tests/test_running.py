@@ -200,6 +200,15 @@ def test_a_checkpoint_of_another_run_is_refused(other, tmp_path):
     fit()  # The arguments made anew are the same.
 
 
+def test_a_state_in_a_checkpoint_goes_on_with_another_optimiser(tmp_path):
+    path, settings = tmp_path / "fit.ebm", {"early_stopping": ebm.EarlyStopping(every=5)}
+    fitted = run(20, checkpoint=path, **settings)
+    state = ebm.load(path, like=run(1, **settings).state)
+    assert trees_equal(arrays(state), arrays(fitted.state))
+    slower = run(5, by=estimator(1e-3), init_state=state, **settings)
+    assert slower.state.step == 25
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     path = tmp_path / "fit.ebm"
     run(checkpoint=path)

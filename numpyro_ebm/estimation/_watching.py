@@ -126,7 +126,8 @@ class Checkpoint:
                 f"`checkpoint`, {self.path}, is of a run with another "
                 f"{' and another '.join(f'`{name}`' for name in others)}: pass the same "
                 "arguments again, or give another path. To go on from it all the same, pass "
-                "`init_state=ebm.load(path, like=estimator.init(rng_key, energy, data))`."
+                "`init_state=ebm.load(path, like=state)`, where `state` is that of a run of "
+                "one step with the old arguments."
             )
         return fill(self.like, self.path, description, arrays)
 
