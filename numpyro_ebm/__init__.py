@@ -7,22 +7,11 @@ __version__ = "0.1.0"
 
 from . import datasets as datasets, plots as plots
 from ._calculus import score as score
-from ._factor import factor as factor
-from ._integrable import Integrability as Integrability, check_integrable as check_integrable
-from ._normalization import (
+from ._guard import (
     UnnormalizedError as UnnormalizedError,
     check_normalization as check_normalization,
 )
 from ._trainable import freeze as freeze, unfreeze as unfreeze
-from .comparison import (
-    Comparison as Comparison,
-    HyvarinenScore as HyvarinenScore,
-    LogLikelihood as LogLikelihood,
-    LogScore as LogScore,
-    compare as compare,
-    log_likelihood as log_likelihood,
-)
-from .diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
 from .diagnostics import (
     DriftProbe as DriftProbe,
     EnergyPIT as EnergyPIT,
@@ -48,7 +37,14 @@ from .diagnostics import (
     to_arviz as to_arviz,
     training_report as training_report,
 )
-from .distribution import EnergyDistribution as EnergyDistribution
+from .diagnostics._comparison import (
+    Comparison as Comparison,
+    HyvarinenScore as HyvarinenScore,
+    LogLikelihood as LogLikelihood,
+    LogScore as LogScore,
+    compare as compare,
+    log_likelihood as log_likelihood,
+)
 from .energies import (
     AbstractEnergy as AbstractEnergy,
     Banana as Banana,
@@ -105,7 +101,6 @@ from .kernels import (
     BlockGibbs as BlockGibbs,
     ChainState as ChainState,
     GibbsWithGradients as GibbsWithGradients,
-    HamiltonianState as HamiltonianState,
     KernelState as KernelState,
     ParallelTempering as ParallelTempering,
     RandomWalkMetropolis as RandomWalkMetropolis,
@@ -125,6 +120,10 @@ from .normalizers import (
     log_partition as log_partition,
     log_partition_ratio as log_partition_ratio,
     normalize as normalize,
+)
+from .normalizers._integrability import (
+    Integrability as Integrability,
+    check_integrable as check_integrable,
 )
 from .objectives import (
     ConditionalNoiseContrastiveEstimation as ConditionalNoiseContrastiveEstimation,
@@ -162,6 +161,7 @@ from .plots import (
     plot_trace as plot_trace,
     plot_training as plot_training,
 )
+from .plots._diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
 from .sampling import (
     Draws as Draws,
     Moments as Moments,
@@ -169,3 +169,4 @@ from .sampling import (
     sample_moments as sample_moments,
 )
 from .saving import load as load, save as save
+from .sites._distribution import EnergyDistribution as EnergyDistribution

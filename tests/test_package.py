@@ -21,11 +21,12 @@ LEVELS = {
     "_checks": 0,
     "_enumeration": 0,
     "_files": 0,
-    "_interrupts": 0,
+    "_driver": 0,
     "_trainable": 0,
     "_values": 0,
     "datasets": 1,
     "energies": 1,
+    "chains": 1,
     "_calculus": 1,
     "_integrable": 1,
     "_normalization": 1,
@@ -45,7 +46,7 @@ LEVELS = {
 }
 
 DOORS = {
-    "blackjax": "kernels/_blackjax.py",
+    "blackjax": "chains/_blackjax.py",
     "optax": "estimation/",
     "arviz_base": "diagnostics/arviz.py",
     "arviz_stats": "_arviz.py",

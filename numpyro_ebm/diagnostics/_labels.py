@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from xarray import Dataset
 
-from ..sampling import Draws
+from ..sampling import AbstractDraws, SiteDraws
 from ._clusters import cluster
+from ._datatree import by_name, to_arviz
 from ._summaries import evaluate, values
-from .arviz import by_name, to_arviz
 
 
 class Run(NamedTuple):
@@ -21,9 +21,9 @@ class Run(NamedTuple):
 
 
 def finite_run(source: Any) -> Run:
-    if isinstance(source, Draws):
+    if isinstance(source, AbstractDraws):
         arrays = by_name(source.values)
-        if not source.kernel:  # Independent draws of a site, of any sample shape.
+        if isinstance(source, SiteDraws):  # Independent, of any sample shape.
             ndim = source.accept_prob.ndim
             arrays = {k: x.reshape(1, -1, *x.shape[ndim:]) for k, x in arrays.items()}
         source = arrays

@@ -5,7 +5,7 @@ from typing import Any
 from .._checks import as_data
 from .._types import Array, Float, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy
-from ..sampling import Draws
+from ..sampling import AbstractDraws
 
 
 def as_energy_and_chains(
@@ -17,7 +17,7 @@ def as_energy_and_chains(
     if shape is None:
         raise ValueError("`event_shape` is needed because this energy doesn't know it.")
     check_energy(energy, shape)
-    points = as_data(draws.values if isinstance(draws, Draws) else draws, name)
+    points = as_data(draws.values if isinstance(draws, AbstractDraws) else draws, name)
     lead = points.ndim - len(shape)
     if lead not in (1, 2) or points.shape[lead:] != shape:
         raise ValueError(
@@ -41,7 +41,7 @@ def as_samples(x: Any, y: Any) -> tuple[Float[Array, "n d"], Float[Array, "m d"]
     """Two samples of the same kind of points, each point a vector."""
     samples = []
     for name, sample in (("x", x), ("y", y)):
-        if isinstance(sample, Draws):
+        if isinstance(sample, AbstractDraws):
             raise TypeError(
                 f"`{name}` must be an array of independent points, `(n, *event)`, got "
                 f"{sample}. Thin the draws of chains and put them end to end first."

@@ -11,7 +11,7 @@ from numpyro import handlers
 from numpyro.infer import MCMC
 
 from .._types import Array, Scalar
-from ..distribution import EnergyDistribution
+from ..sites._distribution import EnergyDistribution
 
 
 def trace(mcmc: MCMC, model: Any, draw: Any) -> dict[str, dict]:

@@ -1,8 +1,6 @@
 """`Estimator`: optax drives an objective."""
 
-import itertools
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +13,9 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.sharding import Sharding
-from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key, check_probability, user_level
-from .._interrupts import delayed_interrupt
+from .._driver import drive
 from .._trainable import partition_trainable
 from .._types import Array, Float, Key, PyTree, Scalar
 from .._values import ByValue
@@ -35,31 +32,23 @@ from ..objectives import AbstractObjective
 from ._batches import (
     Batches,
     Rows,
-    Stack,
     as_batch,
     as_batch_size,
     as_weighted,
     hold_out,
-    next_source,
     num_rows,
 )
+from ._run import NonFiniteStepError, Run
 from ._state import EstimatorState
 from ._steps import (
-    MAX_FUSED,
     Rule,
     best_of,
     compiled_evaluate,
     compiled_stable_update,
     compiled_update,
-    first_order,
-    fused_steps,
     learned,
-    loss_and_grads,
 )
 from ._watching import Checkpoint, EarlyStopping, Watch, prepared, with_best
-
-#: Seconds that one compiled call should take: the bar moves, and an interrupt gets through.
-_SECONDS_A_CALL = 0.25
 
 
 class EstimatorRunResult(NamedTuple):
@@ -261,41 +250,22 @@ class Estimator:
             if isinstance(batches, Batches):  # Those that the steps so far have seen.
                 batches.skip(int(state.step))
         watch = Watch(self.objective, early_stopping, held_out, state)
-        num_steps = 0 if watch.has_ended else num_steps
-        state = with_best(state, None)
-        history: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-        bar = tqdm(total=max(num_steps, 0), disable=not progress_bar)
-        with bar, delayed_interrupt() as interrupted:
-            try:
-                for call in self._calls(state, num_steps, batches, watch.every):
-                    state, losses, metrics = call
-                    history.append((losses, metrics))
-                    watch.see(state)
-                    bar.set_postfix_str(_postfix(losses, metrics), refresh=False)
-                    bar.update(len(losses))
-                    if saved is not None:
-                        saved.save(watch.attach(state), is_due=False)
-                    stops = callback is not None and bool(callback(state, losses))
-                    if watch.has_ended or stops or interrupted():
-                        break
-            except NonFiniteStepError as stop:
-                good = watch.attach(stop.state)
-                result = self._result(rng_key, good, [*history, stop.history], None)
-                message = self._diagnose(stop.state, stop.batches)
-                raise NonFiniteError(message, result) from None
-        if interrupted():
-            _warn(
-                f"Interrupted at step {int(state.step)} and returning the run so far; go on "
-                "with `run(..., init_state=result.state)`."
-            )
-        state = watch.attach(state)
+        run = Run(self._rule, with_best(state, None), batches, watch, saved, callback)
+        resume = "run(..., init_state=result.state)"
+        try:
+            left = 0 if watch.has_ended else num_steps
+            done = drive(run.call, left, progress_bar=progress_bar, resume=resume)
+        except NonFiniteStepError as stop:
+            result = self._result(rng_key, run, None)
+            raise NonFiniteError(str(stop), result) from None
+        if run.is_out_of_data:
+            self._warn(f"`data` ended after {done} of {left} steps.")
         if saved is not None:
-            saved.save(state, is_due=True)
-        rows = batches if isinstance(batches, Rows) else None
-        result = self._result(rng_key, state, history, rows)
+            saved.save(watch.attach(run.state), is_due=True)
+        result = self._result(rng_key, run, batches if isinstance(batches, Rows) else None)
         if len(result.losses):
             self._warn(self.objective.remark(result.metrics))
-        return result._replace(validation_losses=np.asarray(watch.losses))
+        return result
 
     def _checkpoint(
         self, path: Path, state: EstimatorState, arguments: dict[str, Any]
@@ -327,41 +297,9 @@ class Estimator:
             data, weights = jax.device_put((data, weights), sharding)
         return data, Rows(data, weights, batch_size, sharding)
 
-    def _calls(
-        self,
-        state: EstimatorState,
-        num_steps: int,
-        batches: Rows | Batches,
-        every: int | None,
-    ) -> Iterator:
-        """Compiled calls of many steps each, of a length that suits the progress bar."""
-        left, length = num_steps, 1
-        order = first_order(state, batches) if isinstance(batches, Rows) else None
-        while left > 0:
-            start = time.perf_counter()
-            length = min(length, left, MAX_FUSED)
-            if every is not None:  # An evaluation comes after a certain step.
-                length = min(length, every - int(state.step) % every)
-            source, length = next_source(batches, state, length)
-            if length == 0:
-                _warn(f"`data` ended after {num_steps - left} of {num_steps} steps.")
-                return
-            state, order, count, losses, metrics = fused_steps(
-                self._rule, state, source, order, jnp.asarray(length)
-            )
-            count = int(count)
-            history = (np.asarray(losses)[:count], _heads(metrics, count))
-            if count < length:
-                raise NonFiniteStepError(state, history, source)
-            yield state, *history
-            left -= count
-            if time.perf_counter() - start < _SECONDS_A_CALL:
-                length *= 2
-
-    def _result(
-        self, rng_key: Key, state: EstimatorState, history: list, rows: "Rows | None"
-    ) -> EstimatorRunResult:
-        losses, metrics = zip(*(history or [(np.zeros(0), {})]), strict=True)
+    def _result(self, rng_key: Key, run: Run, rows: Rows | None) -> EstimatorRunResult:
+        """What was learned; with the errors that all `rows` can give it."""
+        state = run.watch.attach(run.state)
         if rows is None:
             energy = self.get_energy(state)
         else:
@@ -371,61 +309,18 @@ class Estimator:
             )
             energy = _as_given(energy, state)
             self._warn(remark)
-        return EstimatorRunResult(
-            energy=energy,
-            losses=np.concatenate(losses),
-            metrics=jax.tree.map(lambda *parts: np.concatenate(parts), *metrics),
-            state=state,
-        )
+        losses, metrics = run.history
+        return EstimatorRunResult(energy, losses, metrics, state, np.asarray(run.watch.losses))
 
     def _warn(self, remark: str | None) -> None:
         if remark is not None:
-            _warn(f"`{type(self.objective).__name__}`: {remark}")
-
-    def _diagnose(self, state: EstimatorState, source: "Rows | Stack") -> str:
-        """Say where the step that `state` could not make went wrong."""
-        batch, weights = source.batch(state, source.order(state))
-        (loss, _), grads = loss_and_grads(self.objective, state, batch, weights)
-        bad = [
-            jax.tree_util.keystr(path)
-            for path, grad in jax.tree_util.tree_leaves_with_path(grads)
-            if not np.isfinite(grad).all()
-        ]
-        where = f"the gradient of {', '.join(bad)}" if bad else "the optimiser's update"
-        if not np.isfinite(loss):
-            where = f"the loss ({float(loss)})" + (f" and {where}" if bad else "")
-        return (
-            f"Step {int(state.step)} is not finite in {where}. The error's `result` holds the "
-            "last good state; go on from it with a smaller learning rate, or look at what "
-            "grows in `result.energy`."
-        )
-
-
-class NonFiniteStepError(Exception):
-    """The step after `state` isn't finite; `history` is what the call did before it."""
-
-    def __init__(self, state: EstimatorState, history: tuple, batches: Any) -> None:
-        self.state = state
-        self.history = history
-        self.batches = batches
+            message = f"`{type(self.objective).__name__}`: {remark}"
+            warnings.warn(message, stacklevel=user_level())
 
 
 def _weighted(batch: PyTree, weights: Array | None) -> tuple[PyTree, Array | None]:
     # Without weights anything goes: a NaN is for `stable_update`.
     return (batch, None) if weights is None else as_weighted(batch, weights)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=user_level())
-
-
-def _heads(metrics: dict[str, Array], count: int) -> dict[str, np.ndarray]:
-    return jax.tree.map(lambda x: np.asarray(x)[:count], metrics)
-
-
-def _postfix(losses: np.ndarray, metrics: dict[str, np.ndarray]) -> str:
-    shown = {"loss": losses, **dict(itertools.islice(metrics.items(), 2))}
-    return ", ".join(f"{name} {values[-1]:.4g}" for name, values in shown.items())
 
 
 def _as_learnable(energy: Any) -> Any:

@@ -1,36 +1,81 @@
-"""The states of our kernels: NumPyro's `HMCState` names over BlackJAX's states."""
+"""`KernelState`: NumPyro's `HMCState` names over a batch of one chain."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from numpyro.util import is_prng_key
 
-from .._types import Array, Key, Point, Scalar
-from ._adaptation import AdaptState
+from .._types import Array, Energy, Key, Point, Scalar
+from ..chains import (
+    ChainState,
+    Report,
+    Sampler,
+    refresh_chains,
+    start_alone,
+    transition,
+)
 
 
-class KernelState(NamedTuple):
-    """The state of one chain, or of many with a leading axis.
+class _OfTrajectories:
+    """An attribute of the states of Hamiltonian kernels alone, as in NumPyro."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+
+    def __get__(self, state: Any, owner: type) -> Array:
+        if state is None or state.report.energy is None:
+            raise AttributeError(f"Only states of Hamiltonian kernels have `{self.field}`.")
+        return getattr(state.report, self.field)
+
+
+class KernelState(eqx.Module):
+    """The state of one chain under `MCMC`, or of many with a leading axis.
+
+    - **chain**: a batch of one chain.
+    - **report**: what its last transition reported.
+
+    Their contents have NumPyro's names:
 
     - **i**: the number of transitions made.
-    - **move_state**: BlackJAX's state: position, log-density and its gradient. Read them as
-      `z`, `potential_energy` and `z_grad` (`None` if the kernel needs no gradient).
+    - **z**, **potential_energy**, **z_grad**: where the chain is; the gradient is `None` if the
+      kernel needs none.
     - **accept_prob**: the acceptance probability of the last proposal; of an unadjusted kernel
       what it would be with an adjustment.
     - **mean_accept_prob**: its mean since the start of the warm-up, or since its end.
     - **diverging**: whether the proposal's energy error passed 1000 or was not finite.
     - **n_grad**: the number of gradients that the transition evaluated.
+    - **energy**, **num_steps**: of a Hamiltonian kernel, the Hamiltonian at the end of the
+      transition, momentum included, and the number of steps of its integrator.
+    - **move_state**: BlackJAX's state: position, log-density and its gradient.
     - **adapt_state**: step size, metric, and the state of their adaptation.
     - **rng_key**: transition `i` draws from `fold_in(rng_key, i)`.
     """
 
-    i: Array
-    move_state: Any
-    accept_prob: Scalar
-    mean_accept_prob: Scalar
-    diverging: Array
-    n_grad: Array
-    adapt_state: AdaptState
-    rng_key: Key
+    chain: ChainState
+    report: Report
+
+    energy: ClassVar[Any] = _OfTrajectories("energy")
+    num_steps: ClassVar[Any] = _OfTrajectories("n_grad")
+
+    @property
+    def i(self) -> Array:
+        return self.chain.i
+
+    @property
+    def move_state(self) -> Any:
+        return self._one(self.chain.move_state)
+
+    @property
+    def adapt_state(self) -> Any:
+        return self.chain.adapt_state
+
+    @property
+    def rng_key(self) -> Key:
+        return self._one(self.chain.rng_key)
 
     @property
     def z(self) -> Point:
@@ -45,35 +90,85 @@ class KernelState(NamedTuple):
     def potential_energy(self) -> Scalar:
         return -self.move_state.logdensity
 
-
-class StillState(NamedTuple):
-    """The move state of a model without latent sites."""
-
-    position: Point
-    logdensity: Scalar
-
-
-class HamiltonianState(NamedTuple):
-    """A [`KernelState`][numpyro_ebm.KernelState] that also knows its trajectory.
-
-    - **energy**: the Hamiltonian at the end of the transition, momentum included.
-    - **num_steps**: the number of steps of its integrator.
-    """
-
-    i: Array
-    move_state: Any
-    accept_prob: Scalar
-    mean_accept_prob: Scalar
-    diverging: Array
-    n_grad: Array
-    adapt_state: AdaptState
-    rng_key: Key
-    energy: Scalar
-
-    z = KernelState.z
-    z_grad = KernelState.z_grad
-    potential_energy = KernelState.potential_energy
+    @property
+    def accept_prob(self) -> Scalar:
+        return self.report.accept_prob
 
     @property
-    def num_steps(self) -> Array:
-        return self.n_grad
+    def mean_accept_prob(self) -> Scalar:
+        return self._one(self.chain.accept_prob)
+
+    @property
+    def diverging(self) -> Array:
+        return self.report.diverging
+
+    @property
+    def n_grad(self) -> Array:
+        return self.report.n_grad
+
+    def _one(self, batch: Any) -> Any:
+        """The chain in a batch of one, whose axis comes after that of many states."""
+        axis = jnp.ndim(self.i)
+        return jax.tree.map(lambda x: x[(slice(None),) * axis + (0,)], batch)
+
+    def _replace(self, *, rng_key: Key) -> "KernelState":
+        # `MCMC` goes on from a state with another key.
+        chain = self.chain._replace(rng_key=jnp.expand_dims(rng_key, jnp.ndim(self.i)))
+        return KernelState(chain, self.report)
+
+
+def start_state(
+    rng_key: Key, sampler: Sampler, energy: Energy, position: Point, num_warmup: int
+) -> KernelState:
+    """One chain at `position`, or one per key, before the first transition.
+
+    **Raises** `ValueError` if a chain could never leave its start.
+    """
+    zero = jnp.zeros((), jnp.result_type(float))
+    hamiltonian = zero if sampler.move.is_hamiltonian else None
+    nothing = Report(zero, jnp.zeros((), bool), jnp.zeros((), int), None, hamiltonian)
+
+    def start(rng_key: Key, position: Point) -> KernelState:
+        chain = start_alone(rng_key, sampler, energy, position, num_warmup)
+        return KernelState(chain, nothing)
+
+    state = (start if is_prng_key(rng_key) else jax.vmap(start))(rng_key, position)
+    _check_start(state)
+    return state
+
+
+def next_state(sampler: Sampler, energy: Energy, state: KernelState) -> KernelState:
+    """One transition."""
+    # All chains are as far, and of a batch of numbers `cond` would run both branches.
+    i = state.i.reshape(-1)[0]
+
+    def move(one: KernelState) -> KernelState:
+        chain, report = transition(sampler, energy, one.chain._replace(i=i))
+        report = report._replace(tuning=None)
+        return KernelState(chain, jax.tree.map(lambda x: x[0], report))
+
+    return _each_chain(move, state)
+
+
+def refreshed_state(sampler: Sampler, energy: Energy, state: KernelState) -> KernelState:
+    """`state` with the energy and gradient that it caches computed anew."""
+
+    def refresh(one: KernelState) -> KernelState:
+        return KernelState(refresh_chains(sampler, energy, one.chain), one.report)
+
+    return _each_chain(refresh, state)
+
+
+def _each_chain(fn: Callable[[KernelState], KernelState], state: KernelState) -> KernelState:
+    return fn(state) if jnp.ndim(state.i) == 0 else jax.vmap(fn)(state)
+
+
+def _check_start(state: KernelState) -> None:
+    leaves = jax.tree.leaves((state.potential_energy, state.z_grad))
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return
+    if not all(jnp.isfinite(x).all() for x in leaves):
+        raise ValueError(
+            "The potential or its gradient is not finite where a chain starts, so it could "
+            "never move. Give a better start with `init_params`."
+        )

@@ -4,20 +4,20 @@ from ._base import (
     AbstractExactMethod as AbstractExactMethod,
     AbstractNormalizer as AbstractNormalizer,
 )
+from ._bridge import BridgeSampling as BridgeSampling
+from ._enumeration import Enumeration as Enumeration
+from ._importance import (
+    AnnealedImportanceSampling as AnnealedImportanceSampling,
+    ImportanceSampling as ImportanceSampling,
+)
+from ._nested import NestedSampling as NestedSampling
+from ._quadrature import Quadrature as Quadrature
+from ._sequential import (
+    SequentialMonteCarlo as SequentialMonteCarlo,
+    ThermodynamicIntegration as ThermodynamicIntegration,
+)
 from ._verbs import (
     log_partition as log_partition,
     log_partition_ratio as log_partition_ratio,
     normalize as normalize,
-)
-from .bridge import BridgeSampling as BridgeSampling
-from .enumeration import Enumeration as Enumeration
-from .importance import (
-    AnnealedImportanceSampling as AnnealedImportanceSampling,
-    ImportanceSampling as ImportanceSampling,
-)
-from .nested import NestedSampling as NestedSampling
-from .quadrature import Quadrature as Quadrature
-from .sequential import (
-    SequentialMonteCarlo as SequentialMonteCarlo,
-    ThermodynamicIntegration as ThermodynamicIntegration,
 )

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from .._types import Array, Float, Key
+from ..chains import Annealing
 from ..energies import is_discrete
-from ..kernels import Annealing
 
 
 class ShortRun(NamedTuple):

@@ -4,14 +4,13 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 
 from .._checks import as_floats
 from .._trainable import unfreeze
 from .._types import Array, Key, Scalar, Shape
+from ..chains import Annealing
 from ..energies import (
     AbstractEnergy,
     as_energy,
@@ -25,10 +24,9 @@ from ..energies import (
 from ..kernels import (
     HMC,
     AbstractKernel,
-    Annealing,
     GibbsWithGradients,
+    as_sampler,
     check_exact,
-    check_free_kernel,
     step_adaptation,
 )
 
@@ -115,21 +113,15 @@ def annealing(
     reference, energy, _ = unconstrained_from(reference, energy)
     if kernel is None:
         kernel = GibbsWithGradients() if is_discrete(energy) else _short_trajectories()
-    check_free_kernel(kernel)
-    kernel.move.check(energy)
+    sampler = as_sampler(kernel)
+    sampler.move.check(energy)
     check_exact(kernel)
+    step_adaptation(kernel)
     if num_steps is None:
         num_steps = max(2, math.prod(reference.event_shape or ()) // 4 * is_discrete(energy))
-    made = Annealing(kernel.move, step_adaptation(kernel), reference, energy, num_steps)
-    # Python's numbers would be constants of the compiled program.
-    return jax.tree.map(_as_array, made)
+    return Annealing(sampler, reference, energy, num_steps)
 
 
 def _short_trajectories() -> HMC:
     # A transition of two steps forgets as much as five of one, for fewer gradients.
     return HMC(num_steps=2, trajectory_length=None)
-
-
-def _as_array(leaf: Any) -> Any:
-    is_number = isinstance(leaf, float | np.ndarray | np.generic)
-    return as_floats(leaf) if is_number else leaf

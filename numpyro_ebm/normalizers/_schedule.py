@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._types import Array, Float, Int, Key, Scalar
-from ..kernels import (
+from ..chains import (
     MAX_LEVELS,
     NO_ADAPTATION,
     Annealing,
@@ -75,7 +75,7 @@ NOT_REACHED = (
 
 
 def without_adaptation(annealing: Annealing) -> Annealing:
-    return eqx.tree_at(lambda a: a.adaptation, annealing, NO_ADAPTATION)
+    return eqx.tree_at(lambda a: a.sampler.adaptation, annealing, NO_ADAPTATION)
 
 
 def follow(

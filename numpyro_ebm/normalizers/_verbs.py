@@ -7,7 +7,6 @@ from typing import Any
 from jax.core import Tracer
 
 from .._checks import check_key, user_level
-from .._integrable import check_integrable
 from .._types import Key, Shape
 from ..energies import (
     AbstractEnergy,
@@ -19,11 +18,12 @@ from ..energies import (
     unconstrained,
 )
 from ._base import AbstractExactMethod, AbstractNormalizer
+from ._bridge import BridgeSampling
+from ._enumeration import Enumeration
+from ._integrability import check_integrable
+from ._quadrature import Quadrature
 from ._reference import find_reference
-from .bridge import BridgeSampling
-from .enumeration import Enumeration
-from .quadrature import Quadrature
-from .sequential import SequentialMonteCarlo
+from ._sequential import SequentialMonteCarlo
 
 
 def log_partition(

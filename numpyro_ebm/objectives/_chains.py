@@ -8,12 +8,9 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._types import Array, Key, PyTree, Scalar
-from ..kernels import AbstractKernel, run_chains, step_adaptation
+from ..chains import run_chains
+from ..kernels import AbstractKernel, step_adaptation
 from ._base import num_points
-
-
-def with_step(move: Any, step_size: Scalar) -> Any:
-    return eqx.tree_at(lambda m: m.step_size, move, step_size)
 
 
 class Run(NamedTuple):

@@ -15,7 +15,7 @@ from .._types import Array, Float, Key, PyTree, Scalar, Shape
 from ..energies import ConditionalEnergy, as_energy, is_discrete, is_real
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 from ._base import AbstractObjective, at_condition, weighted_mean
-from ._chains import chain_divergence, next_step_size, run_from, with_step
+from ._chains import chain_divergence, next_step_size, run_from
 from ._noise import check_noise, fitted_noise
 
 
@@ -174,7 +174,7 @@ class ShortRunGenerator(eqx.Module):
         start_key, chain_key = jr.split(rng_key)
         size = int(np.prod(sample_shape, dtype=int))
         starts = self.noise.sample(start_key, (size,))
-        move = with_step(self.kernel.move, self.step_size)
+        move = self.kernel.move.with_step(self.step_size)
         energy = unfreeze(self.potential)
         ends = run_from(chain_key, move, energy, starts, self.num_steps).ends
         return ends.reshape(*sample_shape, *ends.shape[1:])
@@ -273,7 +273,7 @@ class ContrastiveDivergence(AbstractObjective):
         is_pair = isinstance(trainable, ConditionalEnergy)
         points = batch[0] if is_pair else batch
         starts, carried = self.start.begin(start_key, state.starts, points)
-        move = with_step(self.kernel.move, state.step_size)
+        move = self.kernel.move.with_step(state.step_size)
         conditions = batch[1] if is_pair else None
         run = run_from(chain_key, move, trainable, starts.points, self.num_steps, conditions)
         ends, accept_prob = run.ends, run.accept_prob

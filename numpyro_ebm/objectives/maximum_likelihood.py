@@ -39,6 +39,13 @@ class MaximumLikelihood(AbstractObjective):
 
     method: AbstractExactMethod
 
+    def __check_init__(self) -> None:
+        if not isinstance(self.method, AbstractExactMethod):
+            raise TypeError(
+                "`method` must be exact, such as `ebm.Quadrature(low, high)` or "
+                f"`ebm.Enumeration()`, got {self.method!r:.80}."
+            )
+
     def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Any, None]:
         if not isinstance(energy, ConditionalEnergy):
             jax.eval_shape(lambda: self.method.log_z(energy))

@@ -15,7 +15,7 @@ from .._checks import as_floats, check_count
 from .._types import Array, Scalar
 from ..energies import as_energy, is_discrete
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
-from ._chains import next_step_size, run_from, with_step
+from ._chains import next_step_size, run_from
 from ._noise import check_noise
 
 
@@ -83,7 +83,7 @@ class MonteCarloLogZ(eqx.Module):
             # A guide that sets itself up differentiates the model once, outside of `jit`.
             is_compiled = isinstance(begun["points"], Tracer)
             return jnp.zeros(()) if is_compiled else -jax.vmap(energy)(state["points"]).mean()
-        move = with_step(self.kernel.move, state["step_size"])
+        move = self.kernel.move.with_step(state["step_size"])
         points = state["points"]
         constant = _without_closure(energy, points[0])
         run = run_from(chain_key, move, constant, points, self.num_steps)

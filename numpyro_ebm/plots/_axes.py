@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ..sampling import Draws
+from ..sampling import AbstractDraws
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
@@ -40,7 +40,7 @@ def evenly(size: int, num: int) -> np.ndarray:
 
 def values_of(name: str, draws: Any) -> np.ndarray:
     """The array of points in `draws`, which may be `Draws`."""
-    values = draws.values if isinstance(draws, Draws) else draws
+    values = draws.values if isinstance(draws, AbstractDraws) else draws
     if not isinstance(values, jax.Array | np.ndarray | list | tuple):
         raise TypeError(
             f"`{name}` must be one array of points, got {type(values).__name__}. Of a pytree "

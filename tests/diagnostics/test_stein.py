@@ -9,7 +9,7 @@ from numpyro.distributions import Exponential
 import numpyro_ebm as ebm
 from numpyro_ebm.diagnostics._correlation import spread
 from numpyro_ebm.diagnostics._radial import at_scale, kernel_products
-from numpyro_ebm.diagnostics.stein import stein_kernel
+from numpyro_ebm.diagnostics._stein import stein_kernel
 
 NORMAL = ebm.Gaussian([0.0], [[1.0]])
 KERNELS = {

@@ -11,9 +11,9 @@ import pytest
 from helpers import COVARIANCE, assert_moments
 
 import numpyro_ebm as ebm
+from numpyro_ebm.chains import blackjax, report
 from numpyro_ebm.kernels import Adaptation, AdjustedMCLMCMove, GHMCMove, HMCMove, run_chains
-from numpyro_ebm.kernels._blackjax import blackjax
-from numpyro_ebm.kernels._move import jittered, report
+from numpyro_ebm.kernels._hamiltonian import jittered
 
 METRICS = {"diagonal": np.array([2.0, 0.3]), "dense": COVARIANCE}
 

@@ -8,7 +8,7 @@ from helpers import assert_moments
 
 import numpyro_ebm as ebm
 from numpyro_ebm.kernels import LangevinMove, MALAMove
-from numpyro_ebm.kernels.langevin import flat_normal
+from numpyro_ebm.kernels._langevin import flat_normal
 
 A = np.array([[2.0, 0.8], [0.8, 1.0]])
 ETA, NUM_CHAINS = 0.2, 4000

@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import norm
 
 import numpyro_ebm as ebm
-from numpyro_ebm.kernels import Annealing, run_chains, step_adaptation
+from numpyro_ebm.chains import Annealing
+from numpyro_ebm.kernels import as_sampler, run_chains
 
 WEIGHTS = np.array([0.7, 0.3])
 MODES = ebm.GaussianMixture(WEIGHTS, [[-4.0, 0.0], [4.0, 0.0]], [np.eye(2)] * 2)
@@ -94,7 +95,7 @@ def test_tempered_smc_knows_its_normaliser(name):
     assert error < 0.02
     assert abs(ratio.mean() - 1) < 4 * error
     if name != "AutoMALA":
-        target_accept_prob = smc.adaptation.target_tuning
+        target_accept_prob = smc.sampler.adaptation.target_tuning
         assert abs(runs.accept_prob.mean() - target_accept_prob) < 0.1
 
 
@@ -103,7 +104,7 @@ def test_the_step_size_goes_where_a_kernel_is_tuned(name):
     """From a step that is far too short, at one temperature."""
     kernel, target = EXACT[name], ebm.Gaussian(np.zeros(3), np.eye(3))
     move = eqx.tree_at(lambda move: move.step_size, kernel.move, jnp.asarray(0.01))
-    annealing = Annealing(move, step_adaptation(kernel), target, target, 5)
+    annealing = Annealing(as_sampler(kernel), target, target, 5)
 
     def advance(particles, _):
         return annealing.move_at(particles, jnp.ones(())), particles.step_size

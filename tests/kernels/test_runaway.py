@@ -9,8 +9,9 @@ from blackjax.mcmc.metrics import default_metric
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
+from numpyro_ebm.chains._move import settle
 from numpyro_ebm.kernels import run_chains
-from numpyro_ebm.kernels._move import euclidean, settle
+from numpyro_ebm.kernels._hamiltonian import euclidean
 
 DENSE = np.full((3, 3), 0.99) + 0.01 * np.eye(3)
 FIXED = {"adapt_step_size": False, "adapt_mass_matrix": False}

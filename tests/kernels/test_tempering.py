@@ -9,7 +9,7 @@ from helpers import assert_means, assert_moments
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
-from numpyro_ebm.kernels import tempering
+from numpyro_ebm.kernels import _tempering as tempering
 
 WEIGHTS = np.array([0.7, 0.3])
 MODES = ebm.GaussianMixture(WEIGHTS, [[-4.0, 0.0], [4.0, 0.0]], [np.eye(2)] * 2)

@@ -12,9 +12,10 @@ from numpyro.diagnostics import split_gelman_rubin
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
+from numpyro_ebm.chains import advance, report
+from numpyro_ebm.chains._metric import metric_of
 from numpyro_ebm.kernels import Adaptation
-from numpyro_ebm.kernels._adaptation import _metric
-from numpyro_ebm.kernels._move import report
+from numpyro_ebm.sampling._problem import as_problem, first_state
 
 LOCAL = {
     "MALA": ebm.MALA,
@@ -164,12 +165,9 @@ def test_a_travel_hands_its_step_over():
 def test_a_warm_up_that_stops_goes_on_as_if_it_had_not():
     whole = {"num_chains": 8, "num_warmup": 100, "num_samples": 20, "progress_bar": False}
     at_once = ebm.sample(jr.key(0), NORMAL, ebm.MALA(), **whole)
-    problem = ebm.sampling._problem(NORMAL, ebm.MALA())
-    positions = ebm.sampling._positions(problem, NORMAL, jr.key(0), None, 8)
-    state = ebm.sampling._start(problem, jr.key(0), positions, 100, None)
-    state, _ = ebm.kernels.advance_chains(
-        problem.move, problem.adaptation, problem.energy, state, 37
-    )
+    problem = as_problem(NORMAL, ebm.MALA())
+    state = first_state(problem, NORMAL, jr.key(0), 8, 100, None, None, None)
+    state, _ = advance(problem.sampler, problem.energy, state, 37)
     rest = ebm.sample(
         jr.key(0), NORMAL, ebm.MALA(), init_state=state, num_samples=20, progress_bar=False
     )
@@ -237,7 +235,7 @@ def test_the_shrinkage_is_relative(dense):
     def learnt(points, old):
         covariance = np.cov(points.T)
         m2 = 19 * (covariance if dense else np.diag(covariance))
-        metric = _metric((None, m2, 20), np.diag(old) if dense else old, True)
+        metric = metric_of((None, m2, 20), np.diag(old) if dense else old, True)
         assert (
             dense is False or np.linalg.eigvalsh(metric / np.outer(*[old**0.5] * 2)).min() > 0
         )
@@ -251,7 +249,7 @@ def test_the_shrinkage_is_relative(dense):
 def test_a_coordinate_that_has_not_moved_keeps_its_scale():
     adaptation = Adaptation(False, True, False, 0.8)
     for old in (1e-4, 1e4):
-        metric = _metric((None, jnp.array([3.0, 0.0]), 4), jnp.full(2, old), True)
+        metric = metric_of((None, jnp.array([3.0, 0.0]), 4), jnp.full(2, old), True)
         np.testing.assert_allclose(metric[1], old)
         np.testing.assert_allclose(metric[0], 4 / 9 + 5 / 9 * 1e-3 * max(1, old), rtol=1e-5)
     assert adaptation.regularize_mass_matrix

@@ -9,7 +9,8 @@ import pytest
 from helpers import COVARIANCE, MEAN, count_traces
 
 import numpyro_ebm as ebm
-from numpyro_ebm.kernels import Annealing, step_adaptation
+from numpyro_ebm.chains import Annealing
+from numpyro_ebm.kernels import as_sampler
 
 
 class Hidden(ebm.AbstractEnergy):
@@ -284,7 +285,7 @@ def test_z_is_unbiased(method):
 def test_mixed_caches_are_those_of_the_target(kernel, x64):
     """After a move at any beta, the states know the energies and gradients where they are."""
     target, reference = ebm.Banana(), ebm.from_distribution(wide(2, 3.0))
-    annealing = Annealing(kernel.move, step_adaptation(kernel), reference, target, 3)
+    annealing = Annealing(as_sampler(kernel), reference, target, 3)
     particles = annealing.start(jr.key(0), 50)
     for beta in (0.01, 0.3, 1.0):
         particles = annealing.move_at(particles, jnp.asarray(beta))

@@ -95,11 +95,13 @@ def test_a_gaussian_and_its_constant():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("power", [None, 0.0, 1.0, -0.5])
+@pytest.mark.filterwarnings("ignore:.*The noise is told")
+@pytest.mark.parametrize("power", [None, 0.0, 0.5, -0.5])
 def test_the_standard_error_covers(power):
     """Of 500 replicates of 500 data, 92 to 97.5 % of the 95 % intervals hold the truth.
 
-    With weights $w = e^{0.5 x^2 p}$ that depend on the data, of what they weigh up to N(0, 1).
+    With weights $w = e^{0.25 x^2 p}$ that depend on the data, of what they weigh up to N(0, 1);
+    their fourth moment is finite, or the error would not be known.
     """
     noise = dist.Normal(0.0, 1.5).expand([1]).to_event(1)
     objective = ebm.NoiseContrastiveEstimation(noise)
@@ -154,7 +156,7 @@ def test_log_z_of_networks_covers():
     optim = optax.adam(optax.cosine_decay_schedule(1e-2, 300))
     estimator = ebm.Estimator(objective, optim)
     stopping = ebm.EarlyStopping(every=50, patience=2)
-    judge = jax.jit(lambda energy: ebm.Quadrature(-15.0, 15.0).log_z(ebm.unfreeze(energy)))
+    judge = eqx.filter_jit(lambda e: ebm.Quadrature(-15.0, 15.0).log_z(ebm.unfreeze(e)))
     data, z, warned = mixture_data(300), [], 0
     for seed in range(200):
         network = ebm.MLPEnergy(1, 16, key=jr.key(seed))
@@ -164,7 +166,7 @@ def test_log_z_of_networks_covers():
                 jr.key(seed), 300, network, data, early_stopping=stopping, progress_bar=False
             ).energy
         warned += len(caught)
-        z.append((fitted.log_z - judge(eqx.filter(fitted.energy, True))) / fitted.std_error)
+        z.append((fitted.log_z - judge(fitted.energy)) / fitted.std_error)
     covered = np.mean(np.abs(z) < 1.96)
     print(f"coverage {covered:.3f}, warned {warned}")
     assert covered >= 0.92

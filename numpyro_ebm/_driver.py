@@ -1,0 +1,101 @@
+"""Long work in short compiled calls, with a progress bar; Ctrl-C ends it between two calls."""
+
+import contextlib
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from ._checks import user_level
+
+
+class Progress(NamedTuple):
+    """What one call did.
+
+    - **num_steps**: the steps it made.
+    - **shown**: beside the bar.
+    - **ends**: whether there is nothing more to do.
+    """
+
+    num_steps: int
+    shown: str
+    ends: bool = False
+
+
+def drive(
+    call: Callable[[int], Progress],
+    num_steps: int,
+    *,
+    progress_bar: bool,
+    resume: str,
+    is_shared: bool = False,
+) -> int:
+    """Make `num_steps` steps by calls of `call(length)`, which make at most `length` of them.
+
+    An interrupt waits for the end of a call, and warns: `resume` says how to go on.
+
+    **Arguments**
+
+    - `is_shared`: whether several processes make the same calls, whose lengths must agree.
+
+    **Returns** the number of steps made.
+    """
+    done, length = 0, _FIRST_CALL
+    bar = tqdm(total=max(num_steps, 0), disable=not progress_bar)
+    with bar, delayed_interrupt() as interrupted:
+        while done < num_steps and not interrupted():
+            start = time.perf_counter()
+            progress = call(min(length, num_steps - done))
+            seconds = time.perf_counter() - start
+            bar.set_postfix_str(progress.shown, refresh=False)
+            bar.update(progress.num_steps)
+            if progress.ends:
+                return done + progress.num_steps
+            has_compiled = done == 0 and seconds > _SECONDS_A_CALL
+            if is_shared:
+                length = min(2 * length, _MOST_GROWTH * _FIRST_CALL)
+            elif not has_compiled:
+                growth = min(_MOST_GROWTH, _SECONDS_A_CALL / max(seconds, 1e-9))
+                length = max(1, int(growth * progress.num_steps))
+            done += progress.num_steps
+    if done < num_steps:
+        warnings.warn(
+            f"Interrupted at step {done} of {num_steps}, and returning what there is so far; "
+            f"go on with `{resume}`.",
+            stacklevel=user_level(),
+        )
+    return done
+
+
+#: Steps of the first call, and seconds of the later ones: the bar moves, and an interrupt gets
+#: through. A call is at most so many times as long as the one before.
+_FIRST_CALL = 16
+_SECONDS_A_CALL = 0.3
+_MOST_GROWTH = 64
+
+
+@contextlib.contextmanager
+def delayed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Say whether Ctrl-C was pressed, instead of losing a call that has its buffers in hand.
+
+    Pressed a second time, it interrupts at once.
+    """
+    pressed = threading.Event()
+
+    def handle(*_: Any) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,43 @@
+"""The engine of chains: moves, their adaptation, and what runs them. Knows no NumPyro model."""
+
+from ._adaptation import (
+    NO_ADAPTATION as NO_ADAPTATION,
+    AbstractAdaptation as AbstractAdaptation,
+    Adaptation as Adaptation,
+    AdaptState as AdaptState,
+    Travel as Travel,
+    learns_metric as learns_metric,
+)
+from ._annealing import (
+    MAX_LEVELS as MAX_LEVELS,
+    Annealing as Annealing,
+    Descent as Descent,
+    Particles as Particles,
+    begin as begin,
+    descend as descend,
+    keeping_ess as keeping_ess,
+    next_descent as next_descent,
+)
+from ._blackjax import blackjax as blackjax
+from ._engine import (
+    Sampler as Sampler,
+    advance as advance,
+    refresh_chains as refresh_chains,
+    run_alone as run_alone,
+    run_chains as run_chains,
+    start as start,
+    start_alone as start_alone,
+    transition as transition,
+)
+from ._metric import check_metric as check_metric
+from ._move import (
+    TUNED_ERROR as TUNED_ERROR,
+    AbstractMove as AbstractMove,
+    Report as Report,
+    as_position as as_position,
+    dimension as dimension,
+    log_density as log_density,
+    report as report,
+    tuning_of_error as tuning_of_error,
+)
+from ._state import ChainState as ChainState

@@ -1,0 +1,285 @@
+"""Warm-up: Stan's schedule, dual averaging and Welford's covariance, by BlackJAX."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.lax import cond
+
+from .._checks import check_probability
+from .._types import Array, Point, Scalar
+from ._blackjax import blackjax
+from ._metric import Algorithm, as_arrays, begin_moments, learn_moments, metric_of
+from ._move import AbstractMove, Report, dimension
+
+
+class AdaptState(NamedTuple):
+    """What a warm-up carries, with NumPyro's names for what it adapts.
+
+    - **step_size**: used by the next transition.
+    - **inverse_mass_matrix**: used by the next transition, diagonal or whole.
+    - **schedule**: for each warm-up step, whether the metric learns from it, and whether it is
+      the last of a window.
+    - **step_size_state**, **metric_state**: BlackJAX's dual averaging and Welford states.
+    """
+
+    step_size: Scalar
+    inverse_mass_matrix: Array
+    schedule: Array
+    step_size_state: Any
+    metric_state: Any
+
+
+class Travel(eqx.Module):
+    r"""The first part of a warm-up, in which chains move by another move.
+
+    A local move that has neither a step nor a metric goes nowhere from a bad start: it learns
+    both from chains that hardly move. Trajectories travel, and what they learn serves it.
+
+    - **move**: makes the transitions, on the states of the move that it stands in for.
+    - **share**: of the warm-up.
+    - **power**: where the step of `move` is $\epsilon$, that of the other is $\epsilon^k/k$:
+      Langevin's $\eta = \epsilon^2/2$.
+    """
+
+    move: AbstractMove
+    share: float = eqx.field(static=True, default=0.6)
+    power: int = eqx.field(static=True, default=1)
+    target_accept_prob: float = 0.8
+
+    def stands_in(self, step_size: Scalar) -> Scalar:
+        """The step of `move` with which to begin, where the other would take `step_size`."""
+        return (self.power * step_size) ** (1 / self.power)
+
+    def hands_over(self, step_size: Scalar) -> Scalar:
+        """The step of the other, where `move` has come to `step_size`."""
+        return step_size**self.power / self.power
+
+
+class AbstractAdaptation(eqx.Module):
+    """How a warm-up tunes a move."""
+
+    def check(self, move: Any) -> None:
+        """Raise if it cannot tune `move`."""
+        return
+
+    @abc.abstractmethod
+    def init(self, move: Any, position: Point, num_warmup: int) -> Any:
+        """Before the first transition of chains at points like `position`."""
+
+    @abc.abstractmethod
+    def tune(self, move: Any, state: Any) -> Any:
+        """`move` with what has been learnt so far."""
+
+    @abc.abstractmethod
+    def update(self, i: Array, state: Any, positions: Point, reports: Report) -> Any:
+        """Learn from transition `i` of chains stacked along a leading axis.
+
+        After warm-up the state stays as it is.
+        """
+
+    def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
+        """Another move that begins a warm-up, if any, and for how many transitions."""
+        return None, 0
+
+    def follow(self, step_size: Scalar, tuning: Scalar, gain: float) -> Scalar:
+        """A step of Robbins and Monro [1951] towards the target, where no warm-up tunes it.
+
+        **Arguments**
+
+        - `tuning`: the mean of `Report.tuning` over the last transitions.
+        - `gain`: how fast the step size follows.
+        """
+        raise TypeError(f"`{type(self).__name__}` tunes more than one step size.")
+
+
+class Adaptation(AbstractAdaptation):
+    """Adapts step size and metric by Stan's windows [Hoffman and Gelman 2014].
+
+    It learns from all the chains that it is given: one update on their mean acceptance, as
+    many updates as chains would swing [BlackJAX #1003].
+    """
+
+    adapt_step_size: bool = eqx.field(static=True)
+    adapt_mass_matrix: bool = eqx.field(static=True)
+    dense_mass: bool = eqx.field(static=True)
+    #: Of the mean of `Report.tuning`; the same as of the acceptance, for most kernels.
+    target_tuning: float
+    #: Shrink the metric of a short window, as Stan does, but relative to the scales found.
+    regularize_mass_matrix: bool = eqx.field(static=True, default=True)
+    travel: Travel | None = None
+
+    def __check_init__(self) -> None:
+        check_probability("target_accept_prob", self.target_tuning)
+        for name in ("adapt_step_size", "adapt_mass_matrix"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
+        if not isinstance(self.dense_mass, bool):
+            raise NotImplementedError(
+                "`dense_mass` must be True or False: metrics of several dense blocks are not "
+                f"implemented, got {self.dense_mass}."
+            )
+
+    def check(self, move: AbstractMove) -> None:
+        has_metric = self.adapt_mass_matrix or move.inverse_mass_matrix is not None
+        if self.dense_mass and not has_metric:
+            raise ValueError(
+                "`dense_mass=True` with `adapt_mass_matrix=False` has no metric to use: let it "
+                "adapt, or give an `inverse_mass_matrix`."
+            )
+
+    def init(self, move: AbstractMove, position: Point, num_warmup: int) -> AdaptState:
+        metric = move.metric(position)
+        if self.adapt_mass_matrix and self.dense_mass and metric.ndim == 1:
+            metric = jnp.diag(metric)
+        step_size = jnp.asarray(move.step_size, jnp.result_type(float))
+        num_travel = self._num_travel(num_warmup)
+        if self.travel is not None and num_travel:
+            step_size = self.travel.stands_in(step_size)
+        return AdaptState(
+            step_size=step_size,
+            inverse_mass_matrix=metric,
+            schedule=_schedule(num_warmup, num_travel, self.travel is not None),
+            step_size_state=self._begin_averaging(step_size),
+            metric_state=begin_moments(self.dense_mass, dimension(position), metric),
+        )
+
+    def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
+        move = None if self.travel is None else self.travel.move
+        return move, self._num_travel(num_warmup)
+
+    def _num_travel(self, num_warmup: int) -> int:
+        share = 0.0 if self.travel is None else self.travel.share
+        # A part of a few transitions would learn no step to hand over.
+        return 0 if share < 1 and num_warmup < _SHORT else round(share * num_warmup)
+
+    def tune(self, move: AbstractMove, state: AdaptState) -> AbstractMove:
+        if self.adapt_step_size:
+            move = move.with_step(state.step_size)
+        if self.adapt_mass_matrix:
+            metric = state.inverse_mass_matrix
+            move = eqx.tree_at(
+                lambda m: m.inverse_mass_matrix, move, metric, is_leaf=lambda x: x is None
+            )
+        return move
+
+    def update(
+        self, i: Array, state: AdaptState, positions: Point, reports: Report
+    ) -> AdaptState:
+        num_warmup = len(state.schedule)
+        if num_warmup == 0 or not (self.adapt_step_size or self.adapt_mass_matrix):
+            return state
+        return cond(
+            i < num_warmup,
+            lambda: self._learn(i, state, positions, reports),
+            lambda: state,
+        )
+
+    def follow(self, step_size: Scalar, tuning: Scalar, gain: float) -> Scalar:
+        if not self.adapt_step_size:
+            return step_size
+        return step_size * jnp.exp(gain * (tuning - self.target_tuning))
+
+    def _learn(
+        self, i: Array, state: AdaptState, positions: Point, reports: Report
+    ) -> AdaptState:
+        is_slow, is_window_end = state.schedule[i]
+        if self.adapt_step_size:
+            # One NaN would poison the average for good; it means that a proposal was rejected.
+            tuning = jnp.nan_to_num(reports.tuning).mean(0)
+            state = self._learn_step_size(i, state, tuning)
+        if self.adapt_mass_matrix:
+            learnt = learn_moments(state.metric_state, positions)
+            state = state._replace(metric_state=_select(is_slow, learnt, state.metric_state))
+            state = _select(is_window_end, self._end_window(state), state)
+        if self.adapt_step_size:
+            state = self._end_stage(i, state)
+        return state
+
+    def _learn_step_size(self, i: Array, state: AdaptState, tuning: Scalar) -> AdaptState:
+        num_travel, target = self._num_travel(len(state.schedule)), self.target_tuning
+        if self.travel is not None:
+            target = jnp.where(i < num_travel, self.travel.target_accept_prob, target)
+        algorithm = _step_size_algorithm(target)
+        learnt = algorithm.update(state.step_size_state, tuning)
+        return state._replace(step_size=jnp.exp(learnt.log_step_size), step_size_state=learnt)
+
+    def _end_window(self, state: AdaptState) -> AdaptState:
+        old = state.inverse_mass_matrix
+        metric = metric_of(state.metric_state.wc_state, old, self.regularize_mass_matrix)
+        fresh = begin_moments(self.dense_mass, len(old), metric)
+        state = state._replace(inverse_mass_matrix=metric, metric_state=fresh)
+        if not self.adapt_step_size:
+            return state
+        # The best step depends on the metric: start over from where this window got to.
+        return self._start_over(state, _averaged(state))
+
+    def _end_stage(self, i: Array, state: AdaptState) -> AdaptState:
+        """The average of the steps, at the end of a warm-up and where `travel` hands over."""
+        num_warmup = len(state.schedule)
+        num_travel = self._num_travel(num_warmup)
+        step_size = _averaged(state)
+        if self.travel is not None and num_travel:
+            new = self._start_over(state, self.travel.hands_over(step_size))
+            state = _select(i == num_travel - 1, new, state)
+            if num_travel == num_warmup:
+                return state
+        is_last = i == num_warmup - 1
+        return state._replace(step_size=jnp.where(is_last, step_size, state.step_size))
+
+    def _start_over(self, state: AdaptState, step_size: Scalar) -> AdaptState:
+        averaging = self._begin_averaging(step_size)
+        return state._replace(step_size=step_size, step_size_state=averaging)
+
+    def _begin_averaging(self, step_size: Array) -> Any:
+        begun = _step_size_algorithm(self.target_tuning).init(step_size)
+        # One average for each of several step sizes.
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, step_size.shape), as_arrays(begun))
+
+
+#: What leaves a move as it is.
+NO_ADAPTATION = Adaptation(False, False, False, 0.5)
+
+#: Transitions of a warm-up below which no other move makes the first of them, and no metric
+#: is learnt where one would.
+_SHORT = 50
+
+
+def learns_metric(
+    adapt_mass_matrix: bool | None, adapt_step_size: bool, dense_mass: bool
+) -> bool:
+    """Whether a kernel adapts its metric; if nothing is said, along with its step.
+
+    A step that is given is in units of the metric that is given.
+    """
+    return (
+        adapt_step_size or bool(dense_mass) if adapt_mass_matrix is None else adapt_mass_matrix
+    )
+
+
+def _step_size_algorithm(target_accept_prob: Any) -> Algorithm:
+    adaptation = blackjax().adaptation.step_size
+    return Algorithm(*adaptation.dual_averaging_adaptation(target_accept_prob))
+
+
+def _averaged(state: AdaptState) -> Scalar:
+    return jnp.exp(state.step_size_state.log_step_size_avg)
+
+
+def _schedule(num_warmup: int, num_travel: int, would_travel: bool) -> Array:
+    """Stan's windows; if the first part of the warm-up travels, in that part."""
+    if would_travel and num_travel == 0:
+        # A few local moves can teach nothing but their step.
+        return jnp.zeros((num_warmup, 2), bool)
+    build = blackjax().adaptation.staged_adaptation.build_schedule
+    num_rest = num_warmup - num_travel if num_travel else 0
+    # Trajectories need no metric to arrive, and what follows them adapts the step again.
+    sizes = {"initial_buffer_size": 25, "final_buffer_size": 25} if num_rest else {}
+    stages = jnp.asarray(build(num_warmup - num_rest, **sizes), bool).reshape(-1, 2)
+    return jnp.concatenate([stages, jnp.zeros((num_rest, 2), bool)])
+
+
+def _select(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)

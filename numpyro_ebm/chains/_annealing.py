@@ -1,0 +1,234 @@
+"""Particles that follow the geometric path from a reference to a target."""
+
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.scipy.special import logsumexp
+
+from .._checks import as_floats
+from .._types import Array, Float, Key, Point, Scalar, Shape
+from ..energies import AbstractEnergy
+from ._adaptation import NO_ADAPTATION
+from ._blackjax import blackjax
+from ._engine import Sampler, advance_to_tune, start
+from ._state import ChainState
+
+
+class GeometricPath(AbstractEnergy):
+    r"""$(1-\beta)\,E_0(x) + \beta\,E(x)$, between a reference and the target."""
+
+    reference: AbstractEnergy
+    energy: AbstractEnergy
+    beta: Scalar
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return self.reference.event_shape
+
+    def __call__(self, x: Point) -> Scalar:
+        return (1 - self.beta) * self.reference(x) + self.beta * self.energy(x)
+
+
+class Particles(NamedTuple):
+    r"""Where particles stand on a path.
+
+    - **chains**: their states, which cache energies and gradients of the target, whatever
+      $\beta$ they were moved at.
+    - **reference**: the energies, and gradients, of the reference there.
+    - **step_size**: of the next move; **accept_prob**: the mean acceptance of the last.
+    """
+
+    chains: ChainState
+    reference: dict[str, Any]
+    step_size: Scalar
+    accept_prob: Scalar
+
+    @property
+    def log_ratio(self) -> Float[Array, " particle"]:
+        r"""$E_0(x) - E(x)$, minus infinity where it isn't a number."""
+        ratio = self.reference["logdensity"] + self.chains.move_state.logdensity
+        return jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
+
+
+class Annealing(eqx.Module):
+    r"""How particles move at each $\beta$: `num_steps` transitions, whose step size follows."""
+
+    sampler: Sampler
+    reference: AbstractEnergy
+    energy: AbstractEnergy
+    num_steps: int = eqx.field(static=True)
+
+    def start(self, rng_key: Key, num_particles: int) -> Particles:
+        """Independent draws of the reference."""
+        draw_key, start_key = jr.split(rng_key)
+        return self.start_at(start_key, self.reference.sample(draw_key, (num_particles,)))
+
+    def start_at(self, rng_key: Key, points: Array) -> Particles:
+        """Particles that stand at `points`."""
+        points = as_floats(points)
+        fixed = Sampler(self.sampler.move, NO_ADAPTATION)
+        chains = start(rng_key, fixed, self.energy, points, 0)
+        step_size = as_floats(self.sampler.move.step_size)
+        return Particles(chains, self._refer(chains), step_size, jnp.ones(()))
+
+    def move_at(self, particles: Particles, beta: Scalar) -> Particles:
+        r"""`particles` after transitions that leave $e^{-E_\beta}$ invariant."""
+        # The states know the target, and the reference is cheap: mixing what is cached saves
+        # the gradient with which a kernel would otherwise begin at each new energy.
+        step_size = particles.step_size
+        move = self.sampler.move.with_step(step_size)
+        path = GeometricPath(reference=self.reference, energy=self.energy, beta=beta)
+        heated = _heated(particles.chains, particles.reference, beta)
+        moved, tuning = advance_to_tune(move, path, heated, self.num_steps)
+        gained = moved.totals[:, 0] - particles.chains.totals[:, 0]
+        accept_prob = jnp.nan_to_num(gained / self.num_steps).mean()
+        step_size = self.sampler.adaptation.follow(step_size, tuning, _GAIN)
+        reference = self._refer(moved)
+        return Particles(_cooled(moved, reference, beta), reference, step_size, accept_prob)
+
+    def _refer(self, chains: ChainState) -> dict[str, Any]:
+        state = chains.move_state
+        if "logdensity_grad" not in state._fields:
+            return {"logdensity": jax.vmap(self.reference)(state.position)}
+        values, slopes = jax.vmap(jax.value_and_grad(self.reference))(state.position)
+        return {"logdensity": values, "logdensity_grad": slopes}
+
+
+#: How fast the step size follows from one temperature to the next.
+_GAIN = 1.5
+
+
+def _heated(chains: ChainState, reference: dict[str, Any], beta: Scalar) -> ChainState:
+    r"""The caches of the target as those of the path: $-(1-\beta)E_0 - \beta E$."""
+
+    def mix(cached: Array, of_reference: Array) -> Array:
+        return beta * cached - (1 - beta) * of_reference
+
+    return _with_caches(chains, reference, mix)
+
+
+def _cooled(chains: ChainState, reference: dict[str, Any], beta: Scalar) -> ChainState:
+    def separate(cached: Array, of_reference: Array) -> Array:
+        return (cached + (1 - beta) * of_reference) / beta
+
+    return _with_caches(chains, reference, separate)
+
+
+def _with_caches(
+    chains: ChainState, reference: dict[str, Any], combine: Callable[[Array, Array], Array]
+) -> ChainState:
+    state = chains.move_state
+    caches = {
+        name: jax.tree.map(combine, getattr(state, name), value)
+        for name, value in reference.items()
+    }
+    return chains._replace(move_state=state._replace(**caches))
+
+
+class Descent(NamedTuple):
+    r"""Where tempered sequential Monte Carlo has come.
+
+    - **particles**: of equal weights.
+    - **beta**: how far down the path; **num_levels**: after how many steps.
+    - **log_ratio_z**: an estimate of $Z_\beta/Z_0$, as a logarithm; unbiased if the way was
+      not chosen by these particles.
+    """
+
+    particles: Particles
+    beta: Scalar
+    num_levels: Array
+    log_ratio_z: Scalar
+
+
+def begin(rng_key: Key, annealing: Annealing, num_particles: int) -> Descent:
+    r"""Draws of the reference where the target has a density, and the share of them.
+
+    A draw of infinite energy is dead at any $\beta > 0$, and no step down, however short, would
+    leave it a weight. So the first step, of length zero, drops them, and others take their
+    places: the path begins at the reference cut down to where the energy is finite.
+    """
+    start_key, source_key = jr.split(rng_key)
+    particles = annealing.start(start_key, num_particles)
+    alive = particles.log_ratio > -jnp.inf
+    count = alive.sum()
+    systematic = blackjax().smc.resampling.systematic
+    source = systematic(source_key, alive / jnp.maximum(count, 1), num_particles)
+    is_whole = (count == 0) | (count == num_particles)
+    source = jnp.where(is_whole, jnp.arange(num_particles), source)
+    log_share = jnp.log(count / num_particles)
+    return Descent(_resampled(particles, source), jnp.zeros(()), jnp.zeros((), int), log_share)
+
+
+def descend(
+    rng_key: Key,
+    annealing: Annealing,
+    start: Descent,
+    advance: Callable[[Array, Scalar], Scalar],
+    visit: Callable[[Any, Descent, Descent], Any] = lambda kept, old, new: kept,
+    kept: Any = None,
+) -> tuple[Descent, Any]:
+    """Adaptive tempered sequential Monte Carlo, from where it begins to the target.
+
+    `advance(log_ratio, room)` says how far the next level lies below, at most `room`. `visit`
+    sees each level and the one before it, and returns what is to be kept.
+    """
+
+    def level(carry: tuple[Descent, Any]) -> tuple[Descent, Any]:
+        old, kept = carry
+        room = 1 - old.beta
+        delta = jnp.clip(advance(old.particles.log_ratio, room), 0, room)
+        beta = jnp.where(delta > room - 1e-6, 1, old.beta + delta)
+        new = next_descent(rng_key, annealing, old, beta)
+        return new, visit(kept, old, new)
+
+    def is_on_the_way(carry: tuple[Descent, Any]) -> Array:
+        at, _ = carry
+        return (at.beta < 1) & (at.num_levels < MAX_LEVELS) & (at.log_ratio_z > -jnp.inf)
+
+    return jax.lax.while_loop(is_on_the_way, level, (start, kept))
+
+
+def next_descent(rng_key: Key, annealing: Annealing, old: Descent, beta: Scalar) -> Descent:
+    """Particles weighed for `beta`, resampled and moved there."""
+    delta = beta - old.beta
+    log_weights = jnp.where(delta > 0, delta * old.particles.log_ratio, 0)
+    log_sum, num = logsumexp(log_weights), len(log_weights)
+    systematic = blackjax().smc.resampling.systematic
+    weights = jnp.exp(log_weights - log_sum)
+    source = systematic(jr.fold_in(rng_key, old.num_levels), weights, num)
+    return Descent(
+        particles=annealing.move_at(_resampled(old.particles, source), beta),
+        beta=beta,
+        num_levels=old.num_levels + 1,
+        log_ratio_z=old.log_ratio_z + log_sum - jnp.log(num),
+    )
+
+
+def keeping_ess(target_ess: Any) -> Callable[[Array, Scalar], Scalar]:
+    """Steps after which the effective sample size is `target_ess` of the particles."""
+    smc = blackjax().smc
+
+    def advance(log_ratio: Array, room: Scalar) -> Scalar:
+        return smc.ess.ess_solver(
+            lambda x: x, log_ratio, target_ess, room, smc.solver.dichotomy
+        )
+
+    return advance
+
+
+#: More than this many steps down mean that the reference misses the target.
+MAX_LEVELS = 10_000
+
+
+def _resampled(particles: Particles, source: Array) -> Particles:
+    """Particles at the places of others; each keeps its own random numbers."""
+    chains = particles.chains
+    moved = jax.tree.map(lambda x: x[source], (chains.move_state, particles.reference))
+    return particles._replace(chains=chains._replace(move_state=moved[0]), reference=moved[1])

@@ -1,0 +1,237 @@
+"""Held-out data as judges of energies, with and without a normaliser."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._calculus import score_and_laplacian
+from .._checks import as_data
+from .._types import Array, Float, Scalar
+from ..energies import (
+    AbstractEnergy,
+    as_energy,
+    check_energy,
+    check_points,
+    is_discrete,
+    is_real,
+)
+
+
+class LogLikelihood(eqx.Module):
+    r"""$\log p(x)$ of each of some data, and the error that $\log Z$ brings to all of them.
+
+    - **values**: $-E(x_i) - \log Z$, one a datum.
+    - **log_z_error**: the standard error of $\log Z$.
+    """
+
+    values: Float[Array, " n"]
+    log_z_error: Scalar
+
+    @property
+    def mean(self) -> Scalar:
+        return self.values.mean()
+
+    @property
+    def std_error(self) -> Scalar:
+        """Of the mean, by the spread of the data and the error of the constant."""
+        return _error(self.values, self.log_z_error)
+
+    def __repr__(self) -> str:
+        return (
+            f"log-likelihood {float(self.mean):.4f} +- {float(self.std_error):.2g} a datum "
+            f"({len(self.values)} data; log Z contributes {float(self.log_z_error):.2g})"
+        )
+
+
+class AbstractScore(eqx.Module):
+    """A proper score of an energy at one datum; higher is better."""
+
+    #: What a table calls it.
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def at(self, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
+        """The score at one point."""
+
+    @abc.abstractmethod
+    def check(self, energy: AbstractEnergy, label: str) -> None:
+        """Raise unless `energy` can be scored."""
+
+    @abc.abstractmethod
+    def common_error(self, energy: AbstractEnergy) -> Scalar:
+        """The standard error that all scores of `energy` have in common."""
+
+
+class LogScore(AbstractScore):
+    r"""$\log p(x) = -E(x) - \log Z$, of energies that know their `log_z`."""
+
+    name: ClassVar[str] = "log-likelihood"
+
+    def at(self, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
+        return -energy(x) - energy.log_z
+
+    def check(self, energy: AbstractEnergy, label: str) -> None:
+        if energy.log_z is None:
+            raise ValueError(
+                f"{label}, {energy!r}, does not know its `log_z`: `ebm.normalize(rng_key, "
+                "energy)` estimates it. Where nothing can, compare energies by "
+                "`ebm.HyvarinenScore()`, which needs none."
+            )
+
+    def common_error(self, energy: AbstractEnergy) -> Scalar:
+        known = energy.partition
+        return jnp.zeros(()) if known is None else known.std_error
+
+
+class HyvarinenScore(AbstractScore):
+    r"""$-\tfrac12\lVert s(x)\rVert^2 - \nabla\cdot s(x)$, a proper score without $\log Z$.
+
+    Hyvärinen's [[Parry, Dawid and Lauritzen 2012](https://doi.org/10.1214/12-AOS971)], signed
+    so that higher is better: minus the loss of [`ScoreMatching`][numpyro_ebm.ScoreMatching]. It
+    judges the shape of a density where it has mass, and hardly sees the weights of modes that
+    lie apart. It compares energies on the same scale of $x$ only, and only of free points: at a
+    boundary it is wrong.
+    """
+
+    name: ClassVar[str] = "-Hyvarinen"
+
+    def at(self, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
+        slope, curvature = score_and_laplacian(energy, x)
+        return curvature - 0.5 * jnp.sum(slope**2)
+
+    def check(self, energy: AbstractEnergy, label: str) -> None:
+        if is_discrete(energy):
+            raise ValueError(f"{label} is discrete, and has no score for `HyvarinenScore`.")
+        if not is_real(energy.support):
+            raise ValueError(
+                f"{label} lives on the support {energy.support}, at whose boundary the density "
+                "need not vanish: there `HyvarinenScore` is wrong. Use `ebm.LogScore()`, or "
+                "judge energies of unconstrained points, `ebm.Transformed(energy, transform)`, "
+                "by transformed data."
+            )
+
+    def common_error(self, energy: AbstractEnergy) -> Scalar:
+        return jnp.zeros(())
+
+
+def log_likelihood(energy: Any, data: Float[Array, "n *event"]) -> LogLikelihood:
+    r"""$\log p(x)$ of held-out data, with the error of $\log Z$ propagated.
+
+    ```python
+    density = ebm.normalize(jax.random.key(0), energy)
+    print(ebm.log_likelihood(density, held_out))
+    ```
+
+    **Arguments**
+
+    - `energy`: one that knows its `log_z`, such as a [`Normalized`][numpyro_ebm.Normalized]
+      one, or a NumPyro distribution.
+    - `data`: points along the first axis.
+
+    **Raises** `ValueError` if the energy doesn't know its constant, or if data lie off its
+    support.
+    """
+    energy, data, score = as_energy(energy), as_data(data), LogScore()
+    check_energy(energy, data.shape[1:])
+    check_points(energy, data, "data")
+    score.check(energy, "`energy`")
+    return LogLikelihood(_scores(score, energy, data), score.common_error(energy))
+
+
+class Comparison(eqx.Module):
+    """Energies in the order of their mean score on the same data, the best first.
+
+    - **names**: of the energies; **score**: by what they were judged.
+    - **mean**, **std_error**: of the score of one datum.
+    - **difference**, **difference_error**: to the best. Data are paired, so that what is hard
+      for all does not count; errors of different constants do.
+    - **values**: the scores, `(energy, datum)`.
+    """
+
+    names: tuple[str, ...] = eqx.field(static=True)
+    score: str = eqx.field(static=True)
+    mean: Float[Array, " k"]
+    std_error: Float[Array, " k"]
+    difference: Float[Array, " k"]
+    difference_error: Float[Array, " k"]
+    values: Float[Array, "k n"]
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.names))
+        rows = [f"{'':{width}}  {self.score:>20}  {'to the best':>20}"]
+        columns = self.mean, self.std_error, self.difference, self.difference_error
+        for name, *numbers in zip(self.names, *map(np.asarray, columns), strict=True):
+            mean, error, difference, difference_error = numbers
+            value, gap = f"{mean:.4f} +- {error:.2g}", f"{difference:.4f} +- "
+            gap = "" if name == self.names[0] else gap + f"{difference_error:.2g}"
+            rows.append(f"{name:{width}}  {value:>20}  {gap:>20}".rstrip())
+        return "\n".join(rows)
+
+
+def compare(
+    energies: Mapping[str, Any],
+    data: Float[Array, "n *event"],
+    score: AbstractScore = LogScore(),
+) -> Comparison:
+    """Judge energies by held-out data.
+
+    ```python
+    print(ebm.compare({"network": density, "Gaussian": gaussian}, held_out))
+    ```
+
+    **Arguments**
+
+    - `energies`: names to energies, or to NumPyro distributions, on the same points.
+    - `data`: points along the first axis, which no energy was fitted to.
+    - `score`: [`LogScore()`][numpyro_ebm.LogScore] for energies that know their `log_z`, or
+      [`HyvarinenScore()`][numpyro_ebm.HyvarinenScore] for any.
+
+    **Raises** `ValueError` if an energy doesn't know the constant that the score needs.
+    """
+    if not isinstance(energies, Mapping) or not energies:
+        raise ValueError(
+            "`energies` must be a dict from names to energies, with at least one of them, got "
+            f"{energies!r}."
+        )
+    data = as_data(data)
+    converted = {name: as_energy(energy) for name, energy in energies.items()}
+    for name, energy in converted.items():
+        check_energy(energy, data.shape[1:])
+        check_points(energy, data, "data")
+        score.check(energy, f"`energies[{name!r}]`")
+    values = jnp.stack([_scores(score, energy, data) for energy in converted.values()])
+    common = jnp.stack([score.common_error(energy) for energy in converted.values()])
+    order = jnp.argsort(-values.mean(1))
+    values, common = values[order], common[order]
+    gaps = values - values[0]
+    joint = jnp.where(jnp.arange(len(common)) == 0, 0, jnp.hypot(common, common[0]))
+    names = tuple(converted)
+    return Comparison(
+        names=tuple(names[i] for i in np.asarray(order)),
+        score=score.name,
+        mean=values.mean(1),
+        std_error=jax.vmap(_error)(values, common),
+        difference=gaps.mean(1),
+        difference_error=jax.vmap(_error)(gaps, joint),
+        values=values,
+    )
+
+
+@eqx.filter_jit
+def _scores(
+    score: AbstractScore, energy: AbstractEnergy, data: Float[Array, "n *event"]
+) -> Float[Array, " n"]:
+    return jax.lax.map(lambda x: score.at(energy, x), data, batch_size=_BLOCK)
+
+
+#: Data at once.
+_BLOCK = 1024
+
+
+def _error(values: Float[Array, " n"], common: Scalar) -> Scalar:
+    return jnp.hypot(values.std(ddof=1) / jnp.sqrt(len(values)), common)

@@ -1,0 +1,266 @@
+"""The bridge to ArviZ; the only door to arviz-base."""
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import arviz_base
+import jax
+import numpy as np
+import numpyro
+from numpyro.infer import MCMC
+from xarray import Dataset, DataTree
+
+from .._types import PyTree
+from ..estimation import EstimatorRunResult
+from ..kernels import AbstractKernel
+from ..sampling import Draws
+from ._sites import ebm_energy, energy_at, is_data, plates, trace
+
+#: NumPyro's names of what a kernel reports, and ArviZ's.
+_STATS = {
+    "potential_energy": "lp",
+    "accept_prob": "acceptance_rate",
+    "adapt_state.step_size": "step_size",
+    "num_steps": "n_steps",
+}
+
+
+def to_arviz(
+    source: MCMC | Draws | EstimatorRunResult | DataTree | PyTree,
+    *,
+    superchains: int | Sequence[int] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+) -> DataTree:
+    """Collect an `MCMC` run, what `sample` drew, or how an `Estimator` fared, in a `DataTree`.
+
+    Groups `posterior`, `sample_stats` and, for a model, `observed_data`. The plates of a model
+    name its dimensions. The model is not sampled and no likelihood is computed. Of a fit there
+    is one group, `training`: the loss and the metrics, one value a `step`, and where it stopped
+    by held-out points, `validation_loss`, one an `evaluation`.
+
+    Of `sample_stats`, `lp` is the log-density, minus the potential energy (of a constrained
+    support, with the Jacobian); `ebm_energy` is $E(x)$, of a model the sum over its latent
+    [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] sites; `energy` exists for
+    Hamiltonian kernels only, and is the Hamiltonian where the chain is. `n_grad` counts
+    gradients. The attributes of each group say what drew it, after how many warm-up
+    transitions, how many draws hold a value that is not finite, `num_non_finite`, and whether
+    the kernel leaves its target invariant, `is_exact` (1, or 0 if unadjusted: then
+    `acceptance_rate` is no acceptance).
+
+    ```python
+    tree = ebm.to_arviz(draws)
+    tree.to_netcdf("draws.nc")
+    ```
+
+    **Arguments**
+
+    - `source`: an `MCMC` after `run`, the `Draws` of [`sample`][numpyro_ebm.sample], the
+      result of [`Estimator.run`][numpyro_ebm.Estimator.run], or arrays `(chain, draw, *event)`,
+      one or a dict or another pytree of them. A `DataTree` stays what it is.
+    - `superchains`: which chains started together, for the nested R-hat of
+      [`mixing_report`][numpyro_ebm.mixing_report]: one label a chain, or the number of
+      superchains, if the chains of each are neighbours.
+    - `attrs`: more attributes, such as `{"sampling_time": 12.3}`, ArviZ's name of the seconds.
+    - `coords`, `dims`: coordinates and dimension names, as in `arviz_base.from_dict`.
+    """
+    if isinstance(source, EstimatorRunResult):
+        return _from_fit(source)
+    if isinstance(source, DataTree):
+        if coords is not None or dims is not None:
+            raise ValueError("`coords` and `dims` are for arrays: a `DataTree` has its own.")
+        return with_attributes(source.copy(), superchains, attrs or {})
+    if isinstance(source, MCMC):
+        groups, own_attrs, own_dims = _from_mcmc(source)
+    elif isinstance(source, Draws):
+        groups, own_attrs, own_dims = *_from_draws(source), {}
+    else:
+        groups, own_attrs, own_dims = {"posterior": by_name(source)}, {}, {}
+    tree = as_tree(groups, own_attrs, coords, {**own_dims, **(dims or {})})
+    return with_attributes(tree, superchains, attrs or {})
+
+
+def as_tree(
+    groups: dict[str, dict[str, np.ndarray]],
+    attrs: dict[str, Any],
+    coords: Mapping[str, Any] | None,
+    dims: Mapping[str, Sequence[str]],
+) -> DataTree:
+    """A `DataTree` of arrays `(chain, draw, ...)`, after a look at their shapes and values."""
+    posterior = {name: _as_numbers(name, x) for name, x in groups["posterior"].items()}
+    groups = {**groups, "posterior": posterior}
+    shapes = {name: x.shape for name, x in posterior.items()}
+    leading = {shape[:2] for shape in shapes.values()}
+    if len(leading) != 1 or len(*leading) < 2 or 0 in next(iter(leading)):
+        raise ValueError(
+            "`source` must hold arrays `(chain, draw, *event)` of as many chains and draws, "
+            f"got shapes {shapes}. One chain `x` is `x[None]`."
+        )
+    finite = [np.isfinite(x).all(tuple(range(2, x.ndim))) for x in posterior.values()]
+    attrs = {
+        **attrs,
+        "numpyro_ebm_version": version("numpyro-ebm"),
+        "num_non_finite": int((~np.stack(finite).all(0)).sum()),
+    }
+    return arviz_base.from_dict(
+        groups,
+        coords=coords,
+        dims=dims,
+        # Many short chains are normal here, not a swapped axis.
+        check_conventions=False,
+        attrs={group: attrs for group in groups},
+    )
+
+
+def with_attributes(tree: DataTree, superchains: Any, attrs: Mapping[str, Any]) -> DataTree:
+    labels = None if superchains is None else _superchains(superchains, tree)
+    for name in ("posterior", "sample_stats"):
+        if name in tree.children:
+            group = tree[name].to_dataset().assign_attrs(attrs)
+            if labels is not None:
+                group = group.assign_coords(superchain=("chain", labels))
+            tree[name] = DataTree(group)
+    return tree
+
+
+def _superchains(superchains: Any, tree: DataTree) -> np.ndarray:
+    """One label a chain, from labels or from their number."""
+    num_chains = tree["posterior"].sizes["chain"]
+    if isinstance(superchains, int):
+        if not 2 <= superchains <= num_chains or num_chains % superchains:
+            raise ValueError(
+                f"`superchains` must be 2 or more and divide the number of chains, "
+                f"{num_chains}, got {superchains}."
+            )
+        superchains = np.repeat(np.arange(superchains), num_chains // superchains)
+    labels = np.asarray(superchains)
+    sizes = np.unique(labels, return_counts=True)[1]
+    if labels.shape != (num_chains,) or len(set(sizes)) != 1 or len(sizes) < 2:
+        raise ValueError(
+            f"`superchains` must label each of {num_chains} chains, as many of them by each of "
+            f"two or more labels, got {superchains}."
+        )
+    return labels
+
+
+def _from_mcmc(mcmc: MCMC) -> tuple[dict, dict, dict]:
+    draws = mcmc.get_samples(group_by_chain=True)
+    model = getattr(mcmc.sampler, "model", None)
+    sites = {} if model is None else trace(mcmc, model, jax.tree.map(lambda x: x[0, 0], draws))
+    groups = {"posterior": by_name(draws), "sample_stats": _sample_stats(mcmc)}
+    stats = groups["sample_stats"]
+    if any(energy_at(site) is not None for site in sites.values()):
+        stats["ebm_energy"] = ebm_energy(mcmc, model, draws)
+    elif model is None and "lp" in stats:
+        stats["ebm_energy"] = -stats["lp"]
+    observed = {name: np.asarray(s["value"]) for name, s in sites.items() if is_data(s)}
+    if observed:
+        groups["observed_data"] = observed
+    attrs = {
+        "inference_library": "numpyro",
+        "inference_library_version": numpyro.__version__,
+        "kernel": type(mcmc.sampler).__name__,
+        "num_warmup": mcmc.num_warmup,
+        "thinning": mcmc.thinning,
+    }
+    if isinstance(mcmc.sampler, AbstractKernel):
+        attrs["is_exact"] = int(mcmc.sampler.move.is_exact)
+    return groups, attrs, plates(sites)
+
+
+def _from_draws(draws: Draws) -> tuple[dict, dict]:
+    if draws.state is None:
+        raise ValueError(
+            "These draws are independent, with no chain to diagnose: pass what `ebm.sample` "
+            f"drew by a kernel, got {draws}."
+        )
+    stats = {_STATS.get(name, name): np.asarray(x) for name, x in draws.stats.items()}
+    stats["lp"] = -stats["lp"]
+    if not draws.is_transformed:  # No Jacobian is in the potential.
+        stats["ebm_energy"] = -stats["lp"]
+    step_size = np.asarray(draws.state.adapt_state.step_size)
+    if step_size.ndim == 0:
+        stats["step_size"] = np.broadcast_to(step_size, stats["lp"].shape)
+    if "energy" in stats:
+        stats["n_steps"] = stats["n_grad"]
+    if draws.kernel == "NUTS":
+        stats["tree_depth"] = _tree_depth(stats["n_steps"])
+    attrs = {
+        "inference_library": "numpyro_ebm",
+        "inference_library_version": version("numpyro-ebm"),
+        "kernel": draws.kernel,
+        "is_exact": int(draws.is_exact),  # netCDF knows no bool.
+        "num_warmup": draws.state.num_warmup,
+        "thinning": draws.num_steps // max(stats["lp"].shape[1], 1),
+    }
+    return {"posterior": by_name(draws.values), "sample_stats": stats}, attrs
+
+
+def _from_fit(result: EstimatorRunResult) -> DataTree:
+    columns = {"loss": result.losses, **result.metrics}
+    values: dict[str, Any] = {name: ("step", column) for name, column in columns.items()}
+    if len(result.validation_losses):
+        values["validation_loss"] = ("evaluation", result.validation_losses)
+    step = np.arange(len(result.losses))
+    attrs = {"inference_library": "numpyro_ebm"}
+    return DataTree.from_dict({"training": Dataset(values, {"step": step}, attrs)})
+
+
+def by_name(draws: Any) -> dict[str, np.ndarray]:
+    """Each array of `draws` under its path: `x` if there is one, else `a`, `a.b`, `a.0`."""
+
+    def name(path: tuple) -> str:
+        return jax.tree_util.keystr(path, simple=True, separator=".") or "x"
+
+    return {
+        name(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(draws)
+    }
+
+
+def _as_numbers(name: str, x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind in "biuf":
+        return x
+    if x.dtype.name == "bfloat16":
+        return x.astype(np.float32)
+    raise TypeError(
+        "`source` must be an `MCMC`, what `ebm.sample` or `Estimator.run` returned, a "
+        f"`DataTree`, or arrays of real numbers; got {name} of dtype {x.dtype}."
+    )
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # A copy of the sources.
+        return "unknown"
+
+
+def _sample_stats(mcmc: MCMC) -> dict[str, np.ndarray]:
+    fields = mcmc.get_extra_fields(group_by_chain=True)
+    stats = {
+        _STATS.get(name, str(name)): np.asarray(value)
+        for name, value in fields.items()
+        if _is_array(value)
+    }
+    if "lp" in stats:
+        stats["lp"] = -stats["lp"]
+    if "n_steps" in stats:
+        depth = stats["tree_depth"] = _tree_depth(stats["n_steps"])
+        limit = getattr(mcmc.sampler, "_max_tree_depth", None)
+        if isinstance(limit, int):
+            # The name that `arviz_stats.diagnose` reads.
+            stats["reached_max_treedepth"] = depth >= limit
+    elif {"energy", "n_grad"} <= set(stats):
+        stats["n_steps"] = stats["n_grad"]
+    return stats
+
+
+def _tree_depth(n_steps: np.ndarray) -> np.ndarray:
+    return np.log2(np.maximum(n_steps, 1)).astype(int) + 1
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray)

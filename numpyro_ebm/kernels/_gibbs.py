@@ -1,0 +1,207 @@
+"""Discrete energies: blocks of independent units, and single flips that a gradient proposes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._types import Array, Energy, Key, Point, Scalar, Shape
+from ..chains import NO_ADAPTATION, AbstractMove, Report, as_position, report
+from ..energies import discrete_levels
+from ._numpyro import AbstractKernel
+
+
+class BlockGibbsState(NamedTuple):
+    """Where a chain stands, with BlackJAX's names."""
+
+    position: Array
+    logdensity: Scalar
+
+
+class BlockGibbsInfo(NamedTuple):
+    """A draw from a conditional distribution is always accepted."""
+
+    acceptance_rate: Scalar
+
+
+class FlipState(NamedTuple):
+    """Where a chain stands, with BlackJAX's names."""
+
+    position: Array
+    logdensity: Scalar
+    logdensity_grad: Array
+
+
+class FlipInfo(NamedTuple):
+    """The proposal of a flip, and whether it was accepted."""
+
+    acceptance_rate: Scalar
+    is_accepted: Array
+    proposal: FlipState
+
+
+class BlockGibbsMove(AbstractMove):
+    """Each block of the energy in turn, drawn given the others."""
+
+    step_size: float | Scalar = 1.0
+    inverse_mass_matrix: Array | None = None
+
+    def check(self, energy: Any) -> None:
+        _sweep(energy)
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> BlockGibbsState:
+        _sweep(energy)
+        return BlockGibbsState(position, -energy(position))
+
+    def step(self, rng_key: Key, state: Any, energy: Any) -> tuple[Any, Any]:
+        position = _sweep(energy)(rng_key, state.position)
+        new = BlockGibbsState(position, -energy(position))
+        return new, BlockGibbsInfo(jnp.ones_like(new.logdensity))
+
+    def report(self, info: BlockGibbsInfo) -> Report:
+        return report(info.acceptance_rate)
+
+    def draw_start(self, rng_key: Key, energy: Energy, shape: Shape) -> Array:
+        if discrete_levels(energy) is None:
+            return super().draw_start(rng_key, energy, shape)
+        return _random_units(rng_key, energy, shape)
+
+
+def _sweep(energy: Any) -> Callable[[Key, Array], Array]:
+    sweep = getattr(energy, "gibbs_sweep", None)
+    if sweep is None:
+        raise TypeError(
+            "`BlockGibbs` needs an energy that knows its blocks, an RBM or an Ising model, got "
+            f"{energy!r}. One that is tempered or annealed has lost them; "
+            "`GibbsWithGradients` takes any discrete energy."
+        )
+    return sweep
+
+
+class GibbsWithGradientsMove(AbstractMove):
+    r"""Flip unit $i$ with probability $\propto e^{-\Delta_i/2}$, $\Delta_i$ by the gradient."""
+
+    step_size: float | Scalar = 1.0
+    inverse_mass_matrix: Array | None = None
+
+    def check(self, energy: Any) -> None:
+        _levels(energy)
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> FlipState:
+        self.check(energy)
+        value, gradient = jax.value_and_grad(energy)(position)
+        return FlipState(position, -value, -gradient)
+
+    def step(self, rng_key: Key, state: FlipState, energy: Energy) -> tuple[Any, Any]:
+        flip_key, accept_key = jr.split(rng_key)
+        low, high = _levels(energy)
+
+        def log_flips(state: FlipState) -> Array:
+            change = (low + high - 2 * state.position) * state.logdensity_grad
+            return jax.nn.log_softmax(0.5 * change.reshape(-1))
+
+        forth = log_flips(state)
+        i = jr.categorical(flip_key, forth)
+        flat = state.position.reshape(-1)
+        flipped = flat.at[i].set(low + high - flat[i]).reshape(state.position.shape)
+        proposal = self.init(flip_key, flipped, energy)
+        log_ratio = proposal.logdensity - state.logdensity + log_flips(proposal)[i] - forth[i]
+        acceptance = jnp.nan_to_num(jnp.exp(jnp.minimum(0, log_ratio)))
+        accepted = jr.uniform(accept_key, (), acceptance.dtype) < acceptance
+        new = jax.tree.map(lambda y, x: jnp.where(accepted, y, x), proposal, state)
+        return new, FlipInfo(acceptance, accepted, proposal)
+
+    def report(self, info: FlipInfo) -> Report:
+        return report(info.acceptance_rate)
+
+    def draw_start(self, rng_key: Key, energy: Energy, shape: Shape) -> Array:
+        return _random_units(rng_key, energy, shape)
+
+
+def _levels(energy: Energy) -> tuple[float, float]:
+    levels = discrete_levels(energy)
+    if levels is None:
+        raise TypeError(
+            "`GibbsWithGradients` needs an energy of two-valued units, such as `IsingModel` or "
+            f"`BernoulliRBM`, got {energy!r}."
+        )
+    return levels
+
+
+def _random_units(rng_key: Key, energy: Energy, shape: Shape) -> Array:
+    low, high = _levels(energy)
+    return as_position(jnp.where(jr.bernoulli(rng_key, shape=shape), high, low))
+
+
+class BlockGibbs(AbstractKernel):
+    r"""Gibbs sampling by blocks of units that are independent given the others.
+
+    Of a restricted Boltzmann machine, the hidden layer given the visible one and then the
+    visible one; of an Ising model, the sublattices of one colour after another (two on a
+    lattice of even sides, as on a checkerboard, and three else). Asymptotically exact, without
+    a rejection. Shown by `tests/kernels/test_discrete.py` against enumeration.
+
+    ```python
+    mcmc = MCMC(ebm.BlockGibbs(potential_fn=rbm), num_warmup=100, num_samples=1000)
+    ```
+
+    **Arguments**
+
+    - `potential_fn`: a [`BernoulliRBM`][numpyro_ebm.BernoulliRBM],
+      [`GaussianBernoulliRBM`][numpyro_ebm.GaussianBernoulliRBM],
+      [`IsingModel`][numpyro_ebm.IsingModel], or an energy with a method
+      `gibbs_sweep(rng_key, x)` that leaves its distribution invariant.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any] | None = None, potential_fn: Energy | None = None
+    ) -> None:
+        _check_no_model(self, model)
+        super().__init__(None, potential_fn, BlockGibbsMove(), NO_ADAPTATION)
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        return ("z", "potential_energy")
+
+    def get_diagnostics_str(self, state: Any) -> str:
+        return f"energy {state.potential_energy:.2f}"
+
+
+class GibbsWithGradients(AbstractKernel):
+    r"""Gibbs with gradients [Grathwohl et al. 2021], for any energy of two-valued units.
+
+    One gradient of the energy, continued to real points, tells for all units at once what
+    flipping one would change; a unit is chosen by that, and the flip accepted by Metropolis.
+    Asymptotically exact for any energy; the better the gradient foretells a flip, the more is
+    accepted. One gradient a transition, at most one flip. Shown by
+    `tests/kernels/test_discrete.py` against enumeration.
+
+    **Arguments**
+
+    - `potential_fn`: a discrete energy, such as [`IsingModel`][numpyro_ebm.IsingModel],
+      [`BernoulliRBM`][numpyro_ebm.BernoulliRBM], sums of them and multiples.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any] | None = None, potential_fn: Energy | None = None
+    ) -> None:
+        _check_no_model(self, model)
+        super().__init__(None, potential_fn, GibbsWithGradientsMove(), NO_ADAPTATION)
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        return ("z", "potential_energy", "accept_prob", "n_grad")
+
+    def get_diagnostics_str(self, state: Any) -> str:
+        return f"acc. prob={state.mean_accept_prob:.2f}"
+
+
+def _check_no_model(kernel: AbstractKernel, model: Any) -> None:
+    if model is not None:
+        raise ValueError(
+            f"`{type(kernel).__name__}` takes a discrete energy as `potential_fn`, not a "
+            "`model`: NumPyro's potential of a model has no discrete sites. Sample those by "
+            "`numpyro.infer.DiscreteGibbs`."
+        )

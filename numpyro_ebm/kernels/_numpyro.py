@@ -1,0 +1,207 @@
+"""`AbstractKernel`: a move as a NumPyro `MCMCKernel`."""
+
+import abc
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.random as jr
+from numpyro.infer.initialization import init_to_uniform
+from numpyro.infer.mcmc import MCMCKernel
+from numpyro.util import is_prng_key
+
+from .._checks import check_positive
+from .._guard import check_potential
+from .._types import Energy, Key, Point
+from .._values import ByValue
+from ..chains import AbstractAdaptation, AbstractMove, Sampler, check_metric
+from ..energies import AbstractEnergy
+from ._state import KernelState, next_state, refreshed_state, start_state
+from ._still import sampler_at
+from ._target import EnergyTarget, ModelTarget
+
+
+class AbstractKernel(MCMCKernel):
+    """A [`move`][numpyro_ebm.kernels.AbstractMove] that NumPyro's `MCMC` can run.
+
+    A subclass makes its move and passes it here. Everything that adapts is in the state, and
+    the potential is built from the current model arguments in every transition, so NumPyro's
+    composite kernels see no stale value. But `MCMC` does not tell a kernel when it goes on from
+    `post_warmup_state` with new arguments. The state then holds the energy that its points had
+    under the old ones, and a chain that compares with it may freeze, as NumPyro's own do. So
+    set `mcmc.post_warmup_state = kernel.refresh(mcmc.last_state, model_args, model_kwargs)`.
+    """
+
+    move: AbstractMove
+    adaptation: AbstractAdaptation
+
+    @abc.abstractmethod
+    def __init__(
+        self,
+        model: Callable[..., Any] | None,
+        potential_fn: Energy | None,
+        move: AbstractMove,
+        adaptation: AbstractAdaptation,
+        init_strategy: Callable[..., Any] = init_to_uniform,
+    ) -> None:
+        if model is not None and potential_fn is not None:
+            raise ValueError("Only one of `model` or `potential_fn` must be specified.")
+        check_positive("step_size", move.step_size)
+        check_metric(move.inverse_mass_matrix)
+        adaptation.check(move)
+        self.move = move
+        self.adaptation = adaptation
+        self.init_strategy = init_strategy
+        self._target: ModelTarget | EnergyTarget | None = None
+        if model is not None:
+            self._target = ModelTarget(model, init_strategy)
+        elif potential_fn is not None:
+            self._target = EnergyTarget.of(potential_fn, move)
+
+    @property
+    def model(self) -> Callable[..., Any] | None:
+        """The model; ArviZ asks for it. `None` for a kernel made from a potential."""
+        return self._target.model if isinstance(self._target, ModelTarget) else None
+
+    @property
+    def potential_fn(self) -> AbstractEnergy | None:
+        """The energy it samples; `None` for a kernel made from a model."""
+        return self._target.energy if isinstance(self._target, EnergyTarget) else None
+
+    @property
+    def has_target(self) -> bool:
+        """Whether it was made from a model or a potential."""
+        return self._target is not None
+
+    @property
+    def sample_field(self) -> str:
+        return "z"
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        # All that ArviZ's `sample_stats` wants, without `extra_fields`.
+        return (
+            "z",
+            "potential_energy",
+            "accept_prob",
+            "diverging",
+            "n_grad",
+            "adapt_state.step_size",
+            *(("energy",) if self.move.is_hamiltonian else ()),
+        )
+
+    def parts_by_value(self) -> tuple[Any, ...]:
+        """By what kernels compare: one made anew with the same arguments compiles nothing."""
+        return self.move, self.adaptation, self.init_strategy, self._target
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and ByValue(self) == ByValue(other)
+
+    def __hash__(self) -> int:
+        return hash(ByValue(self))
+
+    def get_diagnostics_str(self, state: KernelState) -> str:
+        step_size = f"step size {state.adapt_state.step_size:.2e}"
+        if not self.move.is_exact:  # It has no acceptance.
+            return step_size
+        return f"{step_size}. acc. prob={state.mean_accept_prob:.2f}"
+
+    def init(
+        self,
+        rng_key: Key,
+        num_warmup: int,
+        init_params: Point | None = None,
+        model_args: tuple = (),
+        model_kwargs: dict | None = None,
+    ) -> KernelState:
+        """Start one chain, or one per key if `rng_key` is a batch of keys.
+
+        **Raises** `ValueError` if a chain could never leave its start, and
+        [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if the model, or a potential made
+        of one, infers parameters of an energy without its normaliser.
+        """
+        split = jr.split if is_prng_key(rng_key) else jax.vmap(jr.split, out_axes=1)
+        chain_key, start_key = split(rng_key)
+        start = start_key, type(self).__name__, self.move, init_params
+        position = self._known_target.start(*start, model_args, model_kwargs or {})
+        energy = self.get_potential_fn(model_args, model_kwargs)
+        sampler = self._sampler(position)
+        state = start_state(chain_key, sampler, energy, position, num_warmup)
+        if self.model is None and state.z_grad is None:
+            one = position if is_prng_key(rng_key) else jax.tree.map(lambda x: x[0], position)
+            check_potential(energy, one)
+        return state
+
+    def sample(
+        self, state: KernelState, model_args: tuple, model_kwargs: dict | None
+    ) -> KernelState:
+        energy = self.get_potential_fn(model_args, model_kwargs)
+        return next_state(self._sampler(state.z), energy, state)
+
+    def refresh(
+        self, state: KernelState, model_args: tuple, model_kwargs: dict | None
+    ) -> KernelState:
+        """Recompute the energy and gradient that `state` caches, for a target that changed."""
+        energy = self.get_potential_fn(model_args, model_kwargs)
+        return refreshed_state(self._sampler(state.z), energy, state)
+
+    def wrap_model(self, wrapper: Callable[..., Any]) -> "AbstractKernel":
+        if not isinstance(self._target, ModelTarget):
+            raise ValueError(
+                "`wrap_model` is not supported for kernels built from a potential function."
+            )
+        model = wrapper(self._target.model)
+        return self._with_target(ModelTarget(model, self._target.init_strategy))
+
+    def with_potential(self, potential_fn: Energy) -> "AbstractKernel":
+        """A copy of this kernel that samples `potential_fn`."""
+        return self._with_target(EnergyTarget.of(potential_fn, self.move))
+
+    def postprocess_fn(
+        self, model_args: tuple, model_kwargs: dict | None
+    ) -> Callable[[Point], Any]:
+        return self._known_target.postprocess_fn(model_args, model_kwargs or {})
+
+    def get_potential_fn(
+        self, model_args: tuple = (), model_kwargs: dict | None = None
+    ) -> Energy:
+        """The energy over unconstrained space, for these arguments of the model."""
+        return self._known_target.potential_fn(model_args, model_kwargs or {})
+
+    def get_constrain_fn(
+        self,
+        model_args: tuple = (),
+        model_kwargs: dict | None = None,
+        *,
+        return_deterministic: bool = False,
+    ) -> Callable[[Point], Any]:
+        """What conditions the other blocks of a composite kernel: values of the sites alone.
+
+        **Arguments**
+
+        - `return_deterministic`: run the model, and return its deterministic sites as well.
+        """
+        arguments = model_args, model_kwargs or {}
+        return self._known_target.constrain_fn(*arguments, return_deterministic)
+
+    @property
+    def _sample_fn(self) -> Any:
+        # `MCMC` reads this: `None` makes it call `init` before it samples.
+        return None if self._target is None else self._target.sample_fn
+
+    @property
+    def _known_target(self) -> ModelTarget | EnergyTarget:
+        if self._target is None:
+            raise ValueError(
+                f"`{type(self).__name__}` has no target: give it a `model` or a `potential_fn`."
+            )
+        return self._target
+
+    def _with_target(self, target: ModelTarget | EnergyTarget) -> "AbstractKernel":
+        kernel = copy.copy(self)
+        kernel._target = target
+        return kernel
+
+    def _sampler(self, position: Point) -> Sampler:
+        return sampler_at(position, Sampler(self.move, self.adaptation))

@@ -1,0 +1,208 @@
+"""Populations that come down from a reference to the target, and need no warm-up."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._checks import check_count, check_positive, check_probability, finite
+from .._types import Array, Float, Key, Scalar
+from ..chains import (
+    Annealing,
+    Sampler,
+    begin,
+    descend,
+    keeping_ess,
+    run_chains,
+)
+from ..energies import (
+    AbstractEnergy,
+    ConditionalEnergy,
+    as_energy,
+    check_energy,
+    energy_named,
+    unconstrained_from,
+)
+from ._langevin import UnadjustedLangevin
+from ._mala import MALA
+from ._numpyro import AbstractKernel
+from ._sampler import check_exact, check_kernel, step_adaptation
+
+
+class Population(NamedTuple):
+    r"""Draws that came down together.
+
+    - **values**: `(draw, *event)`.
+    - **accept_prob**: the mean acceptance probability at the end of the way.
+    - **num_steps**: the number of transitions on the way.
+    - **log_z**: an estimate of $\log Z$, whose bias falls as draws grow; NaN where there is
+      none.
+    """
+
+    values: Array
+    accept_prob: Scalar
+    num_steps: Array
+    log_z: Scalar
+
+
+class AbstractPopulation(eqx.Module):
+    """How a population of points is drawn together; [`sample`][numpyro_ebm.sample] draws it."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its moves leave invariant what they move on."""
+        return True
+
+    @abc.abstractmethod
+    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+        """`num_draws` points; a pure function, to be called inside of `jit`."""
+
+
+class TemperedSMC(AbstractPopulation):
+    r"""Adaptive tempered sequential Monte Carlo [Del Moral, Doucet and Jasra 2006].
+
+    Particles from a reference $q$, at $\lambda = 0$, are weighted, resampled and moved on
+    $q^{1-\lambda} e^{-\lambda E}$ as $\lambda$ rises to one, by steps that keep the effective
+    sample size. Asymptotically exact in the number of particles; at a finite number modes can
+    get lost, so that several populations, `num_chains` of them, should agree. Draws of the
+    reference where the energy is infinite are dropped first. A population that does not reach
+    $\lambda = 1$ is NaN. BlackJAX chooses $\lambda$ and resamples. Shown by
+    `tests/kernels/test_populations.py`.
+
+    ```python
+    smc = ebm.TemperedSMC(ebm.MALA(), dist.Normal(0, 5).expand([2]).to_event(1))
+    draws = ebm.sample(jax.random.key(0), energy, smc, num_chains=8, num_samples=1000)
+    ```
+
+    **Arguments**
+
+    - `kernel`: what moves the particles, its step size tuned at every $\lambda$ if it adapts;
+      not one that is biased.
+    - `reference`: a NumPyro distribution, or an energy with an exact `sampler`, wider than the
+      target and on the same support.
+    - `num_steps`: transitions at each $\lambda$.
+    - `target_ess`: the effective sample size after each step, as a part of the particles.
+    """
+
+    sampler: Sampler
+    reference: AbstractEnergy
+    num_steps: int = eqx.field(static=True)
+    target_ess: float
+
+    def __init__(
+        self,
+        kernel: AbstractKernel,
+        reference: Any,
+        num_steps: int = 5,
+        target_ess: float = 0.9,
+    ) -> None:
+        check_count("num_steps", num_steps)
+        check_kernel(kernel)
+        check_probability("target_ess", target_ess)
+        check_exact(kernel)
+        self.sampler = Sampler(kernel.move, step_adaptation(kernel))
+        self.reference = energy_named("reference", reference)
+        if self.reference.sampler is None:
+            raise ValueError(
+                "`reference` must have an exact sampler: a NumPyro distribution, or an energy "
+                f"with a `sampler`, got {self.reference!r}."
+            )
+        self.num_steps, self.target_ess = num_steps, target_ess
+
+    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+        energy = as_energy(energy, self.reference.event_shape)
+        check_energy(energy, self.reference.event_shape or ())
+        self.sampler.move.check(energy)
+        reference, free, transform = unconstrained_from(self.reference, energy)
+        start_key, loop_key = jr.split(rng_key)
+        annealing = Annealing(self.sampler, reference, free, self.num_steps)
+        start = begin(start_key, annealing, num_draws)
+        end, _ = descend(loop_key, annealing, start, keeping_ess(self.target_ess))
+        # A population that stayed on the way is not one of the target.
+        points = jnp.where(end.beta == 1, end.particles.chains.z, jnp.nan)
+        log_z = self.reference.log_z
+        return Population(
+            values=points if transform is None else jnp.asarray(jax.vmap(transform)(points)),
+            accept_prob=end.particles.accept_prob,
+            num_steps=end.num_levels * self.num_steps,
+            log_z=end.log_ratio_z + (jnp.nan if log_z is None else log_z),
+        )
+
+
+class AnnealedLangevin(AbstractPopulation):
+    r"""Langevin dynamics on $E(x; \sigma)$ as $\sigma$ falls [Song and Ermon 2019].
+
+    For noise-conditional energies, as multi-scale denoising score matching learns them. From
+    $N(0, \sigma_1^2)$ each point makes `num_steps` transitions of step $\eta\sigma_k^2$ at
+    every $\sigma_k$, and ends at the smallest. **Biased**: the proportions of modes are those
+    in which the last noise that joins them left them, and Langevin steps without a correction
+    add their own bias. With `kernel=ebm.MALA(...)` the law at each $\sigma_k$ is invariant.
+    Shown by `tests/kernels/test_populations.py`.
+
+    ```python
+    conditional = ebm.ConditionalEnergy(fn, event_shape=(2,))
+    draws = ebm.sample(jax.random.key(0), conditional, ebm.AnnealedLangevin([5.0, 1.0, 0.1]))
+    ```
+
+    **Arguments**
+
+    - `noise_scales`: $\sigma_1 > \dots > \sigma_K$, from the width of the data down.
+    - `kernel`: [`UnadjustedLangevin`][numpyro_ebm.UnadjustedLangevin] or
+      [`MALA`][numpyro_ebm.MALA]; its `step_size` is $\eta$ at $\sigma = 1$. Nothing adapts.
+    - `num_steps`: transitions at each noise scale.
+    """
+
+    noise_scales: Float[Array, " k"] = eqx.field(converter=finite("noise_scales"))
+    kernel: AbstractKernel = eqx.field(
+        static=True, default=UnadjustedLangevin(step_size=0.1), kw_only=True
+    )
+    num_steps: int = eqx.field(static=True, default=100, kw_only=True)
+
+    @property
+    def is_exact(self) -> bool:
+        return self.kernel.move.is_exact
+
+    def __check_init__(self) -> None:
+        check_count("num_steps", self.num_steps)
+        check_positive("noise_scales", self.noise_scales)
+        if self.noise_scales.ndim != 1 or (np.diff(self.noise_scales) >= 0).any():
+            raise ValueError(f"`noise_scales` must fall, got {self.noise_scales}.")
+        if not isinstance(self.kernel, UnadjustedLangevin | MALA):
+            raise ValueError(
+                "`kernel` must be `UnadjustedLangevin(...)` or `MALA(...)`, whose step goes "
+                f"with the square of the noise, got {type(self.kernel).__name__}."
+            )
+
+    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+        if not isinstance(energy, ConditionalEnergy) or energy.event_shape is None:
+            raise TypeError(
+                "`energy` must be a `ConditionalEnergy(fn, event_shape)`, with "
+                f"`fn(x, noise_scale)`, for `AnnealedLangevin`, got {energy!r}."
+            )
+        start_key, loop_key = jr.split(rng_key)
+        shape = (num_draws, *energy.event_shape)
+        start = self.noise_scales[0] * jr.normal(start_key, shape, jnp.result_type(float))
+
+        def anneal(points: Array, level: tuple) -> tuple[Array, Scalar]:
+            k, noise_scale = level
+            points, chains, _ = run_chains(
+                jr.fold_in(loop_key, k),
+                self._move(noise_scale),
+                energy.given(noise_scale),
+                points,
+                self.num_steps,
+            )
+            return points, chains.accept_prob.mean()
+
+        levels = (jnp.arange(len(self.noise_scales)), self.noise_scales)
+        points, accept_prob = jax.lax.scan(anneal, start, levels)
+        num_steps = self.num_steps * len(self.noise_scales)
+        return Population(points, accept_prob[-1], jnp.asarray(num_steps), jnp.asarray(jnp.nan))
+
+    def _move(self, noise_scale: Scalar) -> Any:
+        move = self.kernel.move
+        return move.with_step(move.step_size * noise_scale**2)

@@ -1,0 +1,60 @@
+"""The door from a kernel to the engine, and what is asked of it there."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import as_floats
+from ..chains import Adaptation, Sampler
+from ._numpyro import AbstractKernel
+
+
+def as_sampler(kernel: Any) -> Sampler:
+    """How `kernel` moves chains, on any energy; its numbers become arrays.
+
+    **Raises** `TypeError` unless it is a kernel of this library, and `ValueError` if it has a
+    target of its own.
+    """
+    check_free_kernel(kernel)
+    # Python's numbers would be constants of the compiled program.
+    return jax.tree.map(_as_array, Sampler(kernel.move, kernel.adaptation))
+
+
+def _as_array(leaf: Any) -> Any:
+    return as_floats(leaf) if isinstance(leaf, float | np.ndarray | np.generic) else leaf
+
+
+def step_adaptation(kernel: AbstractKernel) -> Adaptation:
+    """How `kernel` adapts its one step size; raises if it has several."""
+    if not isinstance(kernel.adaptation, Adaptation):
+        raise TypeError(f"`kernel` must move by itself, got {type(kernel).__name__}.")
+    return kernel.adaptation
+
+
+def check_kernel(kernel: Any) -> None:
+    if not isinstance(kernel, AbstractKernel):
+        raise TypeError(
+            "`kernel` must be a kernel of this library, such as `ebm.NUTS()`, got "
+            f"{kernel!r:.80}."
+        )
+
+
+def check_free_kernel(kernel: Any) -> None:
+    """Raise unless it is a kernel that has no target yet."""
+    check_kernel(kernel)
+    if kernel.has_target:
+        raise ValueError(
+            "`kernel` must have neither `model` nor `potential_fn` here, where it moves on "
+            f"`energy`: pass `ebm.{type(kernel).__name__}()`."
+        )
+
+
+def check_exact(kernel: AbstractKernel) -> None:
+    """Raise unless `kernel` leaves its target invariant, for what relies on that."""
+    if not kernel.move.is_exact:
+        raise ValueError(
+            f"`kernel` must leave its target invariant here, and `{type(kernel).__name__}` is "
+            "biased, by which the result would be wrong: use `ebm.MALA()` or "
+            "`ebm.AdjustedMCLMC()`."
+        )

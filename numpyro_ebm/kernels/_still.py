@@ -1,0 +1,39 @@
+"""What a model without latent sites does: nothing."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Energy, Key, Point, Scalar
+from ..chains import NO_ADAPTATION, AbstractMove, Report, Sampler, report
+
+
+class StillState(NamedTuple):
+    """The move state of a model without latent sites."""
+
+    position: Point
+    logdensity: Scalar
+
+
+class StillMove(AbstractMove):
+    """Stays where it is."""
+
+    step_size: float | Scalar
+    inverse_mass_matrix: Array | None = None
+
+    def init(self, rng_key: Key, position: Point, energy: Energy) -> StillState:
+        return StillState(position, -energy(position))
+
+    def step(self, rng_key: Key, state: StillState, energy: Energy) -> tuple[Any, Any]:
+        return state, state.logdensity
+
+    def report(self, info: Scalar) -> Report:
+        return report(0.0, n_grad=0)
+
+
+def sampler_at(position: Point, sampler: Sampler) -> Sampler:
+    """`sampler`, if there is anything to move at all."""
+    if jax.tree.leaves(position):
+        return sampler
+    return Sampler(StillMove(jnp.mean(jnp.asarray(sampler.move.step_size))), NO_ADAPTATION)

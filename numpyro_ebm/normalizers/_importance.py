@@ -1,0 +1,227 @@
+"""Importance sampling, in one step or along a path."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._checks import check_count
+from .._types import Array, Float, Key, Scalar
+from ..chains import Annealing, Particles, keeping_ess, run_alone
+from ..energies import (
+    AbstractEnergy,
+    LogZ,
+    confined,
+    is_discrete,
+    is_real,
+    is_within,
+    judged,
+)
+from ..kernels import MALA, AbstractKernel, as_sampler
+from ._base import BLOCK, AbstractNormalizer, rounding, weighted
+from ._ends import checks_of, run_on
+from ._reference import annealing, check_same_space, reference_for
+from ._schedule import NOT_REACHED, Schedule, pilot, respaced, without_adaptation
+
+
+class ImportanceSampling(AbstractNormalizer):
+    r"""$\log\frac1n\sum_i w_i$, with $w_i = e^{-E(x_i)}/q(x_i)$ and $x_i \sim q$.
+
+    Unbiased for $Z$. In few dimensions hard to beat; in many, the weights of almost all draws
+    vanish. `lower` is $E\log w$. Their effective number and the index of their tail, Pareto's
+    $k$ [[Vehtari et al. 2024](https://jmlr.org/papers/v25/19-556.html)], decide whether there
+    is an interval. Shown by `tests/normalizers/test_estimates.py`.
+
+    **Arguments**
+
+    - `proposal`: $q$, wider than the target: a NumPyro distribution, or an energy with `log_z`
+      and `sampler`; by default the reference of a [`Tilted`][numpyro_ebm.Tilted] energy.
+    - `num_samples`: draws of it.
+    """
+
+    proposal: Any = None
+    num_samples: int = eqx.field(static=True, default=20_000)
+
+    def __check_init__(self) -> None:
+        check_count("num_samples", self.num_samples)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        proposal = reference_for(self.proposal, energy, "proposal")
+        check_same_space("proposal", proposal, energy)
+        if not is_within(energy.support, proposal.support):
+            raise ValueError(
+                f"`proposal` has the support {proposal.support} and never falls on the rest of "
+                f"the energy's, {energy.support}: give one that covers it."
+            )
+        weigh_key, probe_key = jr.split(rng_key)
+        log_weights, noise = _weigh(weigh_key, energy, proposal, self.num_samples)
+        log_z = weighted(log_weights, noise, method=type(self).__name__)
+        if is_discrete(energy) or not is_real(energy.support):
+            return log_z
+        beyond = _share_beyond(probe_key, energy, proposal, log_weights.max())
+        return judged(
+            log_z,
+            {
+                "chains on the energy find places of larger weights than all that were drawn: "
+                "the proposal misses some of the target": beyond > _MOST_BEYOND
+            },
+        )
+
+
+@eqx.filter_jit
+def _weigh(
+    rng_key: Key, energy: AbstractEnergy, proposal: Any, num_samples: int
+) -> tuple[Float[Array, " n"], Scalar]:
+    draws = proposal.sample(rng_key, (num_samples,))
+    energy = confined(energy)
+
+    def both(x: Array) -> tuple[Scalar, Scalar]:
+        return proposal(x), energy(x)
+
+    of_proposal, of_energy = jax.lax.map(both, draws, batch_size=min(BLOCK, num_samples))
+    log_weights = of_proposal - of_energy + proposal.log_z
+    return log_weights, rounding(of_proposal, of_energy)
+
+
+@eqx.filter_jit
+def _share_beyond(
+    rng_key: Key, energy: AbstractEnergy, proposal: AbstractEnergy, largest: Scalar
+) -> Scalar:
+    """The share of short chains on the energy that end where no draw weighed as much."""
+    start_key, chain_key = jr.split(rng_key)
+    around = proposal.sample(start_key, (_NUM_PROBES,))
+    zero = jr.uniform(start_key, around.shape, around.dtype, minval=-2, maxval=2)
+    is_even = jnp.arange(_NUM_PROBES) % 2 == 0
+    starts = jax.vmap(jnp.where)(is_even, around, zero)
+    keys = jr.split(chain_key, _NUM_PROBES)
+    ends = run_alone(keys, as_sampler(MALA()), energy, starts, _PROBE_STEPS).z[:, 0]
+    log_weights = jax.vmap(lambda x: proposal(x) - energy(x))(ends) + proposal.log_z
+    return (log_weights > largest).mean()
+
+
+#: Chains that look for what was missed, their length, and how many may exceed all draws.
+_NUM_PROBES, _PROBE_STEPS, _MOST_BEYOND = 64, 200, 0.05
+
+
+class AnnealedImportanceSampling(AbstractNormalizer):
+    r"""$\log w = -\sum_k (\beta_k - \beta_{k-1})(E(x_k) + \log q(x_k))$ along a path.
+
+    Annealed importance sampling [[Neal 2001](https://doi.org/10.1023/A:1008923215028)]: points
+    start from the reference $q$ and are moved on $q^{1-\beta}e^{-\beta E}$ as $\beta$ rises;
+    $E[w] = Z$, so that `lower` $= E\log w \le \log Z$. Then back, from draws of the target,
+    for `upper` $\ge \log Z$ [[Grosse et al. 2015](https://arxiv.org/abs/1511.02543)]. That half
+    is a bound if those draws are exact, as if the energy has a `sampler`; else they are where
+    the forward points ended, resampled, and it is approximate. A pilot of tempered sequential
+    Monte Carlo chooses the $\beta_k$ and the step size at each. There is no interval if the
+    weights have a heavy tail, or if a short run from the ends moves a part of them alone, as in
+    a funnel. Shown by `tests/normalizers/test_estimates.py`.
+
+    **Arguments**
+
+    - `kernel`: what moves the points, and must leave its target invariant: by default
+      [`HMC`][numpyro_ebm.HMC] of two leapfrog steps, or
+      [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
+    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sampler`, wider than
+      the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
+      of spins.
+    - `num_temperatures`: the number of $\beta_k$ above zero.
+    - `num_particles`: points, each with a weight of its own.
+    - `num_steps`: transitions at each $\beta_k$.
+    """
+
+    kernel: AbstractKernel | None = eqx.field(static=True, default=None)
+    reference: Any = None
+    num_temperatures: int = eqx.field(static=True, default=500, kw_only=True)
+    num_particles: int = eqx.field(static=True, default=500, kw_only=True)
+    num_steps: int = eqx.field(static=True, default=1, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_count("num_temperatures", self.num_temperatures)
+        check_count("num_particles", self.num_particles)
+        check_count("num_steps", self.num_steps)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        anneal = annealing(energy, self.kernel, self.reference, self.num_steps)
+        log_weights, upper, noise, checks = _there_and_back(
+            rng_key, anneal, self.num_temperatures, self.num_particles
+        )
+        is_exact = anneal.energy.sampler is not None
+        log_z = weighted(
+            log_weights,
+            noise,
+            upper=upper,
+            upper_is_exact=is_exact,
+            method=type(self).__name__,
+        )
+        return judged(log_z, checks)
+
+
+@eqx.filter_jit
+def _there_and_back(
+    rng_key: Key, annealing: Annealing, num_temperatures: int, num_particles: int
+) -> tuple[Float[Array, " n"], Scalar, Scalar, dict[str, Array]]:
+    pilot_key, start_key, target_key, back_key, end_key = jr.split(rng_key, 5)
+    schedule = respaced(pilot(pilot_key, annealing, keeping_ess(0.9)), num_temperatures)
+    fixed = without_adaptation(annealing)
+    start = fixed.start(start_key, num_particles)
+    # Draws of infinite energy weigh nothing. The way back never comes to where they were.
+    is_alive = start.log_ratio > -jnp.inf
+    log_share = jnp.log(is_alive.mean())
+    log_weights, ends = _rise(fixed, start, schedule)
+    log_weights = jnp.where(is_alive, log_weights, -jnp.inf)
+    points = _draws_of_target(target_key, fixed, log_weights, ends)
+    backwards = _fall(fixed, fixed.start_at(back_key, points), schedule) + log_share
+    constant = annealing.reference.log_z
+    noise = rounding(ends.reference["logdensity"], ends.chains.move_state.logdensity)
+    short = run_on(end_key, fixed, points, schedule.step_sizes[-1], 512)
+    checks = {NOT_REACHED: schedule.betas[-1] < 1, **checks_of(short, fixed)}
+    return log_weights + constant, backwards.mean() + constant, noise, checks
+
+
+def _rise(
+    annealing: Annealing, particles: Particles, schedule: Schedule
+) -> tuple[Float[Array, " n"], Particles]:
+    """Log weights of points that start from the reference, and where they end."""
+    betas, step_sizes, _ = schedule
+    rungs = jnp.diff(betas), betas[1:], step_sizes[1:]
+    return _walk(annealing, particles, rungs, reverse=False)
+
+
+def _fall(annealing: Annealing, particles: Particles, schedule: Schedule) -> Float[Array, " n"]:
+    r"""Log weights of points that start from the target, whose mean bounds $\log Z$."""
+    betas, step_sizes, _ = schedule
+    deltas = jnp.diff(betas)
+    rungs = deltas[1:], betas[1:-1], step_sizes[1:-1]
+    log_weights, particles = _walk(annealing, particles, rungs, reverse=True)
+    return log_weights + _scaled(deltas[0], particles.log_ratio)
+
+
+def _walk(
+    annealing: Annealing, particles: Particles, rungs: tuple[Array, ...], reverse: bool
+) -> tuple[Float[Array, " n"], Particles]:
+    """Weigh by `delta`, then move at `beta`, rung by rung."""
+
+    def level(carry: tuple[Array, Particles], rung: tuple) -> tuple[tuple, None]:
+        log_weights, particles = carry
+        delta, beta, step_size = rung
+        log_weights += _scaled(delta, particles.log_ratio)
+        moved = annealing.move_at(particles._replace(step_size=step_size), beta)
+        return (log_weights, moved), None
+
+    start = jnp.zeros_like(particles.log_ratio), particles
+    return jax.lax.scan(level, start, rungs, reverse=reverse)[0]
+
+
+def _scaled(delta: Scalar, log_ratio: Array) -> Array:
+    return jnp.where(delta > 0, delta * log_ratio, 0)
+
+
+def _draws_of_target(
+    rng_key: Key, annealing: Annealing, log_weights: Array, ends: Particles
+) -> Array:
+    num = len(log_weights)
+    if annealing.energy.sampler is not None:
+        return annealing.energy.sample(rng_key, (num,))
+    return ends.chains.z[jr.categorical(rng_key, log_weights, shape=(num,))]

@@ -1,0 +1,147 @@
+"""Nested sampling, without a gradient."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.scipy.special import logsumexp
+
+from .._checks import check_count
+from .._types import Array, Key, Scalar
+from ..chains import Annealing, blackjax
+from ..energies import AbstractEnergy, LogZ, is_discrete, judged
+from ._base import AbstractNormalizer, rounding, with_common_checks
+from ._reference import annealing
+
+
+class NestedSampling(AbstractNormalizer):
+    r"""$Z = \int_0^1 L\,dX$, where $X$ is the mass of the reference with $e^{-E}/q > L$.
+
+    Nested sampling [[Skilling 2006](https://doi.org/10.1214/06-BA127)] by slices [[Yallup,
+    Kroupa and Handley 2026](https://arxiv.org/abs/2601.23252)], BlackJAX's `nss`: live points,
+    of which the least likely are replaced inside ever smaller contours. It takes no gradient
+    and no temperatures, so that it checks the other methods and copes with first-order phase
+    transitions, where they fail. Slow in many dimensions. The error is that of how far each
+    contour shrinks; it does not know whether the slices mixed. Shown by
+    `tests/normalizers/test_estimates.py`.
+
+    **Arguments**
+
+    - `reference`: as of [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo].
+    - `num_live`: live points; the error falls with their square root.
+    - `num_steps`: slices for each new point; by default ten, or five times the dimension.
+    - `num_delete`: points that are replaced at once, in parallel; by default a twentieth.
+    """
+
+    reference: Any = None
+    num_live: int = eqx.field(static=True, default=500, kw_only=True)
+    num_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+    num_delete: int | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_count("num_live", self.num_live)
+        for name in ("num_steps", "num_delete"):
+            value = getattr(self, name)
+            check_count(name, 1 if value is None else value)
+        if not 0 < (self.num_delete or 1) < self.num_live:
+            raise ValueError(
+                f"`num_delete` must be less than `num_live`, got {self.num_delete} of "
+                f"{self.num_live}."
+            )
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        if is_discrete(energy):
+            raise TypeError("`NestedSampling` moves by slices, and not on discrete energies.")
+        path = annealing(energy, None, self.reference)
+        dim = math.prod(path.reference.event_shape or ())
+        num_steps = self.num_steps or max(10, 5 * dim)
+        num_delete = self.num_delete or max(1, self.num_live // 20)
+        sizes = num_steps, num_delete
+        start_key, run_key, end_key = jr.split(rng_key, 3)
+        state = _begin(start_key, path, sizes, self.num_live)
+        dead, calls = [], 0
+        while calls < _MOST_CALLS and not _is_done(state):
+            state, more = _replace_some(jr.fold_in(run_key, calls), path, sizes, state)
+            dead, calls = [*dead, more], calls + 1
+        log_z, checks = _integrate(end_key, path, dead, state)
+        too_long = {
+            f"live points still hold mass after {_MOST_CALLS * _A_CALL} replacements": (
+                calls == _MOST_CALLS
+            )
+        }
+        return judged(log_z, {**too_long, **checks})
+
+
+#: Replacements in one compiled call, and the most calls.
+_A_CALL, _MOST_CALLS = 50, 400
+
+
+def _algorithm(path: Annealing, sizes: tuple[int, int]) -> Any:
+    reference, energy = path.reference, path.energy
+    constant = reference.log_z
+
+    def log_likelihood(x: Array) -> Scalar:
+        value = reference(x) + constant - energy(x)
+        return jnp.where(jnp.isnan(value), -jnp.inf, value)
+
+    return blackjax().nss(
+        logprior_fn=lambda x: -reference(x) - constant,
+        loglikelihood_fn=log_likelihood,
+        num_inner_steps=sizes[0],
+        num_delete=sizes[1],
+    )
+
+
+@eqx.filter_jit
+def _begin(rng_key: Key, path: Annealing, sizes: tuple[int, int], num_live: int) -> Any:
+    points = path.reference.sample(rng_key, (num_live,))
+    return _algorithm(path, sizes).init(points, rng_key=rng_key)
+
+
+@eqx.filter_jit
+def _replace_some(
+    rng_key: Key, path: Annealing, sizes: tuple[int, int], state: Any
+) -> tuple[Any, Any]:
+    algorithm = _algorithm(path, sizes)
+
+    def step(state: Any, i: Array) -> tuple[Any, Any]:
+        state, info = algorithm.step(jr.fold_in(rng_key, i), state)
+        return state, info.particles._replace(position=None, logdensity=None)
+
+    state, dead = jax.lax.scan(step, state, jnp.arange(_A_CALL))
+    return state, jax.tree.map(lambda x: x.reshape(-1), dead)
+
+
+def _is_done(state: Any) -> bool:
+    """Whether live points hold less than a thousandth of what has been counted."""
+    integrator = state.integrator
+    return float(integrator.logZ_live - integrator.logZ) < math.log(1e-3)
+
+
+def _integrate(
+    rng_key: Key, path: Annealing, dead: list[Any], state: Any
+) -> tuple[LogZ, dict[str, Array]]:
+    utils = blackjax().ns.utils
+    live = state.particles._replace(position=None, logdensity=None)
+    info = utils.finalise(
+        state._replace(particles=live),
+        [blackjax().ns.base.NSInfo(particles, None) for particles in dead],
+        update_info=False,
+    )
+    # Each of a hundred columns is one way in which the contours may have shrunk.
+    log_weights = utils.log_weights(rng_key, info, shape=_NUM_PATHS)
+    log_zs = logsumexp(log_weights, axis=0)
+    mean_weights = logsumexp(log_weights, axis=1)
+    ess = jnp.exp(2 * logsumexp(mean_weights) - logsumexp(2 * mean_weights))
+    positions = state.particles.position
+    noise = rounding(jax.vmap(path.reference)(positions), jax.vmap(path.energy)(positions))
+    log_z = LogZ(log_zs.mean(), log_zs.std(), ess=ess, df=jnp.inf, method="NestedSampling")
+    checks = {"the effective sample size is below 50": ~(ess >= 50)}
+    return with_common_checks(log_z, noise), checks
+
+
+#: Simulated ways in which contours shrink.
+_NUM_PATHS = 200

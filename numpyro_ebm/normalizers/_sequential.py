@@ -1,0 +1,259 @@
+"""Populations that come down a path: sequential Monte Carlo, and the path's integral."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.scipy.special import logsumexp
+
+from .._checks import check_count, check_probability
+from .._types import Array, Key, Scalar
+from ..chains import Annealing, Descent, begin, keeping_ess
+from ..energies import AbstractEnergy, LogZ, judged
+from ..kernels import AbstractKernel
+from ._base import AbstractNormalizer, rounding, with_common_checks
+from ._ends import ShortRun, checks_of, run_on
+from ._reference import annealing
+from ._schedule import NOT_REACHED, follow, pilot, without_adaptation
+
+
+class SequentialMonteCarlo(AbstractNormalizer):
+    r"""$\log\frac1M\sum_m \hat Z_m$ of $M$ populations that come down to the target.
+
+    Tempered sequential Monte Carlo [[Del Moral, Doucet and Jasra
+    2006](https://doi.org/10.1111/j.1467-9868.2006.00553.x)]. One adaptive population, the
+    sampler [`TemperedSMC`][numpyro_ebm.TemperedSMC], goes ahead and chooses temperatures and
+    step sizes; the islands follow it, so that each $\hat Z_m$ is unbiased. How they differ is
+    an honest error: a Student-t interval of $M-1$ degrees of freedom. `lower` is
+    $E\log\hat Z$, `ess` counts islands. Draws of the reference where the energy is infinite are
+    dropped first, and counted. A short run from the ends has to change nothing, and to move
+    all particles. In high dimension the method of choice. What it cannot see is a mode that
+    every island lost: more particles and a wider reference tell. Shown by
+    `tests/normalizers/test_estimates.py`.
+
+    **Arguments**
+
+    - `kernel`: what moves the particles, and must leave its target invariant; its step size is
+      tuned at each temperature if it adapts. By default [`HMC`][numpyro_ebm.HMC] of two
+      leapfrog steps, or [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
+    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sampler`, wider than
+      the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
+      of spins.
+    - `target_ess`: the effective sample size after each step down, as a part of the particles.
+    - `num_islands`: $M$; `num_particles`: particles of each.
+    - `num_steps`: transitions at each temperature; by default two, or a quarter of the spins.
+    """
+
+    kernel: AbstractKernel | None = eqx.field(static=True, default=None)
+    reference: Any = None
+    target_ess: float = eqx.field(default=0.9, kw_only=True)
+    num_islands: int = eqx.field(static=True, default=8, kw_only=True)
+    num_particles: int = eqx.field(static=True, default=256, kw_only=True)
+    num_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        _check(self)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        return judged(*_by_islands(rng_key, *_parts(self, energy)))
+
+
+class ThermodynamicIntegration(AbstractNormalizer):
+    r"""$\log Z = -\int_0^1 E_\beta[E(x) + \log q(x)]\,d\beta$ along a path.
+
+    The integrand rises in $\beta$, so that its left and right sums are `lower` and `upper`. The
+    trapezoidal rule is corrected by the variances, which are its slopes [[Friel, Hurn and Wyse
+    2014](https://doi.org/10.1007/s11222-013-9397-1)]. The particles are those of tempered
+    sequential Monte Carlo, in steps that are also short beside the spread of the integrand, and
+    the error is by independent islands, of which $\hat Z$ is averaged, not its logarithm. The
+    checks are those of islands, and that the weights of the same particles agree. It needs what
+    is integrated to have a variance under the reference. Shown by
+    `tests/normalizers/test_estimates.py`.
+
+    **Arguments** are those of [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo].
+    """
+
+    kernel: AbstractKernel | None = eqx.field(static=True, default=None)
+    reference: Any = None
+    target_ess: float = eqx.field(default=0.9, kw_only=True)
+    num_islands: int = eqx.field(static=True, default=8, kw_only=True)
+    num_particles: int = eqx.field(static=True, default=256, kw_only=True)
+    num_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        _check(self)
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        return judged(*_by_integrals(rng_key, *_parts(self, energy)))
+
+
+def _check(method: Any) -> None:
+    check_probability("target_ess", method.target_ess)
+    check_count("num_islands", method.num_islands)
+    check_count("num_particles", method.num_particles)
+    check_count("num_steps", 1 if method.num_steps is None else method.num_steps)
+    if method.num_islands < 4:
+        raise ValueError(
+            f"`num_islands` must be at least 4, got {method.num_islands}: the error is how "
+            "islands differ."
+        )
+
+
+def _parts(method: Any, energy: AbstractEnergy) -> tuple[Annealing, Any, int, int]:
+    anneal = annealing(energy, method.kernel, method.reference, method.num_steps)
+    target_ess = jnp.asarray(method.target_ess, jnp.result_type(float))
+    return anneal, target_ess, method.num_islands, method.num_particles
+
+
+@eqx.filter_jit
+def _by_islands(
+    rng_key: Key, annealing: Annealing, target_ess: Any, num_islands: int, num_particles: int
+) -> tuple[LogZ, dict[str, Array]]:
+    pilot_key, islands_key = jr.split(rng_key)
+    schedule = pilot(pilot_key, annealing, keeping_ess(target_ess), num_particles)
+    fixed = without_adaptation(annealing)
+
+    def one(key: Key) -> tuple[Descent, ShortRun]:
+        start_key, run_key, end_key = jr.split(key, 3)
+        start = begin(start_key, fixed, num_particles)
+        end, _ = follow(run_key, fixed, schedule, start)
+        return end, _go_on(end_key, fixed, end)
+
+    islands, short = jax.vmap(one)(jr.split(islands_key, num_islands))
+    log_zs = islands.log_ratio_z
+    constant = annealing.reference.log_z
+    total, error, ess = _averaged(log_zs)
+    log_z = LogZ(
+        constant + total,
+        error,
+        lower=constant + log_zs.mean(),
+        ess=ess,
+        df=num_islands - 1,
+        method="SequentialMonteCarlo",
+    )
+    log_z = with_common_checks(log_z, _rounding(islands))
+    return log_z, {
+        **_outweighed(ess, num_islands),
+        **_health(islands),
+        **checks_of(short, annealing),
+    }
+
+
+class _Integral(NamedTuple):
+    """Of the mean log ratio over beta: left and right sums, and the trapezoids' correction."""
+
+    left: Scalar
+    right: Scalar
+    correction: Scalar
+
+    @property
+    def value(self) -> Scalar:
+        return 0.5 * (self.left + self.right) - self.correction
+
+
+@eqx.filter_jit
+def _by_integrals(
+    rng_key: Key, annealing: Annealing, target_ess: Any, num_islands: int, num_particles: int
+) -> tuple[LogZ, dict[str, Array]]:
+    by_ess = keeping_ess(target_ess)
+
+    def advance(log_ratio: Array, room: Scalar) -> Scalar:
+        # Where the integrand has a long tail, the effective size would allow more.
+        return jnp.minimum(by_ess(log_ratio, room), _SHORT / log_ratio.std())
+
+    def integrate(kept: _Integral, old: Descent, new: Descent) -> _Integral:
+        before, after = old.particles.log_ratio, new.particles.log_ratio
+        delta = new.beta - old.beta
+        return _Integral(
+            kept.left + delta * before.mean(),
+            kept.right + delta * after.mean(),
+            kept.correction + delta**2 / 12 * (after.var() - before.var()),
+        )
+
+    pilot_key, islands_key = jr.split(rng_key)
+    schedule = pilot(pilot_key, annealing, advance, num_particles)
+    fixed = without_adaptation(annealing)
+
+    def one(key: Key) -> tuple[Descent, _Integral, ShortRun]:
+        start_key, run_key, end_key = jr.split(key, 3)
+        start = begin(start_key, fixed, num_particles)
+        share = start.log_ratio_z
+        nothing = _Integral(share, share, jnp.zeros(()))
+        end, integral = follow(run_key, fixed, schedule, start, integrate, nothing)
+        return end, integral, _go_on(end_key, fixed, end)
+
+    islands, integrals, short = jax.vmap(one)(jr.split(islands_key, num_islands))
+    constant = annealing.reference.log_z
+    values = integrals.value
+    # Not the mean of the integrals: each is a logarithm, and low by half of its variance.
+    total, error, ess = _averaged(values)
+    log_z = LogZ(
+        constant + total,
+        error,
+        lower=constant + integrals.left.mean(),
+        upper=constant + integrals.right.mean(),
+        ess=ess,
+        df=num_islands - 1,
+        method="ThermodynamicIntegration",
+    )
+    # The same particles, by their weights.
+    gap = values - islands.log_ratio_z
+    noise = gap.std(ddof=1) / jnp.sqrt(num_islands)
+    rule = {
+        "the steps are too long for the trapezoidal rule: the weights of the same particles "
+        "give another constant": jnp.abs(gap.mean()) > _MOST_GAP * noise + error
+    }
+    log_z = with_common_checks(log_z, _rounding(islands))
+    few = _outweighed(ess, num_islands)
+    return log_z, {**few, **rule, **_health(islands), **checks_of(short, annealing)}
+
+
+#: A step of beta, in standard deviations of the integrand.
+_SHORT = 0.25
+#: Standard errors between the rule and the weights.
+_MOST_GAP = 4.0
+#: The least effective number of islands, as a part of them.
+_LEAST_SHARE = 0.6
+
+
+def _rounding(islands: Descent) -> Scalar:
+    particles = islands.particles
+    return rounding(particles.reference["logdensity"], particles.chains.move_state.logdensity)
+
+
+def _averaged(log_zs: Array) -> tuple[Scalar, Scalar, Scalar]:
+    """The logarithm of a mean over islands, its error, and their effective number.
+
+    Few islands seldom hold the large values of a skewed law, and then they differ too little:
+    as if it were log-normal, where half the variance of the logarithms is a part of the total,
+    the error of that part counts, too.
+    """
+    num, variance = len(log_zs), log_zs.var(ddof=1)
+    total = logsumexp(log_zs) - jnp.log(num)
+    error = jnp.exp(log_zs - total).std(ddof=1) / jnp.sqrt(num)
+    of_variance = variance / jnp.sqrt(2 * (num - 1))
+    return (
+        total,
+        jnp.hypot(error, of_variance),
+        jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs)),
+    )
+
+
+def _outweighed(ess: Scalar, num_islands: int) -> dict[str, Array]:
+    return {"a few islands outweigh the others": ess < _LEAST_SHARE * num_islands}
+
+
+def _go_on(rng_key: Key, annealing: Annealing, end: Descent) -> ShortRun:
+    particles = end.particles
+    return run_on(rng_key, annealing, particles.chains.z, particles.step_size, 64)
+
+
+def _health(islands: Descent) -> dict[str, Array]:
+    return {
+        "the particles hardly move at the end, less than one proposal in ten is accepted": ~(
+            islands.particles.accept_prob.mean() >= 0.1
+        ),
+        NOT_REACHED: (islands.beta < 1).any(),
+    }

@@ -1,0 +1,67 @@
+"""For the impatient: a report and a figure in one call."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..diagnostics import (
+    MixingReport,
+    TrainingReport,
+    mixing_report,
+    summaries,
+    to_arviz,
+    training_report,
+)
+from ..estimation import EstimatorRunResult
+from . import plot_summaries, plot_training
+
+if TYPE_CHECKING:
+    from ._axes import Figure
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` made: a `report`, and a `figure` of matplotlib."""
+
+    report: MixingReport | TrainingReport
+    figure: "Figure"
+
+    @property
+    def ok(self) -> bool:
+        return self.report.ok
+
+    def __repr__(self) -> str:
+        return repr(self.report)
+
+
+def diagnose(source: Any, **options: Any) -> Diagnosis:
+    """Say whether a run is to be trusted, and show it.
+
+    ```python
+    diagnosis = ebm.diagnose(draws)
+    print(diagnosis)
+    diagnosis.figure.savefig("draws.png")
+    ```
+
+    Of chains, [`mixing_report`][numpyro_ebm.mixing_report], with traces and ranks of the four
+    summaries that look worst; of a fit, [`training_report`][numpyro_ebm.training_report] with
+    its loss and metrics. Whether chains miss a mode is not seen here: compare by
+    [`mode_report`][numpyro_ebm.mode_report]. Of an unadjusted kernel it says that the step
+    biases the draws.
+
+    **Arguments**
+
+    - `source`: an `MCMC` after `run`, the `Draws` of [`sample`][numpyro_ebm.sample], whatever
+      else [`to_arviz`][numpyro_ebm.to_arviz] takes, or the result of
+      [`Estimator.run`][numpyro_ebm.Estimator.run].
+    - `options`: of the report.
+    """
+    if isinstance(source, EstimatorRunResult):
+        return Diagnosis(training_report(source, **options), plot_training(source))
+    tree = to_arviz(source, superchains=options.pop("superchains", None))
+    report = mixing_report(tree, **options)
+    worst = report.table["summary"].values[np.argsort(report.table["ess_bulk"].values)[:4]]
+    found = summaries(tree, options.get("statistics"), options.get("seed", 0))
+    shown = {name: values for name, values in found if name in worst}
+    return Diagnosis(report, plot_summaries(shown))

@@ -1,0 +1,5 @@
+"""Draws: many chains, or populations, on an energy."""
+
+from ._draws import AbstractDraws as AbstractDraws, Draws as Draws, SiteDraws as SiteDraws
+from ._keep import Moments as Moments
+from ._verbs import sample as sample, sample_moments as sample_moments

@@ -1,0 +1,152 @@
+"""Draws, and the health of the chains behind them."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Float, PyTree
+from ..chains import ChainState
+
+
+class AbstractDraws(eqx.Module):
+    """Draws of an energy, and whether the chains behind them are healthy."""
+
+    values: eqx.AbstractVar[PyTree]
+    accept_prob: eqx.AbstractVar[Float[Array, "*n"]]
+    num_steps: eqx.AbstractVar[int]
+    is_exact: eqx.AbstractVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def stuck(self) -> Array:
+        """Which chains hardly moved."""
+
+    @property
+    def finite(self) -> Array:
+        """Which chains drew only finite values."""
+
+        def finite(leaf: Array) -> Array:
+            return jnp.isfinite(leaf).all(tuple(range(self.accept_prob.ndim, leaf.ndim)))
+
+        return jnp.stack([finite(leaf) for leaf in jax.tree.leaves(self.values)]).all(0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every draw is finite, and no chain is stuck. It need not have mixed."""
+        return bool(jnp.all(self.finite & ~self.stuck))
+
+    def __repr__(self) -> str:
+        if self.num_steps == 0:
+            return f"{self.accept_prob.size} exact draws"
+        accepted = f"{float(jnp.mean(self.accept_prob)):.2f} accepted"
+        return (
+            f"{self._what()}: {accepted if self.is_exact else 'unadjusted'}, "
+            f"{int(self.stuck.sum())} stuck, {int((~self.finite).sum())} not finite"
+        )
+
+    def _what(self) -> str:
+        return f"{self.accept_prob.size} draws, each the end of {self.num_steps} steps"
+
+
+class SiteDraws(AbstractDraws):
+    """Draws of an [`EnergyDistribution`][numpyro_ebm.EnergyDistribution].
+
+    - **values**: `(*sample_shape, *batch_shape, *event_shape)`, each draw exact or the end of
+      a chain of its own.
+    - **accept_prob**: the mean acceptance probability of each chain after its warm-up; one if
+      a draw is exact.
+    - **num_steps**: the length of each chain, `0` if draws are exact.
+    - **is_exact**: whether what drew them leaves the distribution of the energy invariant.
+    """
+
+    values: Array
+    accept_prob: Float[Array, "*n"]
+    num_steps: int = eqx.field(static=True)
+    is_exact: bool = eqx.field(static=True, default=True)
+
+    @property
+    def stuck(self) -> Array:
+        """Which chains accepted less than one proposal in ten, if the kernel accepts at all."""
+        return ~(self.accept_prob >= 0.1) & self.is_exact
+
+
+class Draws(AbstractDraws):
+    """Draws of an energy by [`sample`][numpyro_ebm.sample], and the health of its chains.
+
+    - **values**: `(chain, draw, *event)`.
+    - **accept_prob**: the mean acceptance probability of each chain after its warm-up. Of an
+      unadjusted kernel, which accepts everything, what its `Report` says.
+    - **num_steps**: the length of each chain.
+    - **stats**: what is kept of each draw, `(chain, draw)`: `potential_energy`, the energy at
+      the draw (of a constrained support, with the Jacobian), `accept_prob`, `diverging` (bool)
+      and `n_grad` (int); of a Hamiltonian kernel `energy`, that with its momentum.
+    - **state**: where the chains stand, for `init_state`; `None` of a population.
+    - **kernel**: the name of what drew them.
+    - **is_exact**: whether that leaves the distribution of the energy invariant; an unadjusted
+      kernel does not.
+    - **is_transformed**: whether chains moved in another space than that of the values.
+    """
+
+    values: PyTree
+    accept_prob: Float[Array, " chain"]
+    num_steps: int = eqx.field(static=True)
+    stats: dict[str, Array] = eqx.field(default_factory=dict)
+    state: ChainState | None = None
+    kernel: str = eqx.field(static=True, default="")
+    is_exact: bool = eqx.field(static=True, default=True)
+    is_transformed: bool = eqx.field(static=True, default=False)
+
+    @property
+    def stuck(self) -> Array:
+        r"""Which chains hardly moved.
+
+        Of 50 draws of a chain or more: in some coordinate (if values are integers, in all of
+        them) $\sum_t (x_{t+1}-x_t)^2 / 2\sigma^2 < 0.25$, where $\sigma$ is the spread of all
+        chains; of independent draws it is their number. Of fewer, or where only the ends of
+        chains are known: less than one proposal in ten was accepted; of an unadjusted kernel,
+        more than nine transitions in ten diverged, as far as that is known.
+        """
+        if self.stats and self.stats["potential_energy"].shape[1] >= _ENOUGH_DRAWS:
+            return ~(_moved(self.values) >= 0.25)
+        if self.is_exact:
+            return ~(self.accept_prob >= 0.1)
+        if "diverging" in self.stats:
+            return self.stats["diverging"].mean(1) > 0.9
+        return jnp.zeros(self.accept_prob.shape, bool)
+
+    def _what(self) -> str:
+        size = self.accept_prob.size
+        if not self.stats:
+            return super()._what()
+        num_draws = self.stats["potential_energy"].shape[1]
+        return f"{size} chains of {num_draws} draws"
+
+
+#: Draws from which their steps say whether a chain moves.
+_ENOUGH_DRAWS = 50
+
+
+@eqx.filter_jit
+def _moved(values: PyTree) -> Float[Array, " chain"]:
+    """How far each chain moved, in the unit of independent draws: see `Draws.stuck`."""
+    flat = [x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(values)]
+    ways = jnp.concatenate([_ways(x.astype(jnp.result_type(float))) for x in flat], 1)
+    discrete = jnp.stack([(x[:, -1] == jnp.floor(x[:, -1])).all() for x in flat]).all()
+    return jnp.where(discrete, ways.max(1), ways.min(1))
+
+
+def _ways(x: Float[Array, "chain draw d"]) -> Float[Array, "chain d"]:
+    means = x.mean(1)
+    # Robust: one chain that ran away must not make the others look still.
+    low, high = jnp.nanquantile(means, jnp.array([0.25, 0.75]), axis=0)
+    within = jnp.nanmedian(((x - means[:, None]) ** 2).mean(1), axis=0)
+    variances = within + ((high - low) / _NORMAL_IQR) ** 2
+    squares = ((x[:, 1:] - x[:, :-1]) ** 2).sum(1)
+    # Where nothing moves anywhere, nothing has a spread.
+    return jnp.where(variances > 0, squares / (2 * variances), squares)
+
+
+#: The interquartile range of a standard normal.
+_NORMAL_IQR = 1.349

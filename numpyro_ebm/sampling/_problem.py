@@ -1,0 +1,156 @@
+"""Chains before their first transition: on what they move, where they start, going on."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, Sharding
+
+from .._guard import check_potential
+from .._types import Array, Key, Point, Scalar
+from ..chains import ChainState, Sampler, as_position, refresh_chains, start
+from ..energies import AbstractEnergy, check_energy, check_points, unconstrained
+from ..kernels import as_sampler
+
+
+class Problem(eqx.Module):
+    """What chains move by, on what, and how their points become those of the user."""
+
+    sampler: Sampler
+    energy: AbstractEnergy
+    transform: Any
+
+    def points(self, positions: Point) -> Point:
+        return positions if self.transform is None else jax.vmap(self.transform)(positions)
+
+
+def as_problem(energy: AbstractEnergy, kernel: Any) -> Problem:
+    sampler = as_sampler(kernel)
+    sampler.move.check(energy)
+    return Problem(sampler, *unconstrained(energy))
+
+
+def first_state(
+    problem: Problem,
+    energy: AbstractEnergy,
+    rng_key: Key,
+    num_chains: int | None,
+    num_warmup: int,
+    init_params: Point | None,
+    init_state: ChainState | None,
+    sharding: Sharding | None,
+) -> ChainState:
+    """Where chains are before a run: at a start, or where an earlier run left them."""
+    if init_state is not None:
+        return _refresh(problem, init_state)
+    positions = _positions(problem, energy, rng_key, init_params, num_chains)
+    return _start(problem, rng_key, positions, num_warmup, sharding)
+
+
+def _positions(
+    problem: Problem,
+    energy: AbstractEnergy,
+    rng_key: Key,
+    init_params: Point | None,
+    num_chains: int | None,
+) -> Point:
+    """Where the chains start, in the space in which they move."""
+    if init_params is None:
+        return _draw_positions(problem, rng_key, num_chains or 4)
+    points = as_position(init_params)
+    sizes = {x.shape[:1] for x in jax.tree.leaves(points)}
+    if len(sizes) != 1 or sizes == {()}:
+        raise ValueError(
+            "`init_params` must be stacked along a leading chain axis, got shapes "
+            f"{[x.shape for x in jax.tree.leaves(points)]}."
+        )
+    ((size,),) = sizes
+    if num_chains not in (None, size):
+        raise ValueError(
+            f"`num_chains` is {num_chains}, but `init_params` holds {size} points along its "
+            "first axis, the chains."
+        )
+    if isinstance(points, jax.Array):
+        check_energy(energy, points.shape[1:])
+        check_points(energy, points, "init_params")
+    return points if problem.transform is None else jax.vmap(problem.transform.inv)(points)
+
+
+def _draw_positions(problem: Problem, rng_key: Key, num_chains: int) -> Array:
+    shape = problem.energy.event_shape
+    if shape is None:
+        raise ValueError(
+            "`event_shape` or `init_params` is needed, because this energy doesn't know the "
+            "shape of one point."
+        )
+    check_energy(problem.energy, shape)
+    keys = jr.split(jr.fold_in(rng_key, 1), num_chains)
+    draw = jax.vmap(lambda key: problem.sampler.move.draw_start(key, problem.energy, shape))
+    return draw(keys)
+
+
+def _start(
+    problem: Problem,
+    rng_key: Key,
+    positions: Point,
+    num_warmup: int,
+    sharding: Sharding | None,
+) -> ChainState:
+    """The state of chains at `positions`; raises where one could never leave its start."""
+    if isinstance(sharding, NamedSharding):
+        # On a mesh of explicit axes, each slice of an array would have to name its sharding.
+        mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+        sharding = NamedSharding(mesh, sharding.spec)
+    if sharding is not None:
+        positions = jax.device_put(positions, sharding)
+    state, num_bad = _start_chains(problem, rng_key, positions, num_warmup)
+    if not hasattr(state.move_state, "logdensity_grad"):
+        check_potential(problem.energy, jax.tree.map(lambda x: x[0], positions))
+    if num_bad:
+        raise ValueError(
+            f"The energy or its gradient is not finite where {int(num_bad)} of "
+            f"{len(state.accept_prob)} chains start, so that they could never move. Give a "
+            "better start with `init_params`."
+        )
+    return state
+
+
+@eqx.filter_jit
+def _start_chains(
+    problem: Problem, rng_key: Key, positions: Point, num_warmup: int
+) -> tuple[ChainState, Array]:
+    state = start(rng_key, problem.sampler, problem.energy, positions, num_warmup)
+    inexact = jax.tree.leaves(eqx.filter(state.move_state, eqx.is_inexact_array))
+    finite = [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in inexact]
+    return state, (~jnp.stack(finite).all(0)).sum()
+
+
+@eqx.filter_jit
+def _refresh(problem: Problem, state: ChainState) -> ChainState:
+    """`state` with what it caches computed anew, unless rounding alone makes a difference.
+
+    A chain that compares new energies with old ones can accept nothing any more.
+    """
+    old = state.move_state
+    new = refresh_chains(problem.sampler, problem.energy, state).move_state
+    # Another program may round the same energy differently, which must change no draw.
+    eps = jnp.finfo(old.logdensity.dtype).eps
+    allowed = _NOTHING + _ROUNDING * eps * jnp.abs(old.logdensity).max()
+    is_stale = _differs(new.logdensity, old.logdensity, allowed)
+    gradients = (jax.tree.leaves(getattr(x, "logdensity_grad", ())) for x in (new, old))
+    for new_grad, old_grad in zip(*gradients, strict=True):
+        is_stale |= _differs(new_grad, old_grad, _NOTHING * jnp.abs(old_grad).max())
+    move_state = jax.tree.map(lambda n, o: jnp.where(is_stale, n, o), new, old)
+    return state._replace(move_state=move_state)
+
+
+def _differs(new: Array, old: Array, allowed: Scalar) -> Array:
+    return ~(jnp.abs(new - old).max() <= allowed)
+
+
+#: Errors of the last digit that another order of the same sums may make; and the error of a
+#: log acceptance, for one transition, that no chain would feel.
+_ROUNDING, _NOTHING = 32, 1e-3

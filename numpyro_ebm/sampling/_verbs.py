@@ -1,0 +1,196 @@
+"""`sample` and `sample_moments`: many chains on an energy, outside of a NumPyro model."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.sharding import Sharding
+
+from .._checks import check_count, check_key, user_level
+from .._types import Array, Key, Point, PyTree, Shape
+from ..chains import ChainState
+from ..energies import ConditionalEnergy, as_energy
+from ..kernels import AbstractKernel, AbstractPopulation, Population
+from ._draws import Draws
+from ._keep import Half, Halves, History, Moments
+from ._problem import as_problem, first_state
+from ._run import run_until
+
+
+def sample(
+    rng_key: Key,
+    energy: Any,
+    kernel: AbstractKernel | AbstractPopulation,
+    *,
+    event_shape: Shape | None = None,
+    num_chains: int | None = None,
+    num_warmup: int = 1000,
+    num_samples: int = 1000,
+    thinning: int = 1,
+    init_params: Point | None = None,
+    init_state: ChainState | None = None,
+    progress_bar: bool = True,
+    sharding: Sharding | None = None,
+) -> Draws:
+    r"""Draw from $p(x) \propto e^{-E(x)}$ by many chains at once.
+
+    ```python
+    draws = ebm.sample(jax.random.key(0), energy, ebm.MALA(), num_chains=1000)
+    ```
+
+    Step size and metric adapt to all chains together, so that a short warm-up of many chains
+    does what takes one chain a long one. Kernels of local moves, such as `MALA`, first travel
+    by Hamiltonian trajectories, for 60 % of the warm-up. The energy, its parameters and the
+    step size are arguments of one compiled program: a second call with other values of them
+    compiles nothing.
+
+    **Arguments**
+
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `kernel`: such as [`NUTS()`][numpyro_ebm.NUTS] or [`MALA()`][numpyro_ebm.MALA], of
+      neither model nor potential; or a population that needs no warm-up,
+      [`TemperedSMC`][numpyro_ebm.TemperedSMC] or
+      [`AnnealedLangevin`][numpyro_ebm.AnnealedLangevin].
+    - `event_shape`: the shape of one point, if the energy doesn't know it.
+    - `num_chains`: 4, or as many as `init_params` has rows.
+    - `num_warmup`: transitions that adapt.
+    - `num_samples`: draws that are kept of each chain.
+    - `thinning`: transitions from one draw to the next.
+    - `init_params`: points to start from, `(chain, *event)`, by default uniform in
+      $[-2, 2]^d$ (of unconstrained space).
+    - `init_state`: `draws.state`, to go on from there; the draws are those that one longer call
+      would have made. What is missing of its warm-up comes first. If the energy has changed,
+      the chains go on with the new one.
+    - `progress_bar`: show progress, acceptance and step size.
+    - `sharding`: how chains are laid out over devices, such as
+      `NamedSharding(jax.make_mesh((8,), ("chain",)), PartitionSpec("chain"))`.
+
+    **Raises** `ValueError` if chains start from an infinite energy or gradient, and
+    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if a point holds parameters of an
+    energy whose normaliser is unknown. Warns if a chain is stuck or produced draws that are not
+    finite. An interrupt (`KeyboardInterrupt`) warns and returns the draws so far.
+    """
+    if isinstance(kernel, AbstractPopulation):
+        return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)
+    _check_run(rng_key, num_chains, num_warmup, num_samples)
+    check_count("thinning", thinning)
+    energy = as_energy(energy, event_shape)
+    problem = as_problem(energy, kernel)
+    chains = num_chains, num_warmup, init_params, init_state, sharding
+    state = first_state(problem, energy, rng_key, *chains)
+    first = max(int(state.i), state.num_warmup)
+    history = History.of(kernel.move, first, num_samples, thinning)
+    end = first + num_samples * thinning
+    state, kept = run_until(end, problem, state, history, progress_bar)
+    num_steps = max(int(state.i) - first, 0)
+    values, stats = history.draws(kept, num_steps // thinning)
+    draws = Draws(
+        values,
+        state.accept_prob,
+        num_steps,
+        stats=stats,
+        state=state,
+        kernel=type(kernel).__name__,
+        is_exact=kernel.move.is_exact,
+        is_transformed=problem.transform is not None,
+    )
+    if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
+        warnings.warn(f"`sample`: {draws}.{_remedy(draws)}", stacklevel=user_level())
+    return draws
+
+
+#: Transitions after which a mean acceptance says something about a chain.
+_LONG = 100
+
+
+def _check_run(
+    rng_key: Key, num_chains: Any, num_warmup: Any, num_samples: Any, least: int = 1
+) -> None:
+    check_key(rng_key)
+    check_count("num_chains", 1 if num_chains is None else num_chains)
+    check_count("num_warmup", num_warmup, 0)
+    check_count("num_samples", num_samples, least)
+
+
+def _remedy(draws: Draws) -> str:
+    if not bool(draws.stuck.any()):
+        return ""
+    return (
+        " A stuck chain takes steps far smaller than the spread of all chains: let the kernel "
+        "learn the scales (`adapt_mass_matrix=True`; `dense_mass=True` of correlated "
+        "coordinates), give it a longer `num_warmup` or a better start, or use `ebm.NUTS()`."
+    )
+
+
+def sample_moments(
+    rng_key: Key,
+    energy: Any,
+    kernel: AbstractKernel,
+    statistic: Callable[[Point], PyTree] = lambda x: x,
+    *,
+    event_shape: Shape | None = None,
+    num_chains: int | None = None,
+    num_warmup: int = 1000,
+    num_samples: int = 1000,
+    init_params: Point | None = None,
+    init_state: ChainState | None = None,
+    progress_bar: bool = True,
+    sharding: Sharding | None = None,
+) -> Moments:
+    r"""Mean, variance and R-hat of a statistic of $x$, without keeping any draw.
+
+    For thousands of chains in thousands of dimensions, whose draws would not fit.
+
+    **Arguments** are those of [`sample`][numpyro_ebm.sample], and
+
+    - `statistic`: a function of one point, to an array or a pytree of arrays.
+    """
+    _check_run(rng_key, num_chains, num_warmup, num_samples, 4)
+    energy = as_energy(energy, event_shape)
+    problem = as_problem(energy, kernel)
+    chains = num_chains, num_warmup, init_params, init_state, sharding
+    state = first_state(problem, energy, rng_key, *chains)
+    first = max(int(state.i), state.num_warmup)
+    halves = Halves(jnp.asarray(first), jnp.asarray(num_samples // 2), statistic)
+    state, kept = run_until(first + num_samples, problem, state, halves, progress_bar)
+
+    def each(summary: Callable[[Half], Array]) -> PyTree:
+        return jax.tree.map(summary, kept, is_leaf=lambda node: isinstance(node, Half))
+
+    summaries = map(each, (Half.total_mean, Half.total_variance, Half.std_error, Half.rhat))
+    return Moments(*summaries, accept_prob=state.accept_prob, state=state)
+
+
+def _populate(
+    rng_key: Key,
+    energy: Any,
+    sampler: AbstractPopulation,
+    event_shape: Shape | None,
+    num_chains: int,
+    num_samples: int,
+) -> Draws:
+    if not isinstance(energy, ConditionalEnergy):
+        energy = as_energy(energy, event_shape)
+    populations = _draw_populations(sampler, energy, jr.split(rng_key, num_chains), num_samples)
+    num_steps = int(populations.num_steps.max())
+    draws = Draws(
+        populations.values,
+        populations.accept_prob,
+        num_steps,
+        kernel=type(sampler).__name__,
+        is_exact=sampler.is_exact,
+    )
+    if not draws.ok:
+        warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())
+    return draws
+
+
+@eqx.filter_jit
+def _draw_populations(
+    sampler: AbstractPopulation, energy: Any, rng_keys: Key, num_samples: int
+) -> Population:
+    return jax.vmap(lambda key: sampler.draw(key, energy, num_samples))(rng_keys)

@@ -1,0 +1,4 @@
+"""Energies in NumPyro models: as sites, and as factors that couple sites."""
+
+from ._distribution import EnergyDistribution as EnergyDistribution
+from ._factor import factor as factor

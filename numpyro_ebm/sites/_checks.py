@@ -1,0 +1,78 @@
+"""What is asked of the energy, the shapes and the support of a site."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+from numpyro.distributions import constraints
+
+from .._guard import any_point, list_names
+from .._types import Shape
+from ..energies import AbstractEnergy, is_discrete
+from ._enumeration import (
+    Enumerated,
+    enumerated_constants,
+    enumerated_shapes,
+    plate_shape,
+)
+
+
+def check_enumerated(
+    energy: AbstractEnergy, shape: Shape, support: Any, axes: list[Enumerated]
+) -> None:
+    """Raise unless the arrays of one energy are the same for all values of enumerated sites."""
+    shapes, rest = eqx.partition(energy, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    plates = plate_shape()
+    found = enumerated_shapes((rest, support), plates, axes)
+    found += enumerated_constants(
+        lambda s, x: eqx.combine(s, rest)(x), (shapes, any_point(shape)), plates, axes
+    )
+    if found:
+        raise ValueError(
+            f"The energy has an array of shape {found[0]}, whose leading axes may be those of "
+            f"an enumerated site ({list_names({axis.name for axis in axes})}). If it depends "
+            "on one, make an energy per value: `make = eqx.filter_vmap(make)` for each axis of "
+            "`z`, then `EnergyDistribution(make(loc[z]), batch_shape=jnp.shape(z))`; or give "
+            "the site a NumPyro prior, and add `ebm.factor(name, lambda x, loc: ..., x, "
+            "loc[z])`. If it does not, say so: `batch_shape=()`."
+        )
+
+
+def event_shape_of(energy: AbstractEnergy, event_shape: Shape | None) -> Shape:
+    shape = energy.event_shape if event_shape is None else tuple(event_shape)
+    if shape is None:
+        raise ValueError(
+            "`event_shape`, the shape of one point, is needed because this energy doesn't know "
+            "it: `EnergyDistribution(energy, (2,))`."
+        )
+    return shape
+
+
+def as_constraint(support: Any, event_shape: Shape) -> Any:
+    """`support` as a constraint on one whole point."""
+    if support is None:
+        raise ValueError(
+            "The experts in this energy live on different supports; say on which it does, "
+            "`support=...`."
+        )
+    if not isinstance(support, constraints.Constraint):
+        support = list(support)
+        if not event_shape or len(support) != event_shape[-1]:
+            raise ValueError(
+                f"`support` lists {len(support)} constraints, one a coordinate, but one point "
+                f"has shape {event_shape}."
+            )
+        support = constraints.cat(support, dim=-1)
+    if support.event_dim > len(event_shape):
+        raise ValueError(f"`support` {support} does not fit points of shape {event_shape}.")
+    return constraints.independent(support, len(event_shape) - support.event_dim)
+
+
+def check_continuous(energy: AbstractEnergy, support: Any) -> None:
+    if is_discrete(energy) or support.is_discrete:
+        raise ValueError(
+            f"{energy!r} on {support} is discrete, and no gradient moves its points. For "
+            "observed spins, add `ebm.factor(name, energy, spins)` to the model. For latent "
+            "ones, add it beside a uniform NumPyro prior, such as `dist.Bernoulli(0.5)`, and "
+            "sample by NumPyro's `DiscreteHMCGibbs`. For draws, call `energy.sample(rng_key)`."
+        )

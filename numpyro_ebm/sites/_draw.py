@@ -1,0 +1,97 @@
+"""The draws of a site: exact, or the ends of chains, and whether these are healthy."""
+
+import math
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._checks import user_level
+from .._types import Key, PyTree, Shape
+from ..chains import run_alone
+from ..energies import Transformed, bijection
+from ..kernels import as_sampler
+from ..normalizers._integrability import check_integrable
+from ..sampling import SiteDraws
+from ._batch import vmap_times
+
+
+def draw(site: Any, rng_key: Key, sample_shape: Shape) -> SiteDraws:
+    def one(arrays: PyTree, rng_key: Key) -> SiteDraws:
+        return _draw_one(site, arrays, rng_key, sample_shape)
+
+    batch = site.batch_shape
+    keys = jr.split(rng_key, batch) if batch else rng_key
+    return vmap_times(one, len(batch), out_axes=len(sample_shape))(site._arrays, keys)
+
+
+# Without this cache every call would compile its chains anew.
+compiled_draw = jax.jit(draw, static_argnums=2)
+
+
+def _draw_one(site: Any, arrays: PyTree, rng_key: Key, sample_shape: Shape) -> SiteDraws:
+    energy, support = site._unpack(arrays)
+    if energy.sampler is not None and site._is_own:
+        return SiteDraws(energy.sampler(rng_key, sample_shape), jnp.ones(sample_shape), 0)
+    if site.sampler is None:
+        raise NotImplementedError(
+            "`EnergyDistribution(..., sampler=None)` cannot be sampled; pass a kernel, "
+            "such as `sampler=ebm.NUTS()`."
+        )
+    size = math.prod(sample_shape)
+    transform = bijection(support)
+    start_key, chain_key = jr.split(rng_key)
+    shape = transform.inverse_shape(site.event_shape)
+    start = jr.uniform(start_key, (size, *shape), jnp.result_type(float), minval=-2, maxval=2)
+    potential = Transformed(energy, transform, is_onto=True)
+    end = run_alone(
+        jr.split(chain_key, size),
+        as_sampler(site.sampler),
+        potential,
+        start,
+        site.num_steps,
+    )
+    values = jax.vmap(transform)(end.z[:, 0]).reshape(sample_shape + site.event_shape)
+    return SiteDraws(
+        values,
+        end.accept_prob.reshape(sample_shape),
+        site.num_steps,
+        is_exact=site.sampler.move.is_exact,
+    )
+
+
+def warn_of_bad_health(site: Any, draws: SiteDraws) -> None:
+    transform = bijection(site.support)
+    far = np.abs(np.asarray(transform.inv(draws.values)))
+    # From a start in [-2, 2]^d, this far out is worth the second that a look takes.
+    if draws.ok and np.all(far < 30):
+        return
+    problem = f"{draws}." if not draws.ok else ""
+    if not np.all(far < 30):
+        seen = _look_far(
+            site, far, draws.values.ndim - len(site.batch_shape + site.event_shape)
+        )
+        if draws.ok and seen.ok is not False:
+            return
+        problem += (
+            f" The chains ran away; `ebm.check_integrable` calls the energy {seen}. Tilt a "
+            "proper density, `ebm.Tilted(energy, reference)`, or subtract less."
+        )
+    warnings.warn(
+        f"`sample` of an EnergyDistribution: {problem.strip()}", stacklevel=user_level()
+    )
+
+
+def _look_far(site: Any, far: np.ndarray, num_sample_dims: int) -> Any:
+    """What `check_integrable` says of the energy whose chain got farthest."""
+    index = np.unravel_index(np.argmax(np.where(np.isnan(far), np.inf, far)), far.shape)
+    which = index[num_sample_dims : num_sample_dims + len(site.batch_shape)]
+    energy, support = site._unpack(jax.tree.map(lambda a: a[which], site._arrays))
+    transform = bijection(support)
+    radius = 100 * np.max(far, initial=1e3, where=np.isfinite(far))
+    shape = transform.inverse_shape(site.event_shape)
+    free = Transformed(energy, transform, is_onto=True)
+    return check_integrable(free, shape, radius=float(radius))
