@@ -59,7 +59,7 @@ def load(path: str | os.PathLike, *, like: PyTree = None) -> Any:
     if like is not None:
         return fill(like, path, description, arrays)
     with as_damaged(path):
-        return _decode(description["energy"], arrays)
+        return _decode(_upgraded(description["energy"]), arrays)
 
 
 def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) -> PyTree:
@@ -69,6 +69,13 @@ def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) 
     """
     here, own = describe(like), named_arrays(like)
     with as_damaged(path):
+        if _upgraded(description["energy"]) != description["energy"]:
+            raise UnreadableError(
+                "The file is from a version in which a network held its own reference, and "
+                "`like` cannot take it. `ebm.load(path)`, without `like`, reads it if all in "
+                "it is of this library; a checkpoint, and classes of your own, need the "
+                "version that wrote them."
+            )
         if description["class"] != here["class"]:
             raise UnreadableError(
                 f"The file holds a `{description['class']}`, `like` is a `{here['class']}`."
@@ -151,6 +158,24 @@ def _decode_by_name(code: dict, arrays: dict[str, Array]) -> Any:
     return _BUILD[kind](cls, fields)
 
 
+def _upgraded(code: Any) -> Any:
+    """A description from before 0.1, when a network held its own reference, as one of now."""
+    if isinstance(code, list):
+        return [_upgraded(item) for item in code]
+    if not isinstance(code, dict):
+        return code
+    code = {name: _upgraded(item) for name, item in code.items()}
+    return _on_reference(code) if code.get("module") in _NETWORKS else code
+
+
+def _on_reference(code: dict) -> dict:
+    fields = dict(code["fields"])
+    reference = fields.pop("reference")
+    network = {"module": _NETWORKS[code["module"]], "fields": fields}
+    tilted = {"module": "Tilted", "fields": {"energy": network, "reference": reference}}
+    return network if reference is None else tilted
+
+
 def _look_up(table: dict[str, Any], name: str) -> Any:
     if name not in table:
         raise UnreadableError(f"The file needs `{name}`, which this version does not know.")
@@ -171,6 +196,7 @@ def _difference(saved: Any, own: Any, path: str = "energy") -> str | None:
     return next((difference for difference in found if difference is not None), None)
 
 
+_NETWORKS = {"MLPEnergy": "MLPNetwork", "ConvEnergy": "ConvNetwork"}
 _CONTAINERS = {kind.__name__: kind for kind in (tuple, list, dict, OrderedDict)}
 _SILENT = {"fields", *_CONTAINERS}
 

@@ -16,7 +16,12 @@ from ._base import (
 )
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._log_z import LogZ as LogZ, judged as judged
-from ._networks import ConvEnergy as ConvEnergy, MLPEnergy as MLPEnergy
+from ._networks import (
+    ConvEnergy as ConvEnergy,
+    ConvNetwork as ConvNetwork,
+    MLPEnergy as MLPEnergy,
+    MLPNetwork as MLPNetwork,
+)
 from ._normalized import (
     Mixture as Mixture,
     Normalized as Normalized,
