@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
@@ -20,8 +19,10 @@ from numpyro.distributions import constraints
 from .._checks import as_finite, as_shape
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Point, Sampler, Scalar, Shape
+from ._formula import is_number, name_of, show_number, show_sum, show_term
 from ._log_z import LogZ
-from ._supports import elementwise, intersection, is_real, same_support, support_of
+from ._supports import elementwise, intersection, is_real, same_support
+from ._transforms import support_of
 
 
 class _Unknown:
@@ -99,7 +100,7 @@ class AbstractEnergy(eqx.Module):
 
     def _formula(self) -> str:
         fields = [(f.name, getattr(self, f.name, None)) for f in dataclasses.fields(self)]
-        numbers = [f"{name}={show_number(v)}" for name, v in fields if _is_number(v)]
+        numbers = [f"{name}={show_number(v)}" for name, v in fields if is_number(v)]
         return type(self).__name__ + (f"({', '.join(numbers)})" if numbers else "")
 
     def __add__(self, other: Any) -> "Sum":
@@ -388,42 +389,6 @@ def _convert(name: str, obj: Any, event_shape: Shape | None) -> AbstractEnergy:
     )
 
 
-def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
-    """Raise unless `energy` maps one point of shape `event_shape` to a scalar.
-
-    Only shapes are evaluated: nothing is compiled and nothing runs. The energy's own arrays may
-    be shapes, too.
-    """
-    point = jax.ShapeDtypeStruct(event_shape, jnp.result_type(float))
-    known = energy.event_shape
-    if known is not None and known != event_shape:
-        raise ValueError(_shape_message(event_shape, known))
-    try:
-        # A new function each time: JAX would look an energy up by comparing its arrays.
-        shapes, rest = eqx.partition(energy, lambda x: isinstance(x, jax.ShapeDtypeStruct))
-        value = jax.eval_shape(lambda s, x: eqx.combine(s, rest)(x), shapes, point)
-    except Exception as error:
-        raise ValueError(
-            f"The energy cannot be evaluated on one point of shape {event_shape}: {error} "
-            "An energy takes a single point, without a batch axis; `event_shape` is the shape "
-            "of that point."
-        ) from error
-    shape = getattr(value, "shape", None)
-    if shape != ():
-        raise ValueError(
-            f"The energy of one point must be a scalar, got shape {shape} for a point of shape "
-            f'{event_shape}. An `eqx.nn.MLP` needs `out_size="scalar"`; a function of a batch '
-            "must become a function of one point."
-        )
-
-
-def _shape_message(got: Shape, known: Shape) -> str:
-    message = f"The energy lives on points of shape {known}, got points of shape {got}."
-    if len(got) > len(known) and got[len(got) - len(known) :] == known:
-        message += " That looks like a batch; an energy takes one point, `jax.vmap` the rest."
-    return message
-
-
 def _terms(energy: AbstractEnergy) -> tuple[AbstractEnergy, ...]:
     return energy.terms if isinstance(energy, Sum) else (energy,)
 
@@ -450,59 +415,3 @@ def is_normalized(distribution: dist.Distribution) -> bool:
         return improper or getattr(node, "is_normalized", True) is False
 
     return not any(map(is_improper, jax.tree.leaves(distribution, is_leaf=is_improper)))
-
-
-def is_discrete(energy: Any) -> bool:
-    """Whether an energy, an expert in it, or a distribution in it is about integers."""
-    return bool(_discrete_parts(energy))
-
-
-def discrete_levels(energy: Any) -> tuple[float, float] | None:
-    """The two values of a coordinate of a discrete energy; `None` if there are no two."""
-    parts = _discrete_parts(energy)
-    levels = {part.levels if isinstance(part, AbstractEnergy) else (0.0, 1.0) for part in parts}
-    counts = [x for x in parts if not isinstance(x, AbstractEnergy) and not _is_binary(x)]
-    if len(levels) != 1 or counts:
-        return None
-    match levels.pop():
-        case (low, high):
-            return low, high
-    return None
-
-
-def _discrete_parts(energy: Any) -> list[Any]:
-    def says_so(node: Any) -> bool:
-        if isinstance(node, AbstractEnergy):
-            return node.levels is not None
-        return isinstance(node, dist.Distribution) and node.is_discrete is True
-
-    return [x for x in jax.tree.leaves(energy, is_leaf=says_so) if says_so(x)]
-
-
-def _is_binary(distribution: dist.Distribution) -> bool:
-    return elementwise(distribution.support) is constraints.boolean
-
-
-def name_of(obj: Any) -> str:
-    """What to call a function, a transform or a distribution in a formula."""
-    while isinstance(obj, dist.Independent | dist.ExpandedDistribution):
-        obj = obj.base_dist
-    return getattr(obj, "__name__", type(obj).__name__)
-
-
-def show_number(value: Any) -> str:
-    return "?" if isinstance(value, Tracer) else f"{float(value):.4g}"
-
-
-def show_term(text: str) -> str:
-    return f"({text})" if " + " in text or " - " in text else text
-
-
-def show_sum(*terms: str) -> str:
-    return " + ".join(terms).replace("+ -", "- ")
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, jax.Array | np.ndarray):
-        return value.ndim == 0 and np.issubdtype(value.dtype, np.number)
-    return isinstance(value, int | float) and not isinstance(value, bool)
