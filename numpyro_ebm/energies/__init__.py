@@ -2,12 +2,14 @@
 
 from ._base import (
     AbstractEnergy as AbstractEnergy,
-    DistributionEnergy as DistributionEnergy,
-    FunctionEnergy as FunctionEnergy,
     Scaled as Scaled,
     Sum as Sum,
     as_energy as as_energy,
     energy_named as energy_named,
+)
+from ._bridges import (
+    DistributionEnergy as DistributionEnergy,
+    FunctionEnergy as FunctionEnergy,
     from_distribution as from_distribution,
     is_normalized as is_normalized,
 )

@@ -6,7 +6,8 @@ from numpyro.distributions.constraints import Constraint
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Point, Scalar, Shape
-from ._base import AbstractEnergy, DistributionEnergy, as_energy, energy_named
+from ._base import AbstractEnergy, as_energy, energy_named
+from ._bridges import DistributionEnergy
 from ._formula import show_sum
 
 
