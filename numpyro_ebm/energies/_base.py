@@ -56,6 +56,10 @@ class AbstractEnergy(eqx.Module):
     #: only some of the coordinates are.
     levels: ClassVar[tuple[float, ...] | None] = None
 
+    #: If points are dicts of the sites of a NumPyro model: the names of those whose prior or
+    #: Jacobian it counts, and whether each is unconstrained.
+    sites: ClassVar[tuple[tuple[str, bool], ...]] = ()
+
     log_z = _UNKNOWN
     sampler = _UNKNOWN
     reference = _UNKNOWN
@@ -140,7 +144,7 @@ class Sum(AbstractEnergy):
                 "Energies that are added must live on the same points, got event shapes "
                 f"{' and '.join(map(str, shapes))}."
             )
-        claims = [claim for term in self.terms for claim in getattr(term, "sites", ())]
+        claims = [claim for term in self.terms for claim in term.sites]
         names = [name for name, _ in claims]
         twice = [name for name, is_free in claims if not is_free and names.count(name) > 1]
         if twice:
@@ -193,7 +197,7 @@ class Scaled(AbstractEnergy):
 
     @property
     def sites(self) -> tuple[tuple[str, bool], ...]:
-        return getattr(self.energy, "sites", ())
+        return self.energy.sites
 
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.weight) * self.energy(x)

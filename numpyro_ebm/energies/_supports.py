@@ -32,7 +32,7 @@ def bijection(support: Any) -> Any:
 
 def elementwise(support: Any) -> Any:
     """The constraint on each coordinate."""
-    while hasattr(support, "base_constraint"):
+    while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
 
