@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,7 @@ def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) 
     """
     here, own = describe(like), named_arrays(like)
     with as_damaged(path):
-        if _upgraded(description["energy"]) != description["energy"]:
-            raise UnreadableError(
-                "The file is from a version in which a network held its own reference, and "
-                "`like` cannot take it. `ebm.load(path)`, without `like`, reads it if all in "
-                "it is of this library; a checkpoint, and classes of your own, need the "
-                "version that wrote them."
-            )
+        _check_age(description, arrays, own)
         if description["class"] != here["class"]:
             raise UnreadableError(
                 f"The file holds a `{description['class']}`, `like` is a `{here['class']}`."
@@ -93,6 +88,22 @@ def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) 
     leaves, treedef = jax.tree.flatten(like)
     named = zip(leaf_names(like), leaves, strict=True)
     return treedef.unflatten([arrays[name] if eqx.is_array(x) else x for name, x in named])
+
+
+def _check_age(description: dict, arrays: dict[str, Array], own: dict[str, Array]) -> None:
+    if _upgraded(description["energy"]) != description["energy"]:
+        raise UnreadableError(
+            "The file is from a version in which a network held its own reference, and `like` "
+            "cannot take it. `ebm.load(path)`, without `like`, reads it, unless it holds a "
+            "class of your own: then it needs the version that wrote it."
+        )
+    # The parts of a foreign class, such as the state of a run, are known by their names alone.
+    if {_INSIDE.sub("", name) for name in own} == arrays.keys() != own.keys():
+        raise UnreadableError(
+            "The file holds a network without a reference, or is from a version in which a "
+            "network held its own: give a `like` without a reference, or use the version that "
+            "wrote the file."
+        )
 
 
 def _show(array: Array | None) -> str:
@@ -196,6 +207,8 @@ def _difference(saved: Any, own: Any, path: str = "energy") -> str | None:
     return next((difference for difference in found if difference is not None), None)
 
 
+#: In the name of an array: a network, inside of the `Tilted` that holds its reference now.
+_INSIDE = re.compile(r"\.energy(?=\.(network|kernels|biases|head)\b)")
 _NETWORKS = {"MLPEnergy": "MLPNetwork", "ConvEnergy": "ConvNetwork"}
 _CONTAINERS = {kind.__name__: kind for kind in (tuple, list, dict, OrderedDict)}
 _SILENT = {"fields", *_CONTAINERS}
