@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def load(path: str | os.PathLike, *, like: PyTree = None) -> Any:
     if like is not None:
         return fill(like, path, description, arrays)
     with as_damaged(path):
-        return _decode(description["energy"], arrays)
+        return _decode(_upgraded(description["energy"]), arrays)
 
 
 def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) -> PyTree:
@@ -69,6 +70,7 @@ def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) 
     """
     here, own = describe(like), named_arrays(like)
     with as_damaged(path):
+        _check_age(description, arrays, own)
         if description["class"] != here["class"]:
             raise UnreadableError(
                 f"The file holds a `{description['class']}`, `like` is a `{here['class']}`."
@@ -86,6 +88,22 @@ def fill(like: PyTree, path: Path, description: dict, arrays: dict[str, Array]) 
     leaves, treedef = jax.tree.flatten(like)
     named = zip(leaf_names(like), leaves, strict=True)
     return treedef.unflatten([arrays[name] if eqx.is_array(x) else x for name, x in named])
+
+
+def _check_age(description: dict, arrays: dict[str, Array], own: dict[str, Array]) -> None:
+    if _upgraded(description["energy"]) != description["energy"]:
+        raise UnreadableError(
+            "The file is from a version in which a network held its own reference, and `like` "
+            "cannot take it. `ebm.load(path)`, without `like`, reads it, unless it holds a "
+            "class of your own: then it needs the version that wrote it."
+        )
+    # The parts of a foreign class, such as the state of a run, are known by their names alone.
+    if {_INSIDE.sub("", name) for name in own} == arrays.keys() != own.keys():
+        raise UnreadableError(
+            "The file holds a network without a reference, or is from a version in which a "
+            "network held its own: give a `like` without a reference, or use the version that "
+            "wrote the file."
+        )
 
 
 def _show(array: Array | None) -> str:
@@ -151,6 +169,24 @@ def _decode_by_name(code: dict, arrays: dict[str, Array]) -> Any:
     return _BUILD[kind](cls, fields)
 
 
+def _upgraded(code: Any) -> Any:
+    """A description from before 0.1, when a network held its own reference, as one of now."""
+    if isinstance(code, list):
+        return [_upgraded(item) for item in code]
+    if not isinstance(code, dict):
+        return code
+    code = {name: _upgraded(item) for name, item in code.items()}
+    return _on_reference(code) if code.get("module") in _NETWORKS else code
+
+
+def _on_reference(code: dict) -> dict:
+    fields = dict(code["fields"])
+    reference = fields.pop("reference")
+    network = {"module": _NETWORKS[code["module"]], "fields": fields}
+    tilted = {"module": "Tilted", "fields": {"energy": network, "reference": reference}}
+    return network if reference is None else tilted
+
+
 def _look_up(table: dict[str, Any], name: str) -> Any:
     if name not in table:
         raise UnreadableError(f"The file needs `{name}`, which this version does not know.")
@@ -171,6 +207,9 @@ def _difference(saved: Any, own: Any, path: str = "energy") -> str | None:
     return next((difference for difference in found if difference is not None), None)
 
 
+#: In the name of an array: a network, inside of the `Tilted` that holds its reference now.
+_INSIDE = re.compile(r"\.energy(?=\.(network|kernels|biases|head)\b)")
+_NETWORKS = {"MLPEnergy": "MLPNetwork", "ConvEnergy": "ConvNetwork"}
 _CONTAINERS = {kind.__name__: kind for kind in (tuple, list, dict, OrderedDict)}
 _SILENT = {"fields", *_CONTAINERS}
 

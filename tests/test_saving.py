@@ -2,6 +2,8 @@ import hashlib
 import io
 import json
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -97,23 +99,58 @@ def other(**changes):
 @pytest.mark.parametrize(
     ("like", "message"),
     [
-        (lambda: ENERGIES["Ring"](), "holds a `MLPEnergy`, `like` is a `Ring`"),
+        (lambda: ENERGIES["Ring"](), "holds a `Tilted`, `like` is a `Ring`"),
         (
             lambda: other(width_size=9),
-            r"holds float32\[8\] as .network.layers\[0\].bias, where `like` has float32\[9\]",
+            r"holds float32\[8\] as .energy.network.layers\[0\].bias, .* has float32\[9\]",
         ),
         (lambda: other(depth=3), r"disagrees with `like`"),
         (
             lambda: other(activation=jnp.tanh),
             r"activation.function` is silu in the file, and tanh here",
         ),
-        (lambda: other(spectral_norm=True), r"`energy.spectral_norm` is False in the file"),
+        (
+            lambda: other(spectral_norm=True),
+            r"`energy.energy.spectral_norm` is False in the file",
+        ),
     ],
 )
 def test_a_like_that_differs_is_an_error(like, message, tmp_path):
     ebm.save(tmp_path / "energy.ebm", other())
     with pytest.raises(ValueError, match=message):
         ebm.load(tmp_path / "energy.ebm", like=like())
+
+
+#: What a version wrote in which networks held their own reference.
+BEFORE = Path(__file__).parent / "data" / "networks_before.ebm"
+
+
+def test_files_of_networks_with_their_own_reference_are_read():
+    wide = ebm.Gaussian([0.0, 1.0], [[1.0, 0.5], [0.5, 2.0]])
+    expected = {
+        "mlp": ebm.MLPEnergy(2, 3, 1, spectral_norm=True, key=KEY),
+        "conv": ebm.ConvEnergy((3, 3), (2,), activation=jnp.tanh, reference=1.5, key=KEY),
+        "bare": ebm.MLPEnergy(2, 3, 1, reference=None, key=KEY),
+        "part": 2 * ebm.MLPEnergy(2, 3, 1, reference=wide, key=KEY),
+    }
+    energies = ebm.load(BEFORE)
+    assert eqx.tree_equal(energies, expected, rtol=1e-5, atol=1e-7)
+    points = [jax.random.normal(jax.random.key(3), e.event_shape) for e in energies.values()]
+    values = [energy(x) for energy, x in zip(energies.values(), points, strict=True)]
+    np.testing.assert_allclose(values, [3.2012744, 13.978492, -0.52710915, 6.183628], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"network held its own reference.*without `like`"):
+        ebm.load(BEFORE, like=expected)
+
+
+class Holder(eqx.Module):
+    part: Any
+
+
+def test_a_like_that_has_its_network_elsewhere_is_refused(tmp_path):
+    energy = ebm.MLPEnergy(2, 3, 1, key=KEY)
+    ebm.save(tmp_path / "x", Holder(energy.energy))
+    with pytest.raises(ValueError, match="without a reference, or is from a version"):
+        ebm.load(tmp_path / "x", like=Holder(energy))
 
 
 def rewrite(path, change):

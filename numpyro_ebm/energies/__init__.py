@@ -2,21 +2,30 @@
 
 from ._base import (
     AbstractEnergy as AbstractEnergy,
-    DistributionEnergy as DistributionEnergy,
-    FunctionEnergy as FunctionEnergy,
     Scaled as Scaled,
     Sum as Sum,
     as_energy as as_energy,
-    check_energy as check_energy,
-    discrete_levels as discrete_levels,
     energy_named as energy_named,
+)
+from ._bridges import (
+    DistributionEnergy as DistributionEnergy,
+    FunctionEnergy as FunctionEnergy,
     from_distribution as from_distribution,
-    is_discrete as is_discrete,
     is_normalized as is_normalized,
 )
+from ._clamped import Clamped as Clamped, clamp as clamp
+from ._conditional import ConditionalEnergy as ConditionalEnergy, Given as Given
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
+from ._ising import IsingModel as IsingModel
+from ._latent import LatentEnergy as LatentEnergy, Marginal as Marginal
+from ._levels import discrete_levels as discrete_levels, is_discrete as is_discrete
 from ._log_z import LogZ as LogZ, judged as judged
-from ._networks import ConvEnergy as ConvEnergy, MLPEnergy as MLPEnergy
+from ._networks import (
+    ConvEnergy as ConvEnergy,
+    ConvNetwork as ConvNetwork,
+    MLPEnergy as MLPEnergy,
+    MLPNetwork as MLPNetwork,
+)
 from ._normalized import (
     Mixture as Mixture,
     Normalized as Normalized,
@@ -24,17 +33,18 @@ from ._normalized import (
     forget_constants as forget_constants,
 )
 from ._numpyro import ModelEnergy as ModelEnergy, OnSite as OnSite
+from ._points import check_energy as check_energy, check_points as check_points
 from ._preprocessing import (
     Logit as Logit,
     Standardize as Standardize,
     dequantize as dequantize,
 )
-from ._spins import (
+from ._rbm import (
     AbstractRBM as AbstractRBM,
     BernoulliRBM as BernoulliRBM,
     GaussianBernoulliRBM as GaussianBernoulliRBM,
-    IsingModel as IsingModel,
 )
+from ._student import StudentT as StudentT
 from ._supports import (
     bijection as bijection,
     box_of as box_of,
@@ -43,23 +53,10 @@ from ._supports import (
     is_within as is_within,
     same_support as same_support,
 )
-from ._targets import (
-    Banana as Banana,
-    DoubleWell as DoubleWell,
-    Funnel as Funnel,
-    Ring as Ring,
-    StudentT as StudentT,
-)
+from ._targets import Banana as Banana, DoubleWell as DoubleWell, Funnel as Funnel, Ring as Ring
 from ._tilted import Tilted as Tilted
-from ._views import (
-    Clamped as Clamped,
-    ConditionalEnergy as ConditionalEnergy,
-    Given as Given,
-    LatentEnergy as LatentEnergy,
-    Marginal as Marginal,
+from ._transformed import (
     Transformed as Transformed,
-    check_points as check_points,
-    clamp as clamp,
     unconstrained as unconstrained,
     unconstrained_from as unconstrained_from,
 )

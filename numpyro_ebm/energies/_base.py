@@ -5,23 +5,21 @@
 
 import abc
 import dataclasses
-import math
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
 from .._checks import as_finite, as_shape
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Key, Point, Sampler, Scalar, Shape
+from .._types import Array, Key, Point, Scalar, Shape
+from ._formula import is_number, show_number, show_sum, show_term
 from ._log_z import LogZ
-from ._supports import elementwise, intersection, is_real, same_support, support_of
+from ._supports import intersection, same_support
 
 
 class _Unknown:
@@ -57,6 +55,10 @@ class AbstractEnergy(eqx.Module):
     #: The two values of a coordinate, if points are spins, which no gradient moves; empty if
     #: only some of the coordinates are.
     levels: ClassVar[tuple[float, ...] | None] = None
+
+    #: If points are dicts of the sites of a NumPyro model: the names of those whose prior or
+    #: Jacobian it counts, and whether each is unconstrained.
+    sites: ClassVar[tuple[tuple[str, bool], ...]] = ()
 
     log_z = _UNKNOWN
     sampler = _UNKNOWN
@@ -99,7 +101,7 @@ class AbstractEnergy(eqx.Module):
 
     def _formula(self) -> str:
         fields = [(f.name, getattr(self, f.name, None)) for f in dataclasses.fields(self)]
-        numbers = [f"{name}={show_number(v)}" for name, v in fields if _is_number(v)]
+        numbers = [f"{name}={show_number(v)}" for name, v in fields if is_number(v)]
         return type(self).__name__ + (f"({', '.join(numbers)})" if numbers else "")
 
     def __add__(self, other: Any) -> "Sum":
@@ -130,111 +132,6 @@ class AbstractEnergy(eqx.Module):
         return -1 * self
 
 
-class FunctionEnergy(AbstractEnergy):
-    """Any callable from one point to a scalar, such as `eqx.nn.MLP(d, "scalar", ...)`."""
-
-    fn: Any
-    event_shape: Shape | None = eqx.field(static=True, default=None)
-
-    @property
-    def support(self) -> constraints.Constraint | None:
-        inner = self._inner
-        return constraints.real if inner is None else inner.support
-
-    @property
-    def log_z(self) -> Scalar | None:
-        return None if self._inner is None else self._inner.log_z
-
-    @property
-    def partition(self) -> LogZ | None:
-        return None if self._inner is None else self._inner.partition
-
-    @property
-    def sampler(self) -> Sampler | None:
-        return None if self._inner is None else self._inner.sampler
-
-    @property
-    def reference(self) -> Any:
-        return None if self._inner is None else self._inner.reference
-
-    @property
-    def _inner(self) -> AbstractEnergy | None:
-        """The energy that was frozen."""
-        inner = unfreeze(self.fn)
-        return inner if isinstance(inner, AbstractEnergy) else None
-
-    def __call__(self, x: Point) -> Scalar:
-        return unfreeze(self.fn)(x)
-
-    def _formula(self) -> str:
-        return name_of(unfreeze(self.fn))
-
-
-class DistributionEnergy(AbstractEnergy):
-    r"""$-\log q(x)$ of a NumPyro distribution: normalised, $\log Z = 0$, drawn from exactly.
-
-    It is infinite where a coordinate leaves its interval or half-line. A support of another
-    shape, such as the simplex, has to be kept by whoever moves `x`.
-    """
-
-    distribution: dist.Distribution
-
-    @property
-    def event_shape(self) -> Shape:
-        return self.distribution.event_shape
-
-    @property
-    def support(self) -> constraints.Constraint | None:
-        return support_of(self.distribution)
-
-    @property
-    def log_z(self) -> Scalar | None:
-        return jnp.zeros(()) if is_normalized(self.distribution) else None
-
-    @property
-    def partition(self) -> LogZ | None:
-        if self.log_z is None:
-            return None
-        if not self._sites:
-            return LogZ(0.0, 0.0, 0.0, 0.0, upper_is_exact=True, method="Analytic")
-        return LogZ(0.0, sum(map(self._log_z_error, self._sites)))
-
-    @property
-    def sampler(self) -> Sampler | None:
-        is_exact = all(site.has_exact_sampler for site in self._sites)
-        return self._draw if is_exact and self.log_z is not None else None
-
-    @property
-    def _sites(self) -> list[Any]:
-        """The energies, as distributions, that it is made of."""
-
-        def is_site(node: Any) -> bool:
-            return hasattr(node, "log_z_error")
-
-        leaves = jax.tree.leaves(self.distribution, is_leaf=is_site)
-        return [node for node in leaves if is_site(node)]
-
-    def _log_z_error(self, site: Any) -> Scalar:
-        # A site that is expanded has one constant, which counts as often.
-        copies = math.prod(self.event_shape) / math.prod(site.shape())
-        return copies * site.log_z_error
-
-    def __call__(self, x: Array) -> Scalar:
-        support: Any = self.support
-        if is_real(support) or elementwise(support).event_dim:
-            return -jnp.asarray(self.distribution.log_prob(x))
-        inside = jnp.all(support(x))
-        # NumPyro's log_prob may be finite, or NaN, out there.
-        safe = jnp.where(inside, x, support.feasible_like(x))
-        return jnp.where(inside, -jnp.asarray(self.distribution.log_prob(safe)), jnp.inf)
-
-    def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        return jnp.asarray(self.distribution.sample(rng_key, sample_shape))
-
-    def _formula(self) -> str:
-        return f"-log {name_of(self.distribution)}"
-
-
 class Sum(AbstractEnergy):
     r"""$\sum_i E_i(x)$, the product of experts $\prod_i e^{-E_i(x)}$."""
 
@@ -247,7 +144,7 @@ class Sum(AbstractEnergy):
                 "Energies that are added must live on the same points, got event shapes "
                 f"{' and '.join(map(str, shapes))}."
             )
-        claims = [claim for term in self.terms for claim in getattr(term, "sites", ())]
+        claims = [claim for term in self.terms for claim in term.sites]
         names = [name for name, _ in claims]
         twice = [name for name, is_free in claims if not is_free and names.count(name) > 1]
         if twice:
@@ -300,7 +197,7 @@ class Scaled(AbstractEnergy):
 
     @property
     def sites(self) -> tuple[tuple[str, bool], ...]:
-        return getattr(self.energy, "sites", ())
+        return self.energy.sites
 
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.weight) * self.energy(x)
@@ -343,7 +240,7 @@ def as_energy(
     batch shape or an `event_shape` that contradicts `obj`.
     """
     event_shape = None if event_shape is None else as_shape("event_shape", event_shape)
-    energy = _convert("energy", obj, event_shape)
+    energy = convert(obj, "energy", event_shape)
     known = energy.event_shape
     if event_shape is not None and known is not None and event_shape != known:
         raise ValueError(
@@ -353,75 +250,23 @@ def as_energy(
     return energy
 
 
-def from_distribution(distribution: dist.Distribution) -> DistributionEnergy:
-    """The negative log-density of a NumPyro distribution, as an energy.
-
-    **Raises** `ValueError` if the distribution has a batch shape: `.to_event()` makes it one
-    event.
-    """
-    if distribution.batch_shape:
-        raise ValueError(
-            f"A distribution with batch shape {distribution.batch_shape} is not one energy. "
-            f"Make its batch one event with `.to_event({len(distribution.batch_shape)})`."
-        )
-    return DistributionEnergy(distribution)
-
-
 def energy_named(name: str, obj: Any) -> AbstractEnergy:
     """The argument `name` of a function as an energy."""
-    return _convert(name, obj, None)
+    return convert(obj, name, None)
 
 
-def _convert(name: str, obj: Any, event_shape: Shape | None) -> AbstractEnergy:
-    if isinstance(obj, AbstractEnergy):
-        return obj
-    if isinstance(obj, dist.Distribution):
-        return from_distribution(obj)
-    if isinstance(obj, Frozen):
-        inner = as_energy(obj.tree, event_shape)
-        return FunctionEnergy(freeze(inner), inner.event_shape)
-    if callable(obj):
-        return FunctionEnergy(obj, event_shape)
+@functools.singledispatch
+def convert(obj: Any, name: str, event_shape: Shape | None) -> AbstractEnergy:
+    """The argument `name` as an energy; `_bridges` registers what else can be one."""
     raise TypeError(
         f"`{name}` must be an energy, a NumPyro distribution or a callable from one point "
         f"to a scalar, got {type(obj).__name__}."
     )
 
 
-def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
-    """Raise unless `energy` maps one point of shape `event_shape` to a scalar.
-
-    Only shapes are evaluated: nothing is compiled and nothing runs. The energy's own arrays may
-    be shapes, too.
-    """
-    point = jax.ShapeDtypeStruct(event_shape, jnp.result_type(float))
-    known = energy.event_shape
-    if known is not None and known != event_shape:
-        raise ValueError(_shape_message(event_shape, known))
-    try:
-        # A new function each time: JAX would look an energy up by comparing its arrays.
-        shapes, rest = eqx.partition(energy, lambda x: isinstance(x, jax.ShapeDtypeStruct))
-        value = jax.eval_shape(lambda s, x: eqx.combine(s, rest)(x), shapes, point)
-    except Exception as error:
-        raise ValueError(
-            f"The energy cannot be evaluated on one point of shape {event_shape}: {error} "
-            "An energy takes a single point, without a batch axis; `event_shape` is the shape "
-            "of that point."
-        ) from error
-    shape = getattr(value, "shape", None)
-    if shape != ():
-        raise ValueError(
-            f"The energy of one point must be a scalar, got shape {shape} for a point of shape "
-            f'{event_shape}. An `eqx.nn.MLP` needs `out_size="scalar"`; a function of a batch '
-            "must become a function of one point."
-        )
-
-
-def _shape_message(got: Shape, known: Shape) -> str:
-    message = f"The energy lives on points of shape {known}, got points of shape {got}."
-    if len(got) > len(known) and got[len(got) - len(known) :] == known:
-        message += " That looks like a batch; an energy takes one point, `jax.vmap` the rest."
-    return message
+@convert.register(AbstractEnergy)
+def _(obj: AbstractEnergy, name: str, event_shape: Shape | None) -> AbstractEnergy:
+    return obj
 
 
 def _terms(energy: AbstractEnergy) -> tuple[AbstractEnergy, ...]:
@@ -438,71 +283,3 @@ def _factor(name: str, value: Any) -> Array:
     if factor.ndim:
         raise ValueError(f"The {name} of an energy must be a scalar, got shape {factor.shape}.")
     return factor
-
-
-def is_normalized(distribution: dist.Distribution) -> bool:
-    """Whether `log_prob` is a log-density, constant included."""
-
-    def is_improper(node: Any) -> bool:
-        if isinstance(node, dist.MaskedDistribution):
-            return node._mask is not True
-        improper = isinstance(node, dist.ImproperUniform | dist.Unit | dist.Delta)
-        return improper or getattr(node, "is_normalized", True) is False
-
-    return not any(map(is_improper, jax.tree.leaves(distribution, is_leaf=is_improper)))
-
-
-def is_discrete(energy: Any) -> bool:
-    """Whether an energy, an expert in it, or a distribution in it is about integers."""
-    return bool(_discrete_parts(energy))
-
-
-def discrete_levels(energy: Any) -> tuple[float, float] | None:
-    """The two values of a coordinate of a discrete energy; `None` if there are no two."""
-    parts = _discrete_parts(energy)
-    levels = {part.levels if isinstance(part, AbstractEnergy) else (0.0, 1.0) for part in parts}
-    counts = [x for x in parts if not isinstance(x, AbstractEnergy) and not _is_binary(x)]
-    if len(levels) != 1 or counts:
-        return None
-    match levels.pop():
-        case (low, high):
-            return low, high
-    return None
-
-
-def _discrete_parts(energy: Any) -> list[Any]:
-    def says_so(node: Any) -> bool:
-        if isinstance(node, AbstractEnergy):
-            return node.levels is not None
-        return isinstance(node, dist.Distribution) and node.is_discrete is True
-
-    return [x for x in jax.tree.leaves(energy, is_leaf=says_so) if says_so(x)]
-
-
-def _is_binary(distribution: dist.Distribution) -> bool:
-    return elementwise(distribution.support) is constraints.boolean
-
-
-def name_of(obj: Any) -> str:
-    """What to call a function, a transform or a distribution in a formula."""
-    while isinstance(obj, dist.Independent | dist.ExpandedDistribution):
-        obj = obj.base_dist
-    return getattr(obj, "__name__", type(obj).__name__)
-
-
-def show_number(value: Any) -> str:
-    return "?" if isinstance(value, Tracer) else f"{float(value):.4g}"
-
-
-def show_term(text: str) -> str:
-    return f"({text})" if " + " in text or " - " in text else text
-
-
-def show_sum(*terms: str) -> str:
-    return " + ".join(terms).replace("+ -", "- ")
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, jax.Array | np.ndarray):
-        return value.ndim == 0 and np.issubdtype(value.dtype, np.number)
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,5 +1,8 @@
 """Networks with the defaults that practice found, on top of a proper density."""
 
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,22 +14,30 @@ import jax.random as jr
 import numpy as np
 import numpyro.distributions as dist
 from jax import lax
-from numpyro.distributions import constraints
-from numpyro.distributions.constraints import Constraint
 
 from .._checks import as_shape, check_count, check_positive, is_count
-from .._trainable import Frozen, freeze, unfreeze
+from .._trainable import unfreeze
 from .._types import Array, Float, Key, Scalar, Shape
-from ._base import AbstractEnergy, show_sum
-from ._tilted import check_reference, show_log
+from ._base import AbstractEnergy
+from ._tilted import Tilted
 
 
-class MLPEnergy(AbstractEnergy):
+def MLPEnergy(
+    event_shape: Shape | int,
+    width_size: int = 128,
+    depth: int = 2,
+    *,
+    activation: Callable[[Array], Array] = jax.nn.silu,
+    spectral_norm: bool = False,
+    reference: Any = 2.0,
+    key: Key,
+) -> AbstractEnergy:
     r"""$f_\theta(x) - \log q(x)$, where $f_\theta$ is a multilayer perceptron on the flat $x$.
 
-    The reference $q$ makes it a proper density wherever $f_\theta$ grows slower than $-\log q$
-    falls, and is the natural start of annealing; it doesn't train. The default suits data of
-    unit scale: see [`Standardize`][numpyro_ebm.Standardize].
+    A function that builds [`Tilted(network, reference)`][numpyro_ebm.Tilted]. The reference
+    $q$ makes it a proper density wherever $f_\theta$ grows slower than $-\log q$ falls, and is
+    the natural start of annealing; it doesn't train. The default suits data of unit scale: see
+    [`Standardize`][numpyro_ebm.Standardize].
 
     **Arguments**
 
@@ -41,53 +52,29 @@ class MLPEnergy(AbstractEnergy):
       independent normals of that scale; `None` for the bare network.
     - `key`: for the weights.
     """
-
-    network: eqx.nn.MLP
-    reference: Frozen | AbstractEnergy | None
-    event_shape: Shape = eqx.field(static=True)
-    spectral_norm: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        event_shape: Shape | int,
-        width_size: int = 128,
-        depth: int = 2,
-        *,
-        activation: Callable[[Array], Array] = jax.nn.silu,
-        spectral_norm: bool = False,
-        reference: Any = 2.0,
-        key: Key,
-    ) -> None:
-        self.event_shape = _as_shape(event_shape)
-        check_count("width_size", width_size)
-        check_count("depth", depth, 0)
-        size = math.prod(self.event_shape)
-        self.network = eqx.nn.MLP(size, "scalar", width_size, depth, activation, key=key)
-        self.reference = _as_reference(reference, self.event_shape)
-        self.spectral_norm = spectral_norm
-
-    @property
-    def support(self) -> Constraint | None:
-        return _reference_support(self.reference)
-
-    def __call__(self, x: Float[Array, "*event"]) -> Scalar:
-        network = unfreeze(self.network)
-        if self.spectral_norm:
-            network = eqx.tree_at(
-                lambda n: [layer.weight for layer in n.layers],
-                network,
-                replace_fn=lambda weight: weight / _norm_bound(weight),
-            )
-        return network(jnp.ravel(x)) + _reference_energy(self.reference, x)
-
-    def _formula(self) -> str:
-        return _show_network(self)
+    shape = _as_shape(event_shape)
+    check_count("width_size", width_size)
+    check_count("depth", depth, 0)
+    size = math.prod(shape)
+    network = eqx.nn.MLP(size, "scalar", width_size, depth, activation, key=key)
+    return _tilted(MLPNetwork(network, shape, spectral_norm), reference)
 
 
-class ConvEnergy(AbstractEnergy):
+def ConvEnergy(
+    event_shape: Shape,
+    channels: Sequence[int] = (16, 32, 32),
+    kernel_size: int = 3,
+    strides: Sequence[int] | None = None,
+    *,
+    activation: Callable[[Array], Array] = jax.nn.silu,
+    spectral_norm: bool = False,
+    reference: Any = 2.0,
+    key: Key,
+) -> AbstractEnergy:
     r"""$f_\theta(x) - \log q(x)$, where $f_\theta$ is a convolutional network on an image.
 
-    Convolutions, each followed by `activation`, then one linear layer: no pooling, no batch
+    A function that builds [`Tilted(network, reference)`][numpyro_ebm.Tilted]. The network:
+    convolutions, each followed by `activation`, then one linear layer; no pooling, no batch
     norm. On a CPU a convolution is a sum of matrix products, because XLA runs `lax.conv`
     several times slower inside `lax.scan` than outside
     ([jax#12868](https://github.com/jax-ml/jax/issues/12868)); elsewhere it is `lax.conv`.
@@ -97,68 +84,57 @@ class ConvEnergy(AbstractEnergy):
     - `event_shape`: `(height, width, channels)`, or `(height, width)` for one channel.
     - `channels`: how many each convolution puts out.
     - `kernel_size`: odd; edges are padded with zeros.
-    - `strides`: one a convolution; by default 1, then 2s.
+    - `strides`: one per convolution; by default 1, then 2s.
     - `activation`, `spectral_norm`, `reference`, `key`: see
       [`MLPEnergy`][numpyro_ebm.MLPEnergy]. The spectral norm of a kernel is that of its
       matrix of shape `(channels out, all else)` [Miyato et al. 2018].
     """
+    shape = _as_shape(event_shape)
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"`event_shape` must be (height, width, channels) or (height, width), got {shape}."
+        )
+    channels = as_shape("channels", channels)
+    check_count("channels", min(channels, default=0))
+    check_count("kernel_size", kernel_size)
+    if kernel_size % 2 == 0:
+        raise ValueError(f"`kernel_size` must be odd, got {kernel_size}.")
+    steps = _as_strides(strides, len(channels))
+    layers = _conv_layers(shape, channels, kernel_size, steps, key)
+    return _tilted(ConvNetwork(*layers, shape, steps, activation, spectral_norm), reference)
+
+
+class MLPNetwork(AbstractEnergy):
+    r"""$f_\theta(x)$, a multilayer perceptron on the flat $x$, made by `MLPEnergy`."""
+
+    network: eqx.nn.MLP
+    event_shape: Shape = eqx.field(static=True)
+    spectral_norm: bool = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "*event"]) -> Scalar:
+        network = unfreeze(self.network)
+        if self.spectral_norm:
+            network = eqx.tree_at(
+                lambda n: [layer.weight for layer in n.layers],
+                network,
+                replace_fn=lambda weight: weight / _norm_bound(weight),
+            )
+        return network(jnp.ravel(x))
+
+    def _formula(self) -> str:
+        return MLPEnergy.__name__
+
+
+class ConvNetwork(AbstractEnergy):
+    r"""$f_\theta(x)$, a convolutional network on an image, made by `ConvEnergy`."""
 
     kernels: tuple[Float[Array, "k k c_in c_out"], ...]
     biases: tuple[Float[Array, " c_out"], ...]
     head: eqx.nn.Linear
-    reference: Frozen | AbstractEnergy | None
     event_shape: Shape = eqx.field(static=True)
     strides: tuple[int, ...] = eqx.field(static=True)
     activation: Callable[[Array], Array] = eqx.field(static=True)
     spectral_norm: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        event_shape: Shape,
-        channels: Sequence[int] = (16, 32, 32),
-        kernel_size: int = 3,
-        strides: Sequence[int] | None = None,
-        *,
-        activation: Callable[[Array], Array] = jax.nn.silu,
-        spectral_norm: bool = False,
-        reference: Any = 2.0,
-        key: Key,
-    ) -> None:
-        self.event_shape = _as_shape(event_shape)
-        if len(self.event_shape) not in (2, 3):
-            raise ValueError(
-                "`event_shape` must be (height, width, channels) or (height, width), got "
-                f"{self.event_shape}."
-            )
-        channels = as_shape("channels", channels)
-        check_count("channels", min(channels, default=0))
-        check_count("kernel_size", kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(f"`kernel_size` must be odd, got {kernel_size}.")
-        self.strides = (1, *[2] * (len(channels) - 1)) if strides is None else tuple(strides)
-        if len(self.strides) != len(channels):
-            raise ValueError(
-                f"`strides` must hold one number for each of the {len(channels)} convolutions, "
-                f"got {len(self.strides)}."
-            )
-        height, width, *depth = self.event_shape
-        *conv_keys, head_key = jr.split(key, len(channels) + 1)
-        inputs = [depth[0] if depth else 1, *channels[:-1]]
-        layers = [
-            _conv_weights(conv_key, kernel_size, c_in, c_out)
-            for conv_key, c_in, c_out in zip(conv_keys, inputs, channels, strict=True)
-        ]
-        self.kernels, self.biases = zip(*layers, strict=True)
-        for stride in self.strides:
-            height, width = -(-height // stride), -(-width // stride)
-        self.head = eqx.nn.Linear(height * width * channels[-1], "scalar", key=head_key)
-        self.reference = _as_reference(reference, self.event_shape)
-        self.activation = activation
-        self.spectral_norm = spectral_norm
-
-    @property
-    def support(self) -> Constraint | None:
-        return _reference_support(self.reference)
 
     def __call__(self, x: Float[Array, "*event"]) -> Scalar:
         kernels, biases, head = unfreeze((self.kernels, self.biases, self.head))
@@ -170,10 +146,10 @@ class ConvEnergy(AbstractEnergy):
         features = x.reshape(*self.event_shape[:2], -1)
         for kernel, bias, stride in zip(kernels, biases, self.strides, strict=True):
             features = self.activation(convolve(features, kernel, stride) + bias)
-        return head(features.ravel()) + _reference_energy(self.reference, x)
+        return head(features.ravel())
 
     def _formula(self) -> str:
-        return _show_network(self)
+        return ConvEnergy.__name__
 
 
 def convolve(
@@ -210,6 +186,24 @@ def _convolve_by_lax(image: Array, kernel: Array, stride: int) -> Array:
     )[0]
 
 
+def _conv_layers(
+    shape: Shape, channels: Shape, size: int, strides: tuple[int, ...], key: Key
+) -> tuple[tuple[Array, ...], tuple[Array, ...], eqx.nn.Linear]:
+    """Kernels, biases and the linear layer on what they leave of an image."""
+    height, width, *depth = shape
+    *conv_keys, head_key = jr.split(key, len(channels) + 1)
+    inputs = [depth[0] if depth else 1, *channels[:-1]]
+    layers = [
+        _conv_weights(conv_key, size, c_in, c_out)
+        for conv_key, c_in, c_out in zip(conv_keys, inputs, channels, strict=True)
+    ]
+    kernels, biases = zip(*layers, strict=True)
+    for stride in strides:
+        height, width = -(-height // stride), -(-width // stride)
+    head = eqx.nn.Linear(height * width * channels[-1], "scalar", key=head_key)
+    return kernels, biases, head
+
+
 def _conv_weights(key: Key, size: int, c_in: int, c_out: int) -> tuple[Array, Array]:
     # Uniform by the fan-in, as in `eqx.nn.Conv2d`.
     kernel_key, bias_key = jr.split(key)
@@ -237,27 +231,22 @@ def _as_shape(event_shape: Shape | int) -> Shape:
     return as_shape("event_shape", (event_shape,) if is_count(event_shape) else event_shape)
 
 
-def _as_reference(reference: Any, event_shape: Shape) -> Frozen | None:
+def _as_strides(strides: Sequence[int] | None, num_convolutions: int) -> tuple[int, ...]:
+    strides = (1, *[2] * (num_convolutions - 1)) if strides is None else tuple(strides)
+    if len(strides) != num_convolutions:
+        raise ValueError(
+            f"`strides` must hold one number for each of the {num_convolutions} convolutions, "
+            f"got {len(strides)}."
+        )
+    return strides
+
+
+def _tilted(network: AbstractEnergy, reference: Any) -> AbstractEnergy:
+    """A network on what its `reference` stands for, or as it is."""
     if reference is None:
-        return None
+        return network
     if isinstance(reference, int | float):
         check_positive("reference", reference)
-        reference = dist.Normal(0.0, reference).expand(event_shape).to_event(len(event_shape))
-    return freeze(check_reference(reference, event_shape))
-
-
-def _reference_energy(reference: Any, x: Array) -> Any:
-    reference = unfreeze(reference)
-    return 0.0 if reference is None else reference(x) + reference.log_z
-
-
-def _reference_support(reference: Any) -> Constraint | None:
-    reference = unfreeze(reference)
-    return constraints.real if reference is None else reference.support
-
-
-def _show_network(energy: Any) -> str:
-    name, reference = type(energy).__name__, unfreeze(energy.reference)
-    if reference is None:
-        return name
-    return show_sum(name, show_log(reference))
+        shape = network.event_shape or ()
+        reference = dist.Normal(0.0, reference).expand(shape).to_event(len(shape))
+    return Tilted(network, reference)

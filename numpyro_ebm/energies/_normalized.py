@@ -18,14 +18,8 @@ from numpyro.distributions.constraints import Constraint
 from .._checks import as_finite
 from .._trainable import Frozen, freeze, partition_trainable, unfreeze
 from .._types import Array, Float, Key, Point, Sampler, Scalar, Shape
-from ._base import (
-    AbstractEnergy,
-    as_energy,
-    energy_named,
-    proper_part,
-    show_number,
-    show_term,
-)
+from ._base import AbstractEnergy, as_energy, energy_named, proper_part
+from ._formula import show_number, show_term
 from ._log_z import LogZ
 from ._supports import hull, is_real, same_support
 

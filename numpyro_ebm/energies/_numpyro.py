@@ -19,9 +19,10 @@ from numpyro.infer.util import (
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Scalar
-from ._base import AbstractEnergy, as_energy, name_of, show_term
+from ._base import AbstractEnergy, as_energy
+from ._formula import name_of, show_term
 from ._supports import bijection, is_real
-from ._views import Transformed
+from ._transformed import Transformed
 
 
 class ModelEnergy(AbstractEnergy):

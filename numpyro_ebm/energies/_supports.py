@@ -1,152 +1,17 @@
-"""Where an energy lives: what is known about NumPyro constraints, and what maps do to them."""
+"""Where an energy lives: what is known about NumPyro constraints."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.constraints import Constraint
-from numpyro.distributions.transforms import (
-    AbsTransform,
-    ComposeTransform,
-    IdentityTransform,
-    IndependentTransform,
-    PermuteTransform,
-    Transform,
-    _InverseTransform,
-)
 
-from .._types import Array, Shape
-
-
-class Box(Constraint):
-    """Bounds of each coordinate, which may be infinite."""
-
-    def __init__(self, lower_bound: Any, upper_bound: Any) -> None:
-        self.lower_bound = lower_bound
-        self.upper_bound = upper_bound
-
-    def __call__(self, x: Any) -> Any:
-        # Infinity belongs to no support.
-        return (x >= self.lower_bound) & (x <= self.upper_bound) & jnp.isfinite(x)
-
-    def feasible_like(self, prototype: Any) -> Array:
-        return BoxTransform(self)(jnp.zeros(jnp.shape(prototype)))
-
-    def tree_flatten(self) -> tuple:
-        names = ("lower_bound", "upper_bound")
-        return (self.lower_bound, self.upper_bound), (names, {})
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        if not isinstance(other, Box):
-            return False
-        pairs = (self.lower_bound, other.lower_bound), (self.upper_bound, other.upper_bound)
-        if static:
-            return all(a is b or np.array_equal(a, b) for a, b in pairs)
-        return jnp.array([jnp.array_equal(a, b) for a, b in pairs]).all()
-
-    def __repr__(self) -> str:
-        return f"Box({self.lower_bound}, {self.upper_bound})"
-
-
-class BoxTransform(Transform):
-    """From free coordinates: by a sigmoid, an exponential, or as they are."""
-
-    domain: ClassVar[Any] = constraints.real
-
-    def __init__(self, box: Box) -> None:
-        self.box = box
-
-    @property
-    def codomain(self) -> Box:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.box
-
-    def __call__(self, x: Any) -> Array:
-        low, high, above, below = self._bounds()
-        between = low + (high - low) * jax.nn.sigmoid(x)
-        return self._choose(x, between, low + jnp.exp(x), high - jnp.exp(x), (above, below))
-
-    def _inverse(self, y: Any) -> Array:
-        low, high, above, below = self._bounds()
-        up, down = jnp.where(above, y - low, 1), jnp.where(below, high - y, 1)
-        between = jnp.log(up) - jnp.log(down)
-        return self._choose(y, between, jnp.log(up), jnp.log(down), (above, below))
-
-    def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
-        low, high, above, below = self._bounds()
-        between = jnp.log(high - low) - jax.nn.softplus(x) - jax.nn.softplus(-x)
-        return self._choose(jnp.zeros_like(x), between, x, x, (above, below))
-
-    def tree_flatten(self) -> tuple:
-        return (self.box,), (("box",), {})
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        return isinstance(other, BoxTransform) and self.box.eq(other.box, static=static)
-
-    def _bounds(self) -> tuple[Array, Array, Array, Array]:
-        """Bounds, zero and one where they are infinite, and which of them are finite."""
-        low, high = jnp.asarray(self.box.lower_bound), jnp.asarray(self.box.upper_bound)
-        above, below = jnp.isfinite(low), jnp.isfinite(high)
-        low = jnp.where(above, low, 0)
-        return low, jnp.where(below, high, low + 1), above, below
-
-    def _choose(
-        self, free: Any, between: Any, from_low: Any, from_high: Any, bounded: tuple
-    ) -> Array:
-        above, below = bounded
-        half = jnp.where(above, from_low, jnp.where(below, from_high, free))
-        return jnp.where(above & below, between, half)
-
-
-class Preimage(Constraint):
-    """The points that a one-to-one transform takes into a constraint."""
-
-    def __init__(self, base: Constraint, transform: Transform) -> None:
-        self.base = base
-        self.transform = transform
-
-    @property
-    def is_discrete(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.base.is_discrete
-
-    @property
-    def event_dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        ends = self.transform.domain.event_dim, self.transform.codomain.event_dim
-        return max(self.base.event_dim, ends[1]) + ends[0] - ends[1]
-
-    def __call__(self, x: Any) -> Any:
-        inside = jnp.asarray(self.base(self.transform(x)))
-        left = self.transform.codomain.event_dim - self.base.event_dim
-        return inside.all(tuple(range(inside.ndim - left, inside.ndim))) if left > 0 else inside
-
-    def feasible_like(self, prototype: Any) -> Array:
-        shape = self.transform.forward_shape(jnp.shape(prototype))
-        return jnp.asarray(self.transform.inv(self.base.feasible_like(jnp.zeros(shape))))
-
-    def tree_flatten(self) -> tuple:
-        return (self.base, self.transform), (("base", "transform"), {})
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        if not isinstance(other, Preimage):
-            return False
-        pairs = (self.base, other.base), (self.transform, other.transform)
-        same = [a.eq(b, static=static) for a, b in pairs]
-        return all(same) if static else jnp.array(same).all()
-
-    def __repr__(self) -> str:
-        return f"Preimage({self.base}, {type(self.transform).__name__})"
-
-
-biject_to.register(Box, BoxTransform)  # pyright: ignore[reportArgumentType]
-
-
-@biject_to.register(Preimage)
-def _biject_to_preimage(constraint: Preimage) -> Transform:
-    return ComposeTransform([biject_to(constraint.base), constraint.transform.inv])
+from .._types import Array
+from ._constraints import Box
 
 
 def bijection(support: Any) -> Any:
@@ -167,7 +32,7 @@ def bijection(support: Any) -> Any:
 
 def elementwise(support: Any) -> Any:
     """The constraint on each coordinate."""
-    while hasattr(support, "base_constraint"):
+    while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
 
@@ -286,105 +151,3 @@ def is_within(inner: Any, outer: Any) -> bool:
 
 
 _ROUNDING = 1e-5
-
-
-def preimage(support: Any, transform: Transform) -> Constraint | None:
-    """Where a one-to-one transform leads into `support`, which lies in what it maps onto."""
-    if is_real(support):
-        return domain_of(transform)
-    bounds = box_of(support)
-    if isinstance(transform, PermuteTransform) and bounds is not None:
-        bounds = [jnp.broadcast_to(bound, transform.permutation.shape) for bound in bounds]
-    elif bounds is None or not _is_elementwise(transform):
-        return Preimage(support, transform)
-    with jax.ensure_compile_time_eval():
-        ends = [jnp.asarray(transform.inv(jnp.asarray(bound, float))) for bound in bounds]
-        low, high = jnp.minimum(*ends), jnp.maximum(*ends)
-    return box(low, high)
-
-
-def domain_of(transform: Transform) -> Any:
-    """Where a transform is defined, all of its parts included."""
-    return codomain_of(transform.inv)
-
-
-def codomain_of(transform: Transform) -> Any:
-    """What a transform maps onto, all of its parts included."""
-    if isinstance(transform, IndependentTransform):
-        base = codomain_of(transform.base_transform)
-        return constraints.independent(base, transform.reinterpreted_batch_ndims)
-    first, *others = _parts(transform)
-    support = first.codomain
-    for part in others:
-        support = image(support, part)
-    return support
-
-
-def _parts(transform: Any) -> list[Transform]:
-    if isinstance(transform, ComposeTransform):
-        return list(transform.parts)
-    if isinstance(transform, _InverseTransform) and isinstance(transform.inv, ComposeTransform):
-        return [part.inv for part in reversed(transform.inv.parts)]
-    return [transform]
-
-
-def image(support: Any, transform: Transform) -> Constraint | None:
-    """Where a transform takes the points of `support`."""
-    if not is_within(transform.domain, support) and is_within(support, transform.domain):
-        return preimage(support, transform.inv)
-    return transform.codomain
-
-
-def restricted(support: Any, index: Array, shape: Shape) -> Constraint | None:
-    """What a constraint on points of a shape says of the coordinates at a flat index.
-
-    `None` if it ties coordinates to each other.
-    """
-    bounds = box_of(support)
-    if bounds is None:
-        return None
-    base = elementwise(support)
-    if all(jnp.ndim(bound) == 0 for bound in bounds):
-        return base
-    with jax.ensure_compile_time_eval():
-        low, high = (jnp.broadcast_to(bound, shape).ravel()[index] for bound in bounds)
-    return box(low, high)
-
-
-def is_injective(transform: Any) -> bool:
-    """Whether a transform is one-to-one."""
-    if isinstance(transform, IndependentTransform):
-        return is_injective(transform.base_transform)
-    return not any(isinstance(part, AbsTransform) for part in _parts(transform))
-
-
-def keeps_volume(transform: Any) -> bool:
-    """Whether a transform only moves coordinates to other places."""
-    return isinstance(transform, PermuteTransform | IdentityTransform)
-
-
-def _is_elementwise(transform: Any) -> bool:
-    while isinstance(transform, IndependentTransform):
-        transform = transform.base_transform
-    # One-to-one on the line is monotone.
-    return transform.domain.event_dim == transform.codomain.event_dim == 0
-
-
-def support_of(distribution: dist.Distribution) -> Any:
-    """The support of a NumPyro distribution, also of a transformed one.
-
-    NumPyro's own for the latter is what the transform maps onto, whatever its base is.
-    """
-    if isinstance(distribution, dist.Independent):
-        base = support_of(distribution.base_dist)
-        return constraints.independent(base, distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution):
-        return support_of(distribution.base_dist)
-    own = getattr(type(distribution), "support", None)
-    is_generic = isinstance(distribution, dist.TransformedDistribution)
-    if not is_generic or own is not dist.TransformedDistribution.support:
-        return distribution.support
-    support = support_of(distribution.base_dist)
-    for transform in distribution.transforms:
-        support = image(support, transform)
-    return support

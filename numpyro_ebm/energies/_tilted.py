@@ -6,7 +6,9 @@ from numpyro.distributions.constraints import Constraint
 
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Point, Scalar, Shape
-from ._base import AbstractEnergy, DistributionEnergy, as_energy, energy_named, show_sum
+from ._base import AbstractEnergy, as_energy, energy_named
+from ._bridges import DistributionEnergy
+from ._formula import show_sum
 
 
 class Tilted(AbstractEnergy):
@@ -26,7 +28,7 @@ class Tilted(AbstractEnergy):
 
     def __init__(self, energy: Any, reference: Any) -> None:
         self.energy = as_energy(energy)
-        self.reference = freeze(check_reference(reference, self.energy.event_shape))
+        self.reference = freeze(_check_reference(reference, self.energy.event_shape))
 
     @property
     def event_shape(self) -> Shape | None:
@@ -38,13 +40,13 @@ class Tilted(AbstractEnergy):
 
     def __call__(self, x: Point) -> Scalar:
         reference = unfreeze(self.reference)
-        return self.energy(x) + reference(x) + reference.log_z
+        return self.energy(x) + (reference(x) + reference.log_z)
 
     def _formula(self) -> str:
-        return show_sum(repr(self.energy), show_log(unfreeze(self.reference)))
+        return show_sum(repr(self.energy), _show_log(unfreeze(self.reference)))
 
 
-def check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy:
+def _check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy:
     """`reference` as an energy; raises unless it is normalised and on points of that shape."""
     base = energy_named("reference", unfreeze(reference))
     if base.log_z is None:
@@ -60,6 +62,6 @@ def check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy
     return base
 
 
-def show_log(reference: AbstractEnergy) -> str:
+def _show_log(reference: AbstractEnergy) -> str:
     known = isinstance(reference, DistributionEnergy)
     return repr(reference) if known else f"-log {reference!r}"

@@ -11,6 +11,7 @@ import pytest
 from helpers import mixture
 
 import numpyro_ebm as ebm
+from numpyro_ebm.energies import ConvNetwork, MLPNetwork, is_real
 from numpyro_ebm.energies._networks import (
     _convolve_by_lax,
     _convolve_by_products,
@@ -156,6 +157,39 @@ def test_langevin_on_images_runs_at_the_speed_of_the_fastest_form():
     assert ratios["equinox"] >= 5
 
 
+NETWORKS = {
+    "MLPEnergy": (lambda **kwargs: ebm.MLPEnergy((2, 3), 4, 1, key=KEY, **kwargs), MLPNetwork),
+    "ConvEnergy": (
+        lambda **kwargs: ebm.ConvEnergy((6, 6), (2,), key=KEY, **kwargs),
+        ConvNetwork,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_on_a_reference_is_tilted(name):
+    make, bare_class = NETWORKS[name]
+    energy, bare = make(), make(reference=None)
+    shape = bare.event_shape
+    normal = dist.Normal(0.0, 2.0).expand(shape).to_event(len(shape))
+    for reference in (2, normal, ebm.from_distribution(normal), ebm.freeze(normal)):
+        assert eqx.tree_equal(make(reference=reference), energy)
+    assert isinstance(bare, bare_class)
+    assert (bare.log_z, bare.reference, bare.sampler) == (None, None, None)
+    assert is_real(bare.support)
+    assert repr(bare) == name
+    assert eqx.tree_equal(energy, ebm.Tilted(bare, normal))
+    assert repr(energy) == f"{name} - log Normal"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_support_is_that_of_the_reference(name):
+    make, _ = NETWORKS[name]
+    shape = make().event_shape
+    gamma = dist.Gamma(2.0).expand(shape).to_event(len(shape))
+    assert make(reference=gamma).support == gamma.support
+
+
 def test_the_reference_is_on_and_makes_it_proper():
     energy = ebm.MLPEnergy(2, reference=2.0, key=KEY)
     bare = ebm.MLPEnergy(2, reference=None, key=KEY)
@@ -194,7 +228,7 @@ def test_spectral_norm_bounds_every_matrix(make, x64):
 
 
 def _weights(energy):
-    if isinstance(energy, ebm.MLPEnergy):
+    if isinstance(energy, MLPNetwork):
         return [layer.weight for layer in energy.network.layers]
     return [*energy.kernels, energy.head.weight]
 
@@ -217,10 +251,11 @@ def test_what_trains_and_what_does_not():
     data = jax.random.normal(KEY, (50, 4, 4))
     estimator = ebm.Estimator(ebm.DenoisingScoreMatching(0.1), optax.adam(1e-2))
     fitted = estimator.run(KEY, 3, energy, data, progress_bar=False).energy
-    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), energy.kernels, fitted.kernels)
+    kernels = energy.energy.kernels, fitted.energy.kernels
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), *kernels)
     assert jax.tree.all(moved)
     assert eqx.tree_equal(energy.reference, fitted.reference)
-    frozen = eqx.tree_at(lambda e: e.kernels, energy, replace_fn=ebm.freeze)
+    frozen = eqx.tree_at(lambda e: e.energy.kernels, energy, replace_fn=ebm.freeze)
     x = data[0]
     assert frozen(x) == energy(x)
 
@@ -231,6 +266,7 @@ def test_what_trains_and_what_does_not():
         (lambda: ebm.ConvEnergy((8,), key=KEY), "`event_shape` must be"),
         (lambda: ebm.ConvEnergy((8, 8), kernel_size=2, key=KEY), "`kernel_size` must be odd"),
         (lambda: ebm.ConvEnergy((8, 8), strides=(1, 1), key=KEY), "each of the 3 convolutions"),
+        (lambda: ebm.MLPEnergy(2, reference=-1.0, key=KEY), "`reference` must be positive"),
     ],
 )
 def test_bad_input(make, message):

@@ -1,0 +1,105 @@
+"""An energy of some coordinates, the others fixed."""
+
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from numpyro.distributions.constraints import Constraint
+
+from .._checks import as_numbers
+from .._trainable import Frozen, freeze, unfreeze
+from .._types import Array, Float, Int, Scalar, Shape
+from ._base import AbstractEnergy, as_energy
+from ._formula import show_term
+from ._transforms import restricted
+
+
+class Clamped(AbstractEnergy):
+    r"""$E(x_\text{free}, x_\text{clamped})$ of the free coordinates; see `clamp`.
+
+    Its point is the vector of the free coordinates, in the order they have in `x`.
+    """
+
+    energy: AbstractEnergy
+    values: Frozen | Float[Array, "*event"]
+    free_index: Int[Array, " n"]
+
+    @property
+    def event_shape(self) -> Shape:
+        return self.free_index.shape
+
+    @property
+    def support(self) -> Constraint | None:
+        shape = unfreeze(self.values).shape
+        return restricted(self.energy.support, self.free_index, shape)
+
+    def complete(self, free: Float[Array, " n"]) -> Float[Array, "*event"]:
+        """The full point, with `free` in its place."""
+        values = unfreeze(self.values)
+        return values.ravel().at[self.free_index].set(free).reshape(values.shape)
+
+    def free(self, x: Float[Array, "*event"]) -> Float[Array, " n"]:
+        """The free coordinates of a full point."""
+        return jnp.ravel(x)[self.free_index]
+
+    def __call__(self, x: Float[Array, " n"]) -> Scalar:
+        return self.energy(self.complete(x))
+
+    def _formula(self) -> str:
+        total = math.prod(unfreeze(self.values).shape)
+        return f"{show_term(repr(self.energy))}[{self.event_shape[0]} of {total} free]"
+
+
+def clamp(energy: Any, mask: Any, values: Any) -> Clamped:
+    r"""The energy of the free coordinates, given the clamped ones.
+
+    ```python
+    rest = ebm.clamp(energy, mask=~jnp.isnan(x), values=x)   # fill in what is missing
+    ```
+
+    **Arguments**
+
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `mask`: `True` where a coordinate is clamped; of the shape of one point, not traced.
+    - `values`: what the clamped coordinates are; ignored, NaN or not, where they are free.
+
+    **Raises** `ValueError` for shapes that don't fit, NaN where clamped, or nothing free, and
+    for a support that ties coordinates to each other, such as the simplex.
+    """
+    energy = as_energy(energy)
+    if isinstance(mask, Tracer):
+        raise TypeError(
+            "`mask` must not be traced, it decides a shape; `values` may be. Close over the "
+            "mask, or pass it to `jax.jit` as a static argument."
+        )
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise TypeError(f"`mask` must be boolean, got dtype {mask.dtype}.")
+    if energy.event_shape not in (None, mask.shape):
+        raise ValueError(
+            f"`mask` must have the shape of one point, {energy.event_shape}, got {mask.shape}."
+        )
+    if mask.all():
+        raise ValueError("`mask` clamps every coordinate: there is no energy left.")
+    values = as_numbers("values", values)
+    if values.shape not in ((), mask.shape):
+        raise ValueError(
+            f"`values` must have the shape of one point, {mask.shape}, got {values.shape}."
+        )
+    values = jnp.broadcast_to(values, mask.shape)
+    values = jnp.where(mask, values, 0)
+    if not isinstance(values, Tracer) and not np.isfinite(values).all():
+        raise ValueError("`values` must be finite where `mask` clamps them.")
+    clamped = Clamped(energy, freeze(values), jnp.asarray(np.flatnonzero(~mask)))
+    if clamped.support is None:
+        raise ValueError(
+            f"The support of this energy, {energy.support}, ties coordinates to each other: "
+            "what it leaves to the free ones is not known. Clamp an energy of unconstrained "
+            "points, `ebm.Transformed(energy, biject_to(support))`."
+        )
+    return clamped
