@@ -60,6 +60,7 @@ from ._views import (
     Transformed as Transformed,
     check_points as check_points,
     clamp as clamp,
+    is_conditional as is_conditional,
     unconstrained as unconstrained,
     unconstrained_from as unconstrained_from,
 )

@@ -9,7 +9,6 @@ import jax.random as jr
 
 from .._types import Array, Key, PyTree, Scalar
 from ..kernels import AbstractKernel, run_chains, step_adaptation
-from ._base import num_points
 
 
 def with_step(move: Any, step_size: Scalar) -> Any:
@@ -49,7 +48,7 @@ def run_from(
 
     if conditions is None:
         return run(rng_key, energy, starts)
-    keys = jr.split(rng_key, num_points(starts))
+    keys = jr.split(rng_key, len(starts))
     each = jax.vmap(lambda key, y, x: run(key, energy.given(x), y[None]))
     ends, accept_prob, diverging, tuning = each(keys, starts, conditions)
     return Run(ends[:, 0], accept_prob[:, 0], diverging.mean(), tuning.mean())
