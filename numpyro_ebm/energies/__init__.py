@@ -14,7 +14,11 @@ from ._bridges import (
     is_normalized as is_normalized,
 )
 from ._clamped import Clamped as Clamped, clamp as clamp
-from ._conditional import ConditionalEnergy as ConditionalEnergy, Given as Given
+from ._conditional import (
+    ConditionalEnergy as ConditionalEnergy,
+    Given as Given,
+    is_conditional as is_conditional,
+)
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._ising import IsingModel as IsingModel
 from ._latent import LatentEnergy as LatentEnergy, Marginal as Marginal

@@ -54,6 +54,11 @@ class ConditionalEnergy(eqx.Module):
         return f"{name_of(unfreeze(self.fn))}(y; x)"
 
 
+def is_conditional(energy: Any) -> bool:
+    """Whether it is an energy only at a condition."""
+    return isinstance(energy, ConditionalEnergy)
+
+
 class Given(AbstractEnergy):
     r"""$y \mapsto E(y; x)$ at a fixed $x$, made by `ConditionalEnergy.given`."""
 

@@ -13,6 +13,7 @@ from jax.sharding import Sharding
 
 from .._checks import as_data, as_numbers, check_count
 from .._types import Array, PyTree
+from ..objectives import Batch, as_batch
 from ._state import EstimatorState
 
 #: As many batches of an iterator are stacked for one call.
@@ -90,7 +91,7 @@ class Batches:
     """The batches of an iterator, as many at a time as have one shape."""
 
     def __init__(self, data: Iterator[PyTree]) -> None:
-        self._rest = map(as_batch, data)
+        self._rest = map(as_float_batch, data)
         self._next = next(self._rest, None)
 
     @property
@@ -156,28 +157,22 @@ def hold_out(
 _SPLIT = 2**32 - 1
 
 
-def as_batch(data: Any) -> PyTree:
-    """`data` as floats: an array, or a pair of arrays with as many rows each."""
-    if not isinstance(data, tuple):
-        return as_data(data)
-    if len(data) != 2:
-        raise ValueError(
-            "`data` must be an array, or a pair `(y, x)` for a conditional energy, got a tuple "
-            f"of {len(data)}."
-        )
-    pair = (as_data(data[0]), jax.tree.map(as_data, data[1]))
-    sizes = sorted({len(x) for x in jax.tree.leaves(pair)})
+def as_float_batch(data: Any) -> Batch:
+    """`data` as a batch of floats, with as many rows in each of its parts."""
+    batch = as_batch(data)
+    batch = Batch(as_data(batch.points), jax.tree.map(as_data, batch.conditions))
+    sizes = sorted({len(x) for x in jax.tree.leaves(batch)})
     if len(sizes) > 1:
         raise ValueError(f"The parts of `data` must have as many rows each, got {sizes}.")
-    return pair
+    return batch
 
 
-def as_weighted(data: Any, weights: Any) -> tuple[PyTree, Array | None]:
-    """`data` as floats, and `weights` scaled to average one."""
+def as_weighted(data: Any, weights: Any) -> tuple[Batch, Array | None]:
+    """`data` as a batch of floats, and `weights` scaled to average one."""
     if weights is None:
-        return as_batch(data), None
-    first = data[0] if isinstance(data, tuple) else data
-    size = np.shape(first)[:1]
+        return as_float_batch(data), None
+    data = as_batch(data)
+    size = np.shape(data.points)[:1]
     weights = as_numbers("weights", weights)
     if weights.shape != size:
         raise ValueError(
@@ -185,13 +180,14 @@ def as_weighted(data: Any, weights: Any) -> tuple[PyTree, Array | None]:
             f"{weights.shape}."
         )
     if isinstance(weights, Tracer):
-        return as_batch(_fill_unweighted(jnp, data, weights > 0)), weights / weights.mean()
+        data = _fill_unweighted(jnp, data, weights > 0)
+        return as_float_batch(data), weights / weights.mean()
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise ValueError("`weights` must be finite, not negative, and not all zero.")
     counts = np.asarray(weights) > 0
     if not counts.all():
         data = _fill_unweighted(np, data, counts)
-    return as_batch(data), weights / weights.mean()
+    return as_float_batch(data), weights / weights.mean()
 
 
 def _fill_unweighted(numpy: Any, data: Any, counts: Any) -> Any:

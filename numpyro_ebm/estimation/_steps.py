@@ -10,7 +10,7 @@ import optax
 from .._trainable import partition_trainable, unfreeze
 from .._types import Array, PyTree, Scalar
 from .._values import ByValue
-from ..objectives import AbstractObjective
+from ..objectives import AbstractObjective, Batch
 from ._batches import Rows, Stack
 from ._state import EstimatorState
 
@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 def loss_and_grads(
     objective: AbstractObjective,
     state: EstimatorState,
-    batch: PyTree,
+    batch: Batch,
     weights: Array | None,
 ) -> tuple[tuple[Scalar, Any], PyTree]:
     params, rest = partition_trainable(state.trainable)
@@ -43,7 +43,7 @@ def loss_and_grads(
 
 
 def step(
-    rule: Rule, state: EstimatorState, batch: PyTree, weights: Array | None
+    rule: Rule, state: EstimatorState, batch: Batch, weights: Array | None
 ) -> tuple[EstimatorState, Scalar, dict[str, Scalar], Array]:
     """The next state, loss, metrics, and whether loss and update are finite."""
     (loss, (objective_state, metrics)), grads = loss_and_grads(
@@ -91,14 +91,14 @@ def learned(state: EstimatorState) -> PyTree:
 
 @eqx.filter_jit
 def compiled_update(
-    rule: Rule, state: EstimatorState, batch: PyTree, weights: Array | None
+    rule: Rule, state: EstimatorState, batch: Batch, weights: Array | None
 ) -> tuple[EstimatorState, Scalar, dict[str, Scalar]]:
     return step(rule, state, batch, weights)[:3]
 
 
 @eqx.filter_jit
 def compiled_stable_update(
-    rule: Rule, state: EstimatorState, batch: PyTree, weights: Array | None
+    rule: Rule, state: EstimatorState, batch: Batch, weights: Array | None
 ) -> tuple[EstimatorState, Scalar]:
     new_state, loss, _, is_finite = step(rule, state, batch, weights)
     arrays, static = eqx.partition(new_state, eqx.is_array)
@@ -111,7 +111,7 @@ def compiled_stable_update(
 def compiled_evaluate(
     objective: AbstractObjective,
     state: EstimatorState,
-    data: PyTree,
+    data: Batch,
     weights: Array | None,
 ) -> Scalar:
     key = state.fold_in(2 * state.step)

@@ -20,20 +20,19 @@ from .._trainable import partition_trainable
 from .._types import Array, Float, Key, PyTree, Scalar
 from .._values import ByValue
 from ..energies import (
-    AbstractEnergy,
-    ConditionalEnergy,
     FunctionEnergy,
     as_energy,
     check_energy,
     check_points,
     forget_constants,
+    is_conditional,
 )
-from ..objectives import AbstractObjective
+from ..objectives import AbstractObjective, Batch, as_batch
 from ._batches import (
     Batches,
     Rows,
-    as_batch,
     as_batch_size,
+    as_float_batch,
     as_weighted,
     hold_out,
     num_rows,
@@ -126,12 +125,13 @@ class Estimator:
 
     def init(self, rng_key: Key, energy: Any, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
-        is_bare = not isinstance(energy, AbstractEnergy | ConditionalEnergy)
+        learnable, batch = _as_learnable(energy), as_float_batch(data)
+        is_bare = learnable is not energy
         # A constant that is known now will not be that of what is learned.
-        energy, data = forget_constants(_as_learnable(energy)), as_batch(data)
-        _check_shapes(energy, data)
+        energy = forget_constants(learnable)
+        _check_shapes(energy, batch)
         init_key, run_key = jr.split(rng_key)
-        trainable, objective_state = self.objective.init(init_key, energy, data)
+        trainable, objective_state = self.objective.init(init_key, energy, batch)
         params, _ = partition_trainable(trainable)
         if not jax.tree.leaves(params):
             raise ValueError(
@@ -279,7 +279,7 @@ class Estimator:
         weights: Any,
         batch_size: int | None,
         sharding: Sharding | None,
-    ) -> tuple[PyTree, Rows | Batches]:
+    ) -> tuple[Batch, Rows | Batches]:
         """A batch to begin with, and where the batches of the steps come from."""
         if isinstance(data, Iterator):
             if weights is not None or batch_size is not None:
@@ -318,13 +318,13 @@ class Estimator:
             warnings.warn(message, stacklevel=user_level())
 
 
-def _weighted(batch: PyTree, weights: Array | None) -> tuple[PyTree, Array | None]:
+def _weighted(batch: PyTree, weights: Array | None) -> tuple[Batch, Array | None]:
     # Without weights anything goes: a NaN is for `stable_update`.
-    return (batch, None) if weights is None else as_weighted(batch, weights)
+    return (as_batch(batch), None) if weights is None else as_weighted(batch, weights)
 
 
 def _as_learnable(energy: Any) -> Any:
-    return energy if isinstance(energy, ConditionalEnergy) else as_energy(energy)
+    return energy if is_conditional(energy) else as_energy(energy)
 
 
 def _as_given(energy: Any, state: EstimatorState) -> Any:
@@ -338,21 +338,20 @@ def _structure(energy: Any) -> Any:
     return jax.tree.map(lambda x: jax.eval_shape(lambda: x) if eqx.is_array(x) else x, energy)
 
 
-def _check_shapes(energy: Any, data: PyTree) -> None:
-    if isinstance(energy, ConditionalEnergy):
-        # What the condition is, a pair of data or a noise scale, the objective knows.
-        points = data[0] if isinstance(data, tuple) else data
-        shape = energy.event_shape
-        if shape is not None and points.shape[1:] != shape:
+def _check_shapes(energy: Any, batch: Batch) -> None:
+    shape = batch.points.shape[1:]
+    if is_conditional(energy):
+        # What the condition is, a part of the data or a noise scale, the objective knows.
+        if energy.event_shape not in (None, shape):
             raise ValueError(
-                f"The energy lives on points of shape {shape}, got points of shape "
-                f"{points.shape[1:]}."
+                f"The energy lives on points of shape {energy.event_shape}, got points of "
+                f"shape {shape}."
             )
         return
-    if isinstance(data, tuple):
+    if batch.conditions is not None:
         raise ValueError(
             "`data` is a pair `(y, x)`, for which `energy` must be a "
             "`ConditionalEnergy(fn, event_shape)`."
         )
-    check_energy(energy, data.shape[1:])
-    check_points(energy, data, "data")
+    check_energy(energy, shape)
+    check_points(energy, batch.points, "data")

@@ -4,6 +4,7 @@ from ._base import (
     AbstractObjective as AbstractObjective,
     AbstractPointwiseObjective as AbstractPointwiseObjective,
 )
+from ._batch import Batch as Batch, as_batch as as_batch
 from .contrastive import (
     ConditionalNoiseContrastiveEstimation as ConditionalNoiseContrastiveEstimation,
     NoiseContrastiveEstimation as NoiseContrastiveEstimation,

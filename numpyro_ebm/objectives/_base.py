@@ -1,30 +1,29 @@
 """`AbstractObjective`: a loss over an energy and a batch."""
 
 import abc
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from .._types import Array, Float, Key, PyTree, Scalar
-from ..energies import AbstractEnergy, ConditionalEnergy, is_discrete, is_real
+from ..energies import AbstractEnergy, is_discrete, is_real
+from ._batch import Batch, Data, as_batch
 
 
 class AbstractObjective(eqx.Module):
     """What an [`Estimator`][numpyro_ebm.Estimator] minimises.
 
     `trainable` is what optax sees: the energy and whatever is learned with it. `state` is only
-    carried from step to step. A batch is an array of points, one a row; of a
-    [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] it is a pair `(y, x)` of points and
-    their conditions.
+    carried from step to step. An estimator passes its data as a
+    [`Batch`][numpyro_ebm.objectives.Batch]. The objectives of this library also take an array
+    of points, or a pair `(y, x)` of points and their conditions.
     """
 
     @abc.abstractmethod
-    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[PyTree, PyTree]:
+    def init(self, rng_key: Key, energy: Any, data: Batch) -> tuple[PyTree, PyTree]:
         """`(trainable, state)` before the first step; raises if it cannot fit this energy."""
 
     @abc.abstractmethod
@@ -33,7 +32,7 @@ class AbstractObjective(eqx.Module):
         rng_key: Key,
         trainable: PyTree,
         state: PyTree,
-        batch: PyTree,
+        batch: Batch,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[PyTree, dict[str, Scalar]]]:
         """`(loss, (state, metrics))` on a batch whose weights, if any, average to one."""
@@ -47,7 +46,7 @@ class AbstractObjective(eqx.Module):
         rng_key: Key,
         trainable: PyTree,
         state: PyTree,
-        data: PyTree,
+        data: Batch,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Any, str | None]:
         """What was learned, with the errors that all of the data can give it; and a warning."""
@@ -68,7 +67,7 @@ class AbstractPointwiseObjective(AbstractObjective):
     def at(self, rng_key: Key, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
         """The loss at one point."""
 
-    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
         if self.needs_real:
             check_real(self, energy)
         return energy, None
@@ -78,38 +77,16 @@ class AbstractPointwiseObjective(AbstractObjective):
         rng_key: Key,
         trainable: Any,
         state: None,
-        batch: PyTree,
+        batch: Data,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[None, dict[str, Scalar]]]:
-        def at(rng_key: Key, point: Any) -> Scalar:
-            return self.at(rng_key, *at_condition(trainable, point))
-
-        return mean_over(at, rng_key, batch, weights), (state, {})
+        batch = as_batch(batch)
+        keys = jr.split(rng_key, len(batch))
+        losses = batch.map(lambda energy, x, key: self.at(key, energy, x), trainable, keys)
+        return weighted_mean(losses, weights), (state, {})
 
     def finalize(self, trainable: Any, state: None) -> Any:
         return trainable
-
-
-def at_condition(energy: Any, point: Any) -> tuple[AbstractEnergy, Any]:
-    """The energy and one point; of a pair `(y, x)` the energy given `x`, and `y`."""
-    if not isinstance(energy, ConditionalEnergy):
-        return energy, point
-    y, x = point
-    return energy.given(x), y
-
-
-def num_points(batch: PyTree) -> int:
-    return len(jax.tree.leaves(batch)[0])
-
-
-def mean_over(
-    at: Callable[[Key, Any], Scalar],
-    rng_key: Key,
-    batch: PyTree,
-    weights: Float[Array, " n"] | None,
-) -> Scalar:
-    """The weighted mean of `at(rng_key, point)` over a batch, a key each."""
-    return weighted_mean(jax.vmap(at)(jr.split(rng_key, num_points(batch)), batch), weights)
 
 
 def weighted_mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Scalar:

@@ -10,7 +10,6 @@ import jax.random as jr
 from .._types import Array, Key, PyTree, Scalar
 from ..chains import run_chains
 from ..kernels import AbstractKernel, step_adaptation
-from ._base import num_points
 
 
 class Run(NamedTuple):
@@ -46,7 +45,7 @@ def run_from(
 
     if conditions is None:
         return run(rng_key, energy, starts)
-    keys = jr.split(rng_key, num_points(starts))
+    keys = jr.split(rng_key, len(starts))
     each = jax.vmap(lambda key, y, x: run(key, energy.given(x), y[None]))
     ends, accept_prob, diverging, tuning = each(keys, starts, conditions)
     return Run(ends[:, 0], accept_prob[:, 0], diverging.mean(), tuning.mean())

@@ -12,16 +12,11 @@ from jax.scipy.special import logsumexp
 
 from .._checks import check_count, check_positive
 from .._trainable import freeze, partition_trainable, unfreeze
-from .._types import Array, Energy, Float, Key, PyTree, Scalar
-from ..energies import ConditionalEnergy, LogZ, Normalized, confined, judged
+from .._types import Array, Energy, Float, Key, Point, Scalar
+from ..energies import LogZ, Normalized, confined, is_conditional, judged
 from ..normalizers import ImportanceSampling
-from ._base import (
-    AbstractObjective,
-    AbstractPointwiseObjective,
-    at_condition,
-    num_points,
-    weighted_mean,
-)
+from ._base import AbstractObjective, AbstractPointwiseObjective, weighted_mean
+from ._batch import Data, as_batch
 from ._noise import check_noise, energy_of_noise, fitted_noise
 
 
@@ -66,36 +61,25 @@ class NoiseContrastiveEstimation(AbstractObjective):
     def __check_init__(self) -> None:
         check_count("num_noise", self.num_noise)
 
-    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Contrasted, Any]:
-        points = data[0] if isinstance(energy, ConditionalEnergy) else data
-        noise = self.noise
-        if noise is None:
-            widening = 1 + 0.5 / np.sqrt(max(points[0].size, 1))
-            noise = fitted_noise(energy, points, widening)
-        check_noise(noise, points.shape[1:])
-        if isinstance(energy, ConditionalEnergy):
+    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Contrasted, Any]:
+        batch = as_batch(data)
+        noise = self._noise(energy, batch.points)
+        if batch.conditions is not None:
             return Contrasted(energy, freeze(jnp.zeros(()))), noise
-        # Where classification starts at chance, and not at the network's accidental volume.
-        draws = noise.sample(rng_key, (1000,))
-        log_ratios = -jax.vmap(confined(unfreeze(energy)))(draws)
-        log_ratios -= noise.log_prob(draws)
-        log_z = logsumexp(log_ratios) - jnp.log(len(draws))
-        return Contrasted(energy, jnp.where(jnp.isfinite(log_z), log_z, 0)), noise
+        return Contrasted(energy, _first_log_z(rng_key, energy, noise)), noise
 
     def loss(
         self,
         rng_key: Key,
         trainable: Contrasted,
         state: Any,
-        batch: PyTree,
+        batch: Data,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[Any, dict[str, Scalar]]]:
-        size, is_pair = num_points(batch), isinstance(trainable.energy, ConditionalEnergy)
-        points = batch[0] if is_pair else batch
+        batch = as_batch(batch)
+        size = len(batch)
         noise = jax.lax.stop_gradient(state.sample(rng_key, (self.num_noise * size,)))
-        everything = jnp.concatenate([points, noise])
-        if is_pair:
-            everything = everything, jax.tree.map(self._repeat, batch[1])
+        everything = batch.with_points(jnp.concatenate([batch.points, noise]))
         # Data and noise in one pass: two take a fifth longer.
         logits, noise_logits = jnp.split(self.logits(trainable, state, everything), [size])
         of_noise = jax.nn.softplus(noise_logits).reshape(self.num_noise, size).sum(0)
@@ -105,23 +89,22 @@ class NoiseContrastiveEstimation(AbstractObjective):
         metrics = {"accuracy": 0.5 * hits, "log_z": unfreeze(trainable.log_z)}
         return weighted_mean(losses, weights), (state, metrics)
 
-    def logits(self, trainable: Contrasted, noise: Any, batch: PyTree) -> Float[Array, " n"]:
+    def logits(self, trainable: Contrasted, noise: Any, batch: Data) -> Float[Array, " n"]:
         """$G$: how much likelier each point of a batch is to be data than noise."""
+        batch = as_batch(batch)
+        log_prob = batch.map(_log_density, trainable.energy) - unfreeze(trainable.log_z)
+        return log_prob - noise.log_prob(batch.points) - jnp.log(self.num_noise)
 
-        def at(point: Any) -> Scalar:
-            energy, x = at_condition(trainable.energy, point)
-            # Noise may fall where the energy does not live.
-            return -confined(energy)(x)
-
-        points = batch[0] if isinstance(trainable.energy, ConditionalEnergy) else batch
-        log_prob = jax.vmap(at)(batch) - unfreeze(trainable.log_z)
-        return log_prob - noise.log_prob(points) - jnp.log(self.num_noise)
-
-    def _repeat(self, conditions: Array) -> Array:
-        return jnp.tile(conditions, (1 + self.num_noise,) + (1,) * (conditions.ndim - 1))
+    def _noise(self, energy: Any, points: Array) -> Any:
+        noise = self.noise
+        if noise is None:
+            widening = 1 + 0.5 / np.sqrt(max(points[0].size, 1))
+            noise = fitted_noise(energy, points, widening)
+        check_noise(noise, points.shape[1:])
+        return noise
 
     def finalize(self, trainable: Contrasted, state: Any) -> Any:
-        if isinstance(trainable.energy, ConditionalEnergy):
+        if is_conditional(trainable.energy):
             return trainable.energy
         return Normalized(trainable.energy, trainable.log_z, jnp.inf)
 
@@ -130,15 +113,16 @@ class NoiseContrastiveEstimation(AbstractObjective):
         rng_key: Key,
         trainable: Contrasted,
         state: Any,
-        data: PyTree,
+        data: Data,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Any, str | None]:
-        if isinstance(trainable.energy, ConditionalEnergy):
+        if is_conditional(trainable.energy):
             return trainable.energy, None
+        points = as_batch(data).points
         fit_key, draw_key = jr.split(rng_key)
-        own = classifier_log_z(self, fit_key, trainable, state, data, weights)
+        own = classifier_log_z(self, fit_key, trainable, state, points, weights)
         energy = unfreeze(trainable.energy)
-        proposal = energy_of_noise(state, energy, data.shape[1:])
+        proposal = energy_of_noise(state, energy, points.shape[1:])
         found = ImportanceSampling(proposal).estimate(draw_key, energy)
         if not found.ok:
             # What no draw can confirm is what the classifier says, without an error.
@@ -208,6 +192,20 @@ _CHASM, _TRIVIAL = 0.95, 0.55
 _MOST_PARAMETERS, _MOST_ROWS = 500, 10_000
 #: A difference of two constants that no use of the density would notice.
 _SMALL_GAP = 0.05
+
+
+def _first_log_z(rng_key: Key, energy: Any, noise: Any) -> Scalar:
+    """Where classification starts at chance, and not at the network's accidental volume."""
+    draws = noise.sample(rng_key, (1000,))
+    log_ratios = -jax.vmap(confined(unfreeze(energy)))(draws)
+    log_ratios -= noise.log_prob(draws)
+    log_z = logsumexp(log_ratios) - jnp.log(len(draws))
+    return jnp.where(jnp.isfinite(log_z), log_z, 0)
+
+
+def _log_density(energy: Any, x: Point) -> Scalar:
+    # Noise may fall where the energy does not live.
+    return -confined(energy)(x)
 
 
 class _Moments(NamedTuple):

@@ -1,6 +1,6 @@
 """Denoising score matching, at one noise scale and at many."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,9 +8,10 @@ import jax.random as jr
 
 from .._calculus import score
 from .._checks import check_positive, finite
-from .._types import Array, Energy, Float, Key, PyTree, Scalar
-from ..energies import ConditionalEnergy
-from ._base import AbstractObjective, AbstractPointwiseObjective, mean_over
+from .._types import Array, Energy, Float, Key, Scalar
+from ..energies import is_conditional
+from ._base import AbstractPointwiseObjective
+from ._batch import Data
 
 
 class DenoisingScoreMatching(AbstractPointwiseObjective):
@@ -64,7 +65,7 @@ class VarianceReducedDenoisingScoreMatching(AbstractPointwiseObjective):
         return 0.5 * jnp.sum(noisy_score**2) + slope
 
 
-class MultiscaleDenoisingScoreMatching(AbstractObjective):
+class MultiscaleDenoisingScoreMatching(AbstractPointwiseObjective):
     r"""$\tfrac12\mathbb E\lVert\sigma_k\,s(x+\sigma_k\epsilon;\sigma_k)+\epsilon\rVert^2$.
 
     Noise-conditional score networks [Song and Ermon 2019], as energies: each point draws one of
@@ -85,7 +86,6 @@ class MultiscaleDenoisingScoreMatching(AbstractObjective):
     """
 
     noise_scales: Float[Array, " k"] = eqx.field(converter=finite("noise_scales"))
-    needs_real: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check_positive("noise_scales", self.noise_scales)
@@ -94,29 +94,16 @@ class MultiscaleDenoisingScoreMatching(AbstractObjective):
                 f"`noise_scales` must be a vector, got shape {self.noise_scales.shape}."
             )
 
-    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Any, None]:
-        if not isinstance(energy, ConditionalEnergy):
+    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
+        if not is_conditional(energy):
             raise TypeError(
                 "`energy` must be a `ConditionalEnergy(fn, event_shape)`, with "
                 f"`fn(x, noise_scale)`, for `MultiscaleDenoisingScoreMatching`, got {energy!r}."
             )
         return energy, None
 
-    def loss(
-        self,
-        rng_key: Key,
-        trainable: Any,
-        state: None,
-        batch: PyTree,
-        weights: Float[Array, " n"] | None,
-    ) -> tuple[Scalar, tuple[None, dict[str, Scalar]]]:
-        def at(rng_key: Key, x: Array) -> Scalar:
-            scale_key, noise_key = jr.split(rng_key)
-            noise_scale = jr.choice(scale_key, self.noise_scales)
-            at_scale = trainable.given(noise_scale)
-            return DenoisingScoreMatching(noise_scale).at(noise_key, at_scale, x)
-
-        return mean_over(at, rng_key, batch, weights), (state, {})
-
-    def finalize(self, trainable: Any, state: None) -> Any:
-        return trainable
+    def at(self, rng_key: Key, energy: Any, x: Float[Array, "*event"]) -> Scalar:
+        scale_key, noise_key = jr.split(rng_key)
+        noise_scale = jr.choice(scale_key, self.noise_scales)
+        at_scale = energy.given(noise_scale)
+        return DenoisingScoreMatching(noise_scale).at(noise_key, at_scale, x)

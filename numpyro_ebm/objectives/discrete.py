@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._types import Array, Energy, Float, Key, Scalar
 from ..energies import discrete_levels, is_discrete
 from ._base import AbstractPointwiseObjective
+from ._batch import Data
 
 
 class _AbstractFlips(AbstractPointwiseObjective):
@@ -20,7 +21,7 @@ class _AbstractFlips(AbstractPointwiseObjective):
     def of_cost(self, cost: Scalar) -> Scalar:
         """From $E(x^{(i)}) - E(x)$, where $x^{(i)}$ is $x$ with coordinate $i$ flipped."""
 
-    def init(self, rng_key: Key, energy: Any, data: Any) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
         _levels(self, energy)
         return energy, None
 

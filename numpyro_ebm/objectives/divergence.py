@@ -1,7 +1,7 @@
 """Maximum likelihood by analysis and synthesis: contrastive divergence and its kin."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,10 +12,11 @@ import numpy as np
 from .._checks import check_count, check_finite
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
-from ..energies import ConditionalEnergy, as_energy, is_discrete, is_real
+from ..energies import as_energy, is_conditional, is_discrete, is_real
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
-from ._base import AbstractObjective, at_condition, weighted_mean
-from ._chains import chain_divergence, next_step_size, run_from
+from ._base import AbstractObjective, weighted_mean
+from ._batch import Batch, Data, as_batch
+from ._chains import Run, chain_divergence, next_step_size, run_from
 from ._noise import check_noise, fitted_noise
 
 
@@ -32,6 +33,9 @@ class Starts(NamedTuple):
 
 class AbstractStart(eqx.Module):
     """Where the chains of contrastive divergence start."""
+
+    #: Whether each chain may have a condition of its own.
+    takes_conditions: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, rng_key: Key, energy: Any, data: Array) -> PyTree:
@@ -58,6 +62,8 @@ class FromData(AbstractStart):
     the right fixed point; shapes come out wrong where few steps leave the data's neighbourhood,
     and modes without data are never visited.
     """
+
+    takes_conditions: ClassVar[bool] = True
 
     def init(self, rng_key: Key, energy: Any, data: Array) -> None:
         return None
@@ -148,6 +154,7 @@ class FromNoise(AbstractStart):
     """
 
     noise: Any = None
+    takes_conditions: ClassVar[bool] = True
 
     def init(self, rng_key: Key, energy: Any, data: Array) -> Any:
         return _noise(self.noise, energy, data)
@@ -243,21 +250,10 @@ class ContrastiveDivergence(AbstractObjective):
                 f"got {self.start!r}."
             )
 
-    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Any, ContrastiveState]:
-        is_pair = isinstance(energy, ConditionalEnergy)
-        if is_pair and not isinstance(self.start, FromData | FromNoise):
-            raise ValueError(
-                "`start` must be `ebm.FromData()` or `ebm.FromNoise()` for a "
-                "`ConditionalEnergy`, whose chains have a condition of their own each."
-            )
-        if not is_pair:
-            self.kernel.move.check(as_energy(energy))
-        is_free = not is_pair and not is_discrete(energy) and is_real(as_energy(energy).support)
-        if self.kl_weight and not is_free:
-            raise ValueError(
-                "`kl_weight` is for energies of real points without constraint or condition."
-            )
-        starts = self.start.init(rng_key, energy, data[0] if is_pair else data)
+    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, ContrastiveState]:
+        batch = as_batch(data)
+        self._check(energy, batch)
+        starts = self.start.init(rng_key, energy, batch.points)
         step_size = jnp.asarray(self.kernel.move.step_size, jnp.result_type(float))
         return energy, ContrastiveState(starts, step_size)
 
@@ -266,61 +262,68 @@ class ContrastiveDivergence(AbstractObjective):
         rng_key: Key,
         trainable: Any,
         state: ContrastiveState,
-        batch: PyTree,
+        batch: Data,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[ContrastiveState, dict[str, Scalar]]]:
         start_key, chain_key, kl_key = jr.split(rng_key, 3)
-        is_pair = isinstance(trainable, ConditionalEnergy)
-        points = batch[0] if is_pair else batch
-        starts, carried = self.start.begin(start_key, state.starts, points)
+        batch = as_batch(batch)
+        starts, carried = self.start.begin(start_key, state.starts, batch.points)
         move = self.kernel.move.with_step(state.step_size)
-        conditions = batch[1] if is_pair else None
-        run = run_from(chain_key, move, trainable, starts.points, self.num_steps, conditions)
-        ends, accept_prob = run.ends, run.accept_prob
-
-        def energy_at(point: Any) -> Scalar:
-            energy, x = at_condition(trainable, point)
-            return energy(x)
-
-        both = jnp.concatenate([points, ends])
-        if is_pair:
-            both = both, jax.tree.map(lambda x: jnp.concatenate([x, x]), conditions)
-        of_data, of_chains = jnp.split(jax.vmap(energy_at)(both), 2)
-        is_stuck = (accept_prob < _NOTHING) & (of_chains > of_data.max())
-        chain_weights = 1 - is_stuck.astype(of_chains.dtype)
-        chain_weights /= jnp.maximum(chain_weights.mean(), 1 / len(is_stuck))
-        # Chains that began at data weigh what these do.
-        if weights is not None and (is_pair or isinstance(self.start, FromData)):
-            chain_weights *= weights
-        gap = weighted_mean(of_chains, chain_weights) - weighted_mean(of_data, weights)
-        penalty = weighted_mean(of_data**2, weights) + weighted_mean(
-            of_chains**2, chain_weights
+        run = run_from(
+            chain_key, move, trainable, starts.points, self.num_steps, batch.conditions
         )
+        contrast = self._contrast(trainable, batch, run, weights)
+        gap, is_stuck = contrast.gap, contrast.is_stuck
+        loss = self.energy_penalty * contrast.penalty - gap
+        if self.kl_weight:
+            loss += self.kl_weight * chain_divergence(kl_key, move, trainable, run.ends)
         new_state = ContrastiveState(
-            self.start.end(carried, starts, ends, is_stuck, self.num_steps),
+            self.start.end(carried, starts, run.ends, is_stuck, self.num_steps),
             next_step_size(self.kernel, state.step_size, run.tuning),
         )
         metrics = {
             "energy_gap": gap,
-            "accept_prob": accept_prob.mean(),
-            "diverging": run.diverging,
-            "stuck": is_stuck.mean(dtype=of_chains.dtype),
+            **_health(run, contrast),
             "step_size": state.step_size,
-            "movement": _distance(starts.points, ends),
-            "duplicates": jnp.mean(jnp.diff(jnp.sort(of_chains)) == 0),
+            "movement": _distance(starts.points, run.ends),
             **self.start.metrics(new_state.starts),
         }
-        loss = self.energy_penalty * penalty - gap
-        if self.kl_weight:
-            loss += self.kl_weight * chain_divergence(kl_key, move, trainable, ends)
         return loss, (new_state, metrics)
 
     def finalize(self, trainable: Any, state: ContrastiveState) -> Any:
-        if not isinstance(self.start, FromNoise) or isinstance(trainable, ConditionalEnergy):
+        if not isinstance(self.start, FromNoise) or is_conditional(trainable):
             return trainable
         return ShortRunGenerator(
             trainable, state.starts, state.step_size, self.kernel, self.num_steps
         )
+
+    def _check(self, energy: Any, batch: Batch) -> None:
+        has_conditions = batch.conditions is not None
+        if has_conditions and not self.start.takes_conditions:
+            raise ValueError(
+                "`start` must be `ebm.FromData()` or `ebm.FromNoise()` for a "
+                "`ConditionalEnergy`, whose chains have a condition of their own each."
+            )
+        energy = as_energy(batch.energy_at(energy, 0))
+        self.kernel.move.check(energy)
+        is_bound = has_conditions or is_discrete(energy) or not is_real(energy.support)
+        if self.kl_weight and is_bound:
+            raise ValueError(
+                "`kl_weight` is for energies of real points without constraint or condition."
+            )
+
+    def _contrast(
+        self, energy: Any, batch: Batch, run: Run, weights: Float[Array, " n"] | None
+    ) -> "_Contrast":
+        both = batch.with_points(jnp.concatenate([batch.points, run.ends]))
+        of_data, of_chains = jnp.split(both.energies(energy), 2)
+        is_stuck = (run.accept_prob < _NOTHING) & (of_chains > of_data.max())
+        chain_weights = _weights_of_free((~is_stuck).astype(of_chains.dtype))
+        # Chains that began at data, or have their conditions, weigh what these do.
+        is_tied = isinstance(self.start, FromData) or batch.conditions is not None
+        if weights is not None and is_tied:
+            chain_weights *= weights
+        return _Contrast(of_data, weights, of_chains, chain_weights, is_stuck)
 
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
         last = {name: values[-100:] for name, values in metrics.items()}
@@ -352,6 +355,41 @@ _LOW, _DIVERGING = 0.1, 0.01
 _FAR, _MOVING = 100.0, 1.5
 #: Mean acceptance of a chain that accepts nothing.
 _NOTHING = 1e-3
+
+
+class _Contrast(NamedTuple):
+    """Energies of the data and of the chains, what each weighs, and which chains are stuck."""
+
+    of_data: Array
+    weights: Array | None
+    of_chains: Array
+    chain_weights: Array
+    is_stuck: Array
+
+    @property
+    def gap(self) -> Scalar:
+        of_data = weighted_mean(self.of_data, self.weights)
+        return weighted_mean(self.of_chains, self.chain_weights) - of_data
+
+    @property
+    def penalty(self) -> Scalar:
+        of_data = weighted_mean(self.of_data**2, self.weights)
+        return of_data + weighted_mean(self.of_chains**2, self.chain_weights)
+
+
+def _weights_of_free(is_free: Array) -> Array:
+    """Weights that average to one of the chains that are not stuck, if there are any."""
+    return is_free / jnp.maximum(is_free.mean(), 1 / len(is_free))
+
+
+def _health(run: Run, contrast: _Contrast) -> dict[str, Scalar]:
+    of_chains = contrast.of_chains
+    return {
+        "accept_prob": run.accept_prob.mean(),
+        "diverging": run.diverging,
+        "stuck": contrast.is_stuck.mean(dtype=of_chains.dtype),
+        "duplicates": jnp.mean(jnp.diff(jnp.sort(of_chains)) == 0),
+    }
 
 
 def _noise(noise: Any, energy: Any, data: Array) -> Any:

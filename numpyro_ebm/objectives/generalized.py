@@ -11,6 +11,7 @@ from .._calculus import score
 from .._types import Array, Energy, Float, Key, Scalar
 from ..energies import AbstractEnergy, box_of, is_discrete
 from ._base import AbstractPointwiseObjective
+from ._batch import Data
 
 
 class GeneralizedScoreMatching(AbstractPointwiseObjective):
@@ -34,7 +35,7 @@ class GeneralizedScoreMatching(AbstractPointwiseObjective):
     weight: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     needs_real: ClassVar[bool] = False
 
-    def init(self, rng_key: Key, energy: Any, data: Any) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
         if is_discrete(energy):
             raise ValueError(
                 "`GeneralizedScoreMatching` needs derivatives, and this energy is one of "

@@ -8,10 +8,11 @@ import numpy as np
 from jax.core import Tracer
 
 from .._trainable import unfreeze
-from .._types import Array, Float, Key, PyTree, Scalar
-from ..energies import ConditionalEnergy, Normalized
+from .._types import Array, Float, Key, Point, Scalar
+from ..energies import AbstractEnergy, Normalized, is_conditional
 from ..normalizers import AbstractExactMethod, Quadrature
 from ._base import AbstractObjective, weighted_mean
+from ._batch import Data, as_batch
 
 
 class MaximumLikelihood(AbstractObjective):
@@ -46,10 +47,10 @@ class MaximumLikelihood(AbstractObjective):
                 f"`ebm.Enumeration()`, got {self.method!r:.80}."
             )
 
-    def init(self, rng_key: Key, energy: Any, data: PyTree) -> tuple[Any, None]:
-        if not isinstance(energy, ConditionalEnergy):
-            jax.eval_shape(lambda: self.method.log_z(energy))
-        self._check(_points(energy, data))
+    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
+        batch = as_batch(data)
+        jax.eval_shape(lambda: self.method.log_z(batch.energy_at(energy, 0)))
+        self._check(batch.points)
         return energy, None
 
     def loss(
@@ -57,25 +58,24 @@ class MaximumLikelihood(AbstractObjective):
         rng_key: Key,
         trainable: Any,
         state: None,
-        batch: PyTree,
+        batch: Data,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[None, dict[str, Scalar]]]:
-        if isinstance(trainable, ConditionalEnergy):
-
-            def at(point: Any) -> Scalar:
-                energy = trainable.given(point[1])
-                return energy(point[0]) + self.method.log_z(energy)
-
-            losses = self._confine(jax.vmap(at)(batch), batch[0])
+        batch = as_batch(batch)
+        if batch.conditions is not None:
+            losses = self._confine(batch.map(self._at, trainable), batch.points)
             return weighted_mean(losses, weights), (state, {})
         log_z = self.method.log_z(trainable)
-        energies = self._confine(jax.vmap(trainable)(batch), batch)
+        energies = self._confine(batch.energies(trainable), batch.points)
         return weighted_mean(energies, weights) + log_z, (state, {"log_z": log_z})
 
     def finalize(self, trainable: Any, state: None) -> Any:
-        if isinstance(trainable, ConditionalEnergy):
+        if is_conditional(trainable):
             return trainable
         return Normalized(trainable, self.method.log_z(unfreeze(trainable)))
+
+    def _at(self, energy: AbstractEnergy, x: Point) -> Scalar:
+        return energy(x) + self.method.log_z(energy)
 
     def _confine(self, values: Float[Array, " n"], points: Array) -> Float[Array, " n"]:
         """Infinite at points of zero density."""
@@ -94,7 +94,3 @@ class MaximumLikelihood(AbstractObjective):
                 f"{len(outside)} of {len(points)} points do not, the first at index "
                 f"{outside[0]}: {np.asarray(points[outside[0]])}. Take a wider box."
             )
-
-
-def _points(energy: Any, data: PyTree) -> Array:
-    return data[0] if isinstance(energy, ConditionalEnergy) else data

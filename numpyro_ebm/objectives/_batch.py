@@ -1,0 +1,72 @@
+"""`Batch`: points, and the conditions of a conditional energy."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Float, PyTree
+
+
+class Batch(eqx.Module):
+    """What a loss sees: one point per row and, of a conditional energy, its condition.
+
+    - **points**: of shape `(n, *event_shape)`.
+    - **conditions**: an array or a pytree of arrays with as many rows; `None` if the energy is
+      not a [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy].
+    """
+
+    points: Array
+    conditions: PyTree | None = None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def map(self, fn: Callable[..., Array], energy: Any, *rows: Array) -> Array:
+        """`fn(energy, x, *row)` at each point, with the energy at that point's condition."""
+
+        def at(x: Array, condition: Any, *row: Array) -> Array:
+            return fn(_given(energy, condition), x, *row)
+
+        return jax.vmap(at)(self.points, self.conditions, *rows)
+
+    def energies(self, energy: Any) -> Float[Array, " n"]:
+        """The energy of each point, at its condition."""
+        return self.map(lambda energy, x: energy(x), energy)
+
+    def energy_at(self, energy: Any, i: int) -> Any:
+        """`energy` at the condition of row `i`."""
+        return _given(energy, jax.tree.map(lambda x: x[i], self.conditions))
+
+    def with_points(self, points: Array) -> "Batch":
+        """Other points at the same conditions, which repeat if there are more points."""
+        count = len(points) // len(self)
+
+        def repeat(x: Array) -> Array:
+            return jnp.tile(x, (count,) + (1,) * (x.ndim - 1))
+
+        return Batch(points, jax.tree.map(repeat, self.conditions))
+
+
+#: What `as_batch` takes.
+Data: TypeAlias = Batch | Array | tuple[Array, PyTree]
+
+
+def as_batch(data: Data) -> Batch:
+    """`data` as a batch: an array of points, a pair `(y, x)`, or a batch already."""
+    if isinstance(data, Batch):
+        return data
+    if not isinstance(data, tuple):
+        return Batch(data)
+    if len(data) != 2:
+        raise ValueError(
+            "`data` must be an array, or a pair `(y, x)` for a conditional energy, got a tuple "
+            f"of {len(data)}."
+        )
+    return Batch(*data)
+
+
+def _given(energy: Any, condition: Any) -> Any:
+    return energy if condition is None else energy.given(condition)
