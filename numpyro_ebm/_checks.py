@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from numpyro.util import is_prng_key
@@ -100,6 +101,23 @@ def as_numbers(name: str, values: Any) -> Any:
         return as_floats(values)
     except (TypeError, ValueError) as error:
         raise TypeError(f"`{name}` must be numbers, got {values!r:.80}.") from error
+
+
+def check_noise(noise: Any, shape: Shape) -> None:
+    """Raise unless `noise` draws, and scores, points of this shape."""
+    if not (hasattr(noise, "sample") and hasattr(noise, "log_prob")):
+        raise TypeError(
+            "`noise` must have `sample(rng_key, sample_shape)` and `log_prob(x)`, as NumPyro's "
+            f"and FlowJAX's distributions do, got {type(noise).__name__}."
+        )
+    drawn = jax.eval_shape(lambda: noise.sample(jr.key(0), (2,)))
+    scored = jax.eval_shape(lambda: noise.log_prob(jnp.zeros((2, *shape))))
+    if drawn.shape != (2, *shape) or scored.shape != (2,):
+        raise ValueError(
+            f"`noise` must draw one point of shape {shape} at a time, got draws of shape "
+            f"{drawn.shape[1:]} whose `log_prob` has shape {scored.shape[1:]}. `to_event` "
+            "makes one distribution of a batch of coordinates."
+        )
 
 
 def _first(flags: Any) -> tuple[int, ...]:

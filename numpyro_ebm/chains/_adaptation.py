@@ -84,13 +84,13 @@ class AbstractAdaptation(eqx.Module):
         """Another move that begins a warm-up, if any, and for how many transitions."""
         return None, 0
 
-    def follow(self, step_size: Scalar, tuning: Scalar, gain: float) -> Scalar:
+    def follow(self, step_size: Scalar, tuning: Scalar, gain: float = 0.05) -> Scalar:
         """A step of Robbins and Monro [1951] towards the target, where no warm-up tunes it.
 
         **Arguments**
 
         - `tuning`: the mean of `Report.tuning` over the last transitions.
-        - `gain`: how fast the step size follows.
+        - `gain`: how fast the step size follows; slowly while an energy is learned.
         """
         raise TypeError(f"`{type(self).__name__}` tunes more than one step size.")
 
@@ -177,7 +177,7 @@ class Adaptation(AbstractAdaptation):
             lambda: state,
         )
 
-    def follow(self, step_size: Scalar, tuning: Scalar, gain: float) -> Scalar:
+    def follow(self, step_size: Scalar, tuning: Scalar, gain: float = 0.05) -> Scalar:
         if not self.adapt_step_size:
             return step_size
         return step_size * jnp.exp(gain * (tuning - self.target_tuning))

@@ -1,6 +1,14 @@
 """How one checks: the bridge to ArviZ, what chains are worth, and whether draws fit."""
 
 from ._blackjax import from_blackjax as from_blackjax
+from ._comparison import (
+    Comparison as Comparison,
+    HyvarinenScore as HyvarinenScore,
+    LogLikelihood as LogLikelihood,
+    LogScore as LogScore,
+    compare as compare,
+    log_likelihood as log_likelihood,
+)
 from ._datatree import to_arviz as to_arviz
 from ._drift import DriftProbe as DriftProbe, drift_probe as drift_probe
 from ._energies import (

@@ -1,9 +1,9 @@
 """How an energy is fitted: optax drives an objective; the only door to optax."""
 
-from ._state import EstimatorState as EstimatorState
-from ._watching import EarlyStopping as EarlyStopping
-from .estimator import (
+from ._estimator import (
     Estimator as Estimator,
     EstimatorRunResult as EstimatorRunResult,
     NonFiniteError as NonFiniteError,
 )
+from ._state import EstimatorState as EstimatorState
+from ._watching import EarlyStopping as EarlyStopping

@@ -10,12 +10,17 @@ from ._importance import (
     AnnealedImportanceSampling as AnnealedImportanceSampling,
     ImportanceSampling as ImportanceSampling,
 )
+from ._integrability import (
+    Integrability as Integrability,
+    check_integrable as check_integrable,
+)
 from ._nested import NestedSampling as NestedSampling
 from ._quadrature import Quadrature as Quadrature
 from ._sequential import (
     SequentialMonteCarlo as SequentialMonteCarlo,
     ThermodynamicIntegration as ThermodynamicIntegration,
 )
+from ._surrogate import MonteCarloLogZ as MonteCarloLogZ
 from ._verbs import (
     log_partition as log_partition,
     log_partition_ratio as log_partition_ratio,

@@ -5,17 +5,17 @@ from ._base import (
     AbstractPointwiseObjective as AbstractPointwiseObjective,
 )
 from ._batch import Batch as Batch, as_batch as as_batch
-from .contrastive import (
+from ._contrastive import (
     ConditionalNoiseContrastiveEstimation as ConditionalNoiseContrastiveEstimation,
     NoiseContrastiveEstimation as NoiseContrastiveEstimation,
 )
-from .denoising import (
+from ._denoising import (
     DenoisingScoreMatching as DenoisingScoreMatching,
     MultiscaleDenoisingScoreMatching as MultiscaleDenoisingScoreMatching,
     VarianceReducedDenoisingScoreMatching as VarianceReducedDenoisingScoreMatching,
 )
-from .discrete import PseudoLikelihood as PseudoLikelihood, RatioMatching as RatioMatching
-from .divergence import (
+from ._discrete import PseudoLikelihood as PseudoLikelihood, RatioMatching as RatioMatching
+from ._divergence import (
     AbstractStart as AbstractStart,
     ContrastiveDivergence as ContrastiveDivergence,
     FromData as FromData,
@@ -23,12 +23,11 @@ from .divergence import (
     Persistent as Persistent,
     ShortRunGenerator as ShortRunGenerator,
 )
-from .explicit import ExplicitScoreMatching as ExplicitScoreMatching
-from .generalized import GeneralizedScoreMatching as GeneralizedScoreMatching
-from .implicit import ScoreMatching as ScoreMatching
-from .maximum_likelihood import MaximumLikelihood as MaximumLikelihood
-from .sliced import (
+from ._explicit import ExplicitScoreMatching as ExplicitScoreMatching
+from ._generalized import GeneralizedScoreMatching as GeneralizedScoreMatching
+from ._implicit import ScoreMatching as ScoreMatching
+from ._maximum_likelihood import MaximumLikelihood as MaximumLikelihood
+from ._sliced import (
     PlainSlicedScoreMatching as PlainSlicedScoreMatching,
     SlicedScoreMatching as SlicedScoreMatching,
 )
-from .surrogate import MonteCarloLogZ as MonteCarloLogZ

@@ -9,7 +9,6 @@ import jax.random as jr
 
 from .._types import Array, Key, PyTree, Scalar
 from ..chains import run_chains
-from ..kernels import AbstractKernel, step_adaptation
 
 
 class Run(NamedTuple):
@@ -77,12 +76,3 @@ def _entropy(points: Array) -> Scalar:
     is_alone = nearest > 0
     logs = jnp.log(jnp.where(is_alone, nearest, 1))
     return 0.5 * flat.shape[1] * logs.sum() / jnp.maximum(is_alone.sum(), 1)
-
-
-def next_step_size(kernel: AbstractKernel, step_size: Scalar, tuning: Scalar) -> Scalar:
-    """The step size of the next chains, which follows the energy."""
-    return step_adaptation(kernel).follow(step_size, tuning, _GAIN)
-
-
-#: How fast the step size follows.
-_GAIN = 0.05

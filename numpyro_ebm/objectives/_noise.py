@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -90,20 +89,3 @@ def fitted_noise(energy: Any, data: Array, widening: float = 1.0) -> Any:
     ridge = 1e-4 * max(np.trace(covariance) / len(covariance), 1e-12)
     root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
     return GaussianNoise(*map(as_floats, (values.mean(0), root, np.linalg.inv(root))))
-
-
-def check_noise(noise: Any, shape: Shape) -> None:
-    """Raise unless `noise` draws, and scores, points of this shape."""
-    if not (hasattr(noise, "sample") and hasattr(noise, "log_prob")):
-        raise TypeError(
-            "`noise` must have `sample(rng_key, sample_shape)` and `log_prob(x)`, as NumPyro's "
-            f"and FlowJAX's distributions do, got {type(noise).__name__}."
-        )
-    drawn = jax.eval_shape(lambda: noise.sample(jr.key(0), (2,)))
-    scored = jax.eval_shape(lambda: noise.log_prob(jnp.zeros((2, *shape))))
-    if drawn.shape != (2, *shape) or scored.shape != (2,):
-        raise ValueError(
-            f"`noise` must draw one point of shape {shape} at a time, got draws of shape "
-            f"{drawn.shape[1:]} whose `log_prob` has shape {scored.shape[1:]}. `to_event` "
-            "makes one distribution of a batch of coordinates."
-        )

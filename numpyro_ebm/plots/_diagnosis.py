@@ -14,7 +14,8 @@ from ..diagnostics import (
     training_report,
 )
 from ..estimation import EstimatorRunResult
-from . import plot_summaries, plot_training
+from ._summaries import plot_summaries
+from ._training import plot_training
 
 if TYPE_CHECKING:
     from ._axes import Figure

@@ -1,4 +1,8 @@
 """Energies in NumPyro models: as sites, and as factors that couple sites."""
 
+from .._guard import (
+    UnnormalizedError as UnnormalizedError,
+    check_normalization as check_normalization,
+)
 from ._distribution import EnergyDistribution as EnergyDistribution
 from ._factor import factor as factor

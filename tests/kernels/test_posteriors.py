@@ -160,6 +160,8 @@ LOCAL = {
     "AutoMALA": lambda model: ebm.AutoMALA(model, dense_mass=True),
     "BarkerMH": lambda model: ebm.BarkerMH(model, dense_mass=True),
 }
+#: The neck of a funnel, and a mode without the second Gaussian in which a chain of HMC stays.
+REFUSED = {*((kernel, "eight schools, centred") for kernel in GLOBAL), ("HMC", "mixture")}
 
 
 @pytest.mark.slow
@@ -186,5 +188,5 @@ def test_a_posterior_is_right_or_refused(name, kernel, x64):
         least = min(least, np.min(values.var((0, 1)) / error**2))
     print(f"{name} by {kernel}: |z| {worst:.1f}, ESS {least:.0f}, ok {report.ok}")
     is_right = worst < 4 and least >= 400
-    may_be_refused = kernel in LOCAL or name == "eight schools, centred"
+    may_be_refused = kernel in LOCAL or (kernel, name) in REFUSED
     assert is_right or (may_be_refused and not report.ok), report

@@ -13,7 +13,7 @@ import pytest
 from helpers import minimize
 
 import numpyro_ebm as ebm
-from numpyro_ebm.objectives.contrastive import Contrasted
+from numpyro_ebm.objectives._contrastive import Contrasted
 
 
 def weighted(energy, nodes, log_weights):

@@ -10,14 +10,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
-from .._checks import check_count, check_positive
+from .._checks import check_count, check_noise, check_positive
 from .._trainable import freeze, partition_trainable, unfreeze
 from .._types import Array, Energy, Float, Key, Point, Scalar
 from ..energies import LogZ, Normalized, confined, is_conditional, judged
 from ..normalizers import ImportanceSampling
 from ._base import AbstractObjective, AbstractPointwiseObjective, weighted_mean
 from ._batch import Data, as_batch
-from ._noise import check_noise, energy_of_noise, fitted_noise
+from ._noise import energy_of_noise, fitted_noise
 
 
 class Contrasted(eqx.Module):

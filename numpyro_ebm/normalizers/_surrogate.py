@@ -11,12 +11,11 @@ from jax.core import Tracer
 from numpyro.handlers import trace
 from numpyro.primitives import _PYRO_STACK, mutable
 
-from .._checks import as_floats, check_count
+from .._checks import as_floats, check_count, check_noise
 from .._types import Array, Scalar
+from ..chains import run_chains
 from ..energies import as_energy, is_discrete
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
-from ._chains import next_step_size, run_from
-from ._noise import check_noise
 
 
 class MonteCarloLogZ(eqx.Module):
@@ -86,10 +85,11 @@ class MonteCarloLogZ(eqx.Module):
         move = self.kernel.move.with_step(state["step_size"])
         points = state["points"]
         constant = _without_closure(energy, points[0])
-        run = run_from(chain_key, move, constant, points, self.num_steps)
-        state["points"] = run.ends
-        state["step_size"] = next_step_size(self.kernel, state["step_size"], run.tuning)
-        return -jax.vmap(energy)(run.ends).mean()
+        ends, _, tuning = run_chains(chain_key, move, constant, points, self.num_steps)
+        state["points"] = ends
+        adaptation = step_adaptation(self.kernel)
+        state["step_size"] = adaptation.follow(state["step_size"], tuning)
+        return -jax.vmap(energy)(ends).mean()
 
     def _recall(self, begun: "_Begun") -> Any:
         """The chains of the step before, of a site that is new in this run of the model."""

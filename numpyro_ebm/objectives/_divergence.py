@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import check_count, check_finite
+from .._checks import check_count, check_finite, check_noise
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
 from ..energies import as_energy, is_conditional, is_discrete, is_real
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 from ._base import AbstractObjective, weighted_mean
 from ._batch import Batch, Data, as_batch
-from ._chains import Run, chain_divergence, next_step_size, run_from
-from ._noise import check_noise, fitted_noise
+from ._chains import Run, chain_divergence, run_from
+from ._noise import fitted_noise
 
 
 class Starts(NamedTuple):
@@ -279,7 +279,7 @@ class ContrastiveDivergence(AbstractObjective):
             loss += self.kl_weight * chain_divergence(kl_key, move, trainable, run.ends)
         new_state = ContrastiveState(
             self.start.end(carried, starts, run.ends, is_stuck, self.num_steps),
-            next_step_size(self.kernel, state.step_size, run.tuning),
+            step_adaptation(self.kernel).follow(state.step_size, run.tuning),
         )
         metrics = {
             "energy_gap": gap,
