@@ -1,6 +1,6 @@
-"""What surrounds the transitions: NumPyro's driver, the progress bar, compilation, devices.
+"""The cost around the transitions: NumPyro's driver, the progress bar, compilation, devices.
 
-Rows are medians; those under `MCMC` are the time of its later half, because NumPyro compiles
+Rows are medians. Rows under `MCMC` time only its second half, because NumPyro recompiles
 its loop in each run without a progress bar. Run with `make bench`.
 """
 
@@ -34,7 +34,7 @@ def seconds(run):
 
 def under_mcmc(make_kernel):
     def run(num_samples):
-        # NumPyro's HMC, initialised twice for many chains, maps over them twice.
+        # If NumPyro's HMC is initialised twice for many chains, it maps over them twice.
         kernel = make_kernel()
         settings = {"num_chains": CHAINS, "chain_method": "vectorized", "progress_bar": False}
         mcmc = MCMC(kernel, num_warmup=0, num_samples=num_samples, **settings)

@@ -1,8 +1,8 @@
-"""ebmkit's fits of two moons, judged as `estimators.py` judges ours.
+"""ebmkit's fits of two moons, evaluated as `estimators.py` evaluates ours.
 
-Needs torch and ebmkit, which the library doesn't: run it in an environment of their own. Data,
-network, steps and batches are those of `estimators.py`, the rest ebmkit's defaults or what its
-README recommends.
+Needs torch and ebmkit, which the library does not: run it in a separate environment. Data,
+network, steps and batches are those of `estimators.py`; everything else is ebmkit's default or
+what its README recommends.
 """
 
 import math

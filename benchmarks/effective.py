@@ -1,8 +1,8 @@
 """Effective samples per gradient and per second, against NumPyro's own kernels.
 
-The bulk ESS of the worst coordinate over four chains, warm-up included, by ArviZ. Rounds
-alternate; a row is the median of the ratios of one round. NumPyro runs vectorized with its
-progress bar on, which keeps its compiled loop from run to run.
+The bulk ESS of the worst coordinate over four chains, by ArviZ. Seconds include the warm-up;
+gradients do not. Both run once per round; a row is the median over rounds of the ratio. NumPyro
+runs vectorized with its progress bar on, which keeps its compiled loop from run to run.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""What each objective learns, on two densities that are known: the divergence, and the seconds.
+"""What each objective learns on two known densities: the divergence, and the seconds.
 
-The Kullback-Leibler divergence from the truth to what was learned is computed on a grid, log Z
-included. Run one table with `python benchmarks/estimators.py moons` (or `ring`), a few rows of
-it with `... moons NoiseContrastiveEstimation`.
+The Kullback-Leibler divergence from the truth to the learned density is computed on a grid,
+including log Z. Print one table with `python benchmarks/estimators.py moons` (or `ring`), or
+some of its rows with `... moons NoiseContrastiveEstimation`.
 """
 
 import sys
@@ -20,7 +20,7 @@ MALA = ebm.MALA(step_size=0.01)
 
 
 def moons_density(noise=0.1, num_nodes=400):
-    """The density of `datasets.two_moons`: each arc as a mixture of Gaussians along it."""
+    """The density of `datasets.two_moons`: each arc is a mixture of Gaussians along it."""
     angle = (np.arange(num_nodes) + 0.5) * np.pi / num_nodes
     upper = np.stack([np.cos(angle), np.sin(angle)], 1)
     centres = np.concatenate([upper, np.array([1.0, 0.5]) - upper])
@@ -29,7 +29,7 @@ def moons_density(noise=0.1, num_nodes=400):
 
 
 def score_matching(num_steps):
-    """Scores have heavy tails: Adam needs its long memory, and a slow start."""
+    """Scores have heavy tails: Adam needs a long memory and a slow start."""
     peak = 1e-2 if num_steps > 3000 else 4e-3
     return optax.adam(optax.cosine_onecycle_schedule(num_steps, peak))
 
@@ -39,12 +39,12 @@ def contrasts(num_steps, learning_rate=1e-2):
 
 
 def likelihood(num_steps):
-    """No contrast with the same batch takes its chance out of the gradient."""
+    """No contrast with the same batch cancels its random fluctuations in the gradient."""
     return contrasts(num_steps, 5e-3)
 
 
 def rows(noise_scale):
-    """Name: what is minimised, and how."""
+    """Name: the objective, and its optimiser."""
     denoising = ebm.DenoisingScoreMatching(noise_scale)
     reduced = ebm.VarianceReducedDenoisingScoreMatching(noise_scale / 5)
     conditional = ebm.ConditionalNoiseContrastiveEstimation(0.3)
@@ -66,14 +66,14 @@ def rows(noise_scale):
 
 
 TABLES = {
-    # Name: truth, hidden units, points, steps, noise of denoising, box.
+    # Name: truth, hidden units, points, steps, noise scale of denoising, box.
     "moons": (moons_density(), 128, 8192, 6000, 0.05, ([-6.0, -6.0], [7.0, 6.5])),
     "ring": (ebm.Ring(), 64, 20_000, 3000, 0.1, ([-8.0, -8.0], [8.0, 8.0])),
 }
 
 
 class Judge:
-    """KL to what was learned, and its log Z, by the trapezoidal rule on a fine grid."""
+    """KL to the learned density, and its log Z, by the trapezoidal rule on a fine grid."""
 
     def __init__(self, truth, box):
         grid = ebm.Quadrature(*map(np.array, box), 601)

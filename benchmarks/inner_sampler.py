@@ -1,8 +1,9 @@
-"""Which chain should stand behind one draw of an `EnergyDistribution`?
+"""Which chain should produce one draw of an `EnergyDistribution`?
 
-For each target, 1000 draws by each candidate against exact ones: the greatest distance of
-Kolmogorov and Smirnov over coordinates (1000 exact draws have 0.03, or 0.05 in 64 dimensions),
-and seconds without compilation. Run with `python benchmarks/inner_sampler.py`, for minutes.
+For each target, compare 1000 draws by each candidate with exact draws: the largest
+Kolmogorov-Smirnov distance over coordinates (for 1000 exact draws it is 0.03, or 0.05 in 64
+dimensions), and seconds without compilation. Run with `python benchmarks/inner_sampler.py`; it
+takes minutes.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Estimates of log Z against hand-written JAX loops that do the same work.
+"""Run times of log Z estimates, relative to hand-written JAX loops that do the same work.
 
-Both run in one process, interleaved; a row is the median of the ratios of neighbouring runs,
-below 1 where the library is faster. Compilation is not counted.
+Both run in one process, interleaved. A row is the median ratio of neighbouring runs; below 1,
+the library is faster. Compilation is not counted.
 """
 
 import os
@@ -38,7 +38,7 @@ def target(network, x):
 
 
 def trajectory(network, key, carry, beta):
-    """Two leapfrog steps at `beta`, with energy and gradient of the target carried along."""
+    """Two leapfrog steps at `beta`, carrying along the energy and gradient of the target."""
     x, value, slope = carry
     momentum_key, accept_key = jr.split(key)
     value_and_grad = jax.vmap(jax.value_and_grad(lambda x: target(network, x)))

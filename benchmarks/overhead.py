@@ -1,7 +1,7 @@
-"""What the library costs over hand-written JAX loops that do the same work.
+"""Run times of the library, relative to hand-written JAX loops that do the same work.
 
-Both run in one process, interleaved; a row is the median of the ratios of neighbouring runs,
-below 1 where the library is faster. Compilation is not counted. Run with `make bench`.
+Both run in one process, interleaved. A row is the median ratio of neighbouring runs; below 1,
+the library is faster. Compilation is not counted. Run with `make bench`.
 """
 
 import os
@@ -59,7 +59,7 @@ def network_energy(params, x):
 
 
 def mala(num_chains, num_steps, step_size=0.05):
-    """A move of the library, and the textbook's MALA, both in a jitted scan."""
+    """A move of the library, and textbook MALA, both in a jitted scan."""
     start = jr.normal(KEY, (num_chains, 2))
     move = ebm.MALA(step_size=step_size).move
 
@@ -102,7 +102,7 @@ def mala(num_chains, num_steps, step_size=0.05):
 def fitting(objective, loss_fn, carried=None, num_steps=1000, batch_size=256, bar=False):
     """`Estimator.run`, and one jitted scan of the same steps.
 
-    `loss_fn(key, energy, batch, carried)` gives a loss and what is carried on.
+    `loss_fn(key, energy, batch, carried)` returns a loss and the state for the next step.
     """
     optim = optax.adam(1e-3)
     estimator = ebm.Estimator(objective, optim)
@@ -170,7 +170,7 @@ def implicit(key, energy, x):
 
 
 def contrast(key, energy, batch, carried):
-    """Five draws a datum of the Gaussian that `NoiseContrastiveEstimation` fits."""
+    """Five draws per data point from the Gaussian that `NoiseContrastiveEstimation` fits."""
     loc, root = carried
     noise = loc + jr.normal(key, (5, len(batch), 2)) @ root.T
 
@@ -185,7 +185,7 @@ def contrast(key, energy, batch, carried):
 
 
 def chains(persistent, adjusted, step_size=0.01, num_steps=10):
-    """Contrastive divergence with chains of MALA or Langevin, as one writes it by hand."""
+    """Contrastive divergence with MALA or Langevin chains, written by hand."""
 
     def moved(key, energy, x):
         value_and_grad = jax.vmap(jax.value_and_grad(energy))
@@ -230,7 +230,7 @@ def chains(persistent, adjusted, step_size=0.01, num_steps=10):
 
 
 def site(num_chains=1000, num_steps=500, step_size=1e-3):
-    """Descent on the potential of a model with an energy as site, and by hand."""
+    """Descent on the potential of a model with an energy site, and the same by hand."""
     start = jr.normal(KEY, (num_chains, 2))
 
     def model(energy):

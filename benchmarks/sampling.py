@@ -1,7 +1,7 @@
-"""`sample` against hand-written batched JAX loops that keep the same draws.
+"""Run times of `sample`, relative to hand-written batched JAX loops that keep the same draws.
 
-Both run in one process, interleaved; a row is the median of the ratios of neighbouring runs,
-below 1 where the library is faster. Compilation is not counted. Run with `make bench`.
+Both run in one process, interleaved. A row is the median ratio of neighbouring runs; below 1,
+the library is faster. Compilation is not counted. Run with `make bench`.
 """
 
 import jax

@@ -1,6 +1,6 @@
-"""Our time a step, through `sample`, for the work of `torchebm_steps.py`.
+"""Our time per step, through `sample`, for the same work as `torchebm_steps.py`.
 
-Both keep the last state only. Alternate the two; on shared cores, give each one thread.
+Both keep only the last state. Alternate the two; on shared cores, give each one thread.
 """
 
 import time

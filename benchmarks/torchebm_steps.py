@@ -1,6 +1,6 @@
-"""torchebm's time a step for the work of `overhead.py` and `steps.py`.
+"""torchebm's time per step for the same work as `overhead.py` and `steps.py`.
 
-Needs torch and torchebm, which the library doesn't: run it in an environment of their own,
+Needs torch and torchebm, which the library does not: run it in a separate environment,
 alternating with `make bench` and `steps.py`. torchebm 0.8.9 has no MALA; HMC with one leapfrog
 step is the same transition.
 """
@@ -34,7 +34,7 @@ class Energy(BaseModel):
 
 
 class ConvEnergy(BaseModel):
-    """`ebm.ConvEnergy` of 28 x 28 pixels, with its reference N(0, 4)."""
+    """`ebm.ConvEnergy` for 28 x 28 pixels, with its reference N(0, 4)."""
 
     def __init__(self):
         super().__init__()

@@ -9,7 +9,7 @@
 #
 # Fit an energy to 8×8 handwritten digits. Then take digits that it has never seen, hide the
 # lower half, add noise to the rest, and let NumPyro infer the whole digit, with uncertainty.
-# A Gaussian prior with the full covariance of the same training digits does the same task.
+# For comparison, use a Gaussian prior with the full covariance of the same training digits.
 #
 # Run it with `make demo`, or `python examples/01_digits_prior.py`.
 
@@ -32,7 +32,7 @@ import numpyro_ebm as ebm
 
 OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("digits_prior.png")
 NUM_IMAGES, NUM_SHOWN = 32, 10
-PIXEL_NOISE = 0.1  # of the observation, in units where paper is 0 and ink is 1
+PIXEL_NOISE = 0.1  # of the observation; paper is 0 and ink is 1
 SEEN = np.arange(64) < 32  # the upper half
 
 train, test = ebm.datasets.digits()
@@ -42,9 +42,9 @@ train_key, noise_key, mcmc_key, draw_key = jr.split(jr.key(0), 4)
 # %% [markdown]
 # ## Learn the energy
 #
-# A network tilts a Gaussian reference, so that the density is proper. Denoising score matching
-# needs no MCMC. It learns the density of digits *plus noise* of standard deviation
-# `NOISE_SCALE`: smooth enough for chains to move between the shapes a digit may take.
+# A network tilts a Gaussian reference, so the density is proper. Denoising score matching
+# needs no MCMC. It learns the density of digits *plus noise* with standard deviation
+# `NOISE_SCALE`. This is smooth enough for chains to move between the shapes a digit may take.
 
 # %%
 NOISE_SCALE = 0.2
@@ -63,9 +63,9 @@ energy = result.energy
 # %% [markdown]
 # ## From a noisy digit to a clean one
 #
-# The energy is a prior for a digit with noise on top, `u`. What we want is the digit, `x`. Its
-# mean given `u` is one score away (*Miyasawa 1961*, known as Tweedie's formula), and how far
-# digits lie from that mean is measured on the training digits, pixel by pixel.
+# The energy is a prior for a digit with added noise, `u`. We want the digit itself, `x`. Its
+# mean given `u` is one score away (*Miyasawa 1961*, known as Tweedie's formula). The deviation
+# of digits from that mean is measured on the training digits, pixel by pixel.
 
 
 # %%
@@ -106,7 +106,7 @@ mcmc.run(mcmc_key, jnp.asarray(observed[:, SEEN]))
 # %% [markdown]
 # ## Did it converge?
 #
-# The worst pixels by R-hat, and what the sampler reports.
+# Print the worst pixels by R-hat, and the statistics of the sampler.
 
 # %%
 idata = ebm.to_arviz(mcmc, dims={"mean": ["image", "pixel"]})
@@ -139,7 +139,8 @@ print(
 # %% [markdown]
 # ## How good is it?
 #
-# The Gaussian prior's posterior is a formula. Both priors have seen the same digits.
+# The posterior under the Gaussian prior has a closed form. Both priors have seen the same
+# digits.
 
 # %%
 means = idata["posterior"]["mean"].stack(draws=["chain", "draw"])

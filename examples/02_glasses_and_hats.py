@@ -8,8 +8,8 @@
 # # Glasses and hats: AND, OR and NOT of learned energies
 #
 # Two experts, each learned from its own data: people with glasses, and people with hats.
-# "People" are points of the plane here, so that every composition can be held against the exact
-# density. Nobody ever labelled both attributes; the algebra of energies combines them.
+# "People" are points in the plane here, so every composition can be compared with the exact
+# density. No data point has both attributes labelled; the algebra of energies combines them.
 #
 # Run it with `python examples/02_glasses_and_hats.py`; it takes a minute.
 
@@ -30,10 +30,10 @@ OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("glasses_and_hats.png"
 NUM_STEPS = 3000
 
 # %% [markdown]
-# ## Two exact densities, and what is learned of them
+# ## Two exact densities, and the energies learned from them
 #
-# Each expert is a network on a Gaussian reference, inside of the transform that standardises
-# its data. Sliced score matching fits it, without MCMC, to 10,000 points.
+# Each expert is a network on a Gaussian reference, inside the transform that standardises
+# its data. Sliced score matching fits it to 10,000 points, without MCMC.
 
 # %%
 exact_glasses = ebm.Ring(radius=2.0, width=0.4)
@@ -61,8 +61,8 @@ print(f"glasses: {glasses}")
 # %% [markdown]
 # ## Proportions need log Z
 #
-# A sum or a difference of energies needs no constant. A mixture does: without it, an expert
-# would get a share proportional to its own volume. In the plane, a grid gives it.
+# A sum or a difference of energies needs no constants. A mixture does: without them, each
+# expert would get a share proportional to its own volume. In the plane, a grid gives them.
 
 # %%
 BOUNDS = (-4.0, 4.0), (-4.0, 4.0)
@@ -83,11 +83,12 @@ def normalise(energy):
 # ## AND, OR, NOT
 #
 # - glasses AND hats: $E_g + E_h$, the product of the experts.
-# - glasses OR hats: `Mixture`, with true proportions.
+# - glasses OR hats: `Mixture`, with correct proportions.
 # - glasses, NOT hats: the plain difference $E_g - w E_h$ is dangerous. `check_integrable` finds
 #   that far out, where neither network has seen data, the learned one falls without end. So
-#   hats are set against a background $b$: $E_g + E_b - E_{h\text{ or }b}$ multiplies the
-#   density of glasses by $p_b / (w p_h + (1 - w) p_b)$: bounded, whatever the networks do.
+#   compare hats with a background $b$: $E_g + E_b - E_{h\text{ or }b}$ multiplies the
+#   density of glasses by $p_b / (w p_h + (1 - w) p_b)$. This is bounded, whatever the networks
+#   do.
 
 # %%
 print(f"glasses - 0.5 * hats: {ebm.check_integrable(glasses - 0.5 * hats)}")
@@ -112,9 +113,9 @@ exact, learned = compositions(exact_glasses, exact_hats), compositions(glasses, 
 print(f"against a background: {ebm.check_integrable(learned['glasses, NOT hats'])}")
 
 # %% [markdown]
-# ## Next to the exact densities
+# ## Comparison with the exact densities
 #
-# Total variation is the share of mass that lies elsewhere.
+# Total variation is the share of the mass that is in the wrong place.
 
 # %%
 print(f"{'':20s}{'total variation':>16s}{'KL(exact | learned)':>22s}")

@@ -7,11 +7,11 @@
 # %% [markdown]
 # # An inverse problem: sharp pulses from few blurred numbers, noise unknown
 #
-# A sensor sees pulses of 16 samples only through a blur, at 6 places, with noise that nobody
-# has measured. Pulses of the past are on record: learn an energy from them, without MCMC, and
-# put it as prior beside the likelihood of the sensor. All signals share the unknown noise, so
-# this is a hierarchical model. A Gaussian prior with the mean and the full covariance of the
-# same record does the same task.
+# A sensor observes pulses of 16 samples only through a blur, at 6 places, with unknown noise.
+# Past pulses are on record: learn an energy from them, without MCMC, and use it as a prior
+# with the likelihood of the sensor. All signals share the unknown noise, so this is a
+# hierarchical model. For comparison, use a Gaussian prior with the mean and the full covariance
+# of the same record.
 #
 # Run it with `python examples/03_pulses.py`; it takes a minute.
 
@@ -37,7 +37,7 @@ TIME = jnp.linspace(0, 1, SIZE)
 
 
 def pulses(rng_key, number):
-    """Height, place and width vary from pulse to pulse; texture is part of a pulse."""
+    """Height, place and width vary between pulses; the texture is part of the pulse."""
     keys = jr.split(rng_key, 4)
     height = jr.uniform(keys[0], (number, 1), minval=0.5, maxval=1.5)
     place = jr.uniform(keys[1], (number, 1), minval=0.2, maxval=0.8)
@@ -66,8 +66,8 @@ print(ebm.check_integrable(energy))
 # %% [markdown]
 # ## The model
 #
-# The energy knows its density only up to a constant, and that does no harm here: its parameters
-# are fixed. `check_normalization` says so.
+# The energy knows its density only up to a constant. That does no harm here, because its
+# parameters are fixed; `check_normalization` confirms it.
 
 
 # %%

@@ -7,10 +7,10 @@
 # %% [markdown]
 # # Eight islands: chains that cannot leave, and what to do
 #
-# Eight modes on a ring, the first of which holds a third of the mass. A hundred chains of MALA
-# start on the first island and stay there, and R-hat finds nothing wrong: they all agree.
-# Parallel tempering lets hot replicas carry points across; tempered SMC comes down on all
-# islands at once. The target is a mixture, so that the truth is known.
+# Eight modes lie on a ring; the first holds a third of the mass. A hundred MALA chains start on
+# the first island and stay there. R-hat finds nothing wrong, because they all agree.
+# In parallel tempering, hot replicas carry points across; tempered SMC anneals down to all
+# islands at once. The target is a mixture, so the truth is known.
 #
 # Run it with `python examples/04_islands.py`; it takes half a minute.
 
@@ -36,7 +36,7 @@ energy = ebm.GaussianMixture(WEIGHTS, ISLANDS, [0.15 * np.eye(2)] * 8)
 # %% [markdown]
 # ## Three samplers
 #
-# All chains start on the first island. A population of SMC needs no start.
+# All chains start on the first island. The SMC populations need no starting points.
 
 # %%
 NUM_CHAINS = 100
@@ -59,7 +59,7 @@ draws = {
 # %% [markdown]
 # ## How much mass is on each island?
 #
-# Total variation is half the sum of the errors; 0 is perfect.
+# Total variation is half the sum of the absolute errors; 0 is perfect.
 
 # %%
 
@@ -78,7 +78,7 @@ for name, one in draws.items():
 # %% [markdown]
 # ## What the usual numbers say
 #
-# MALA's chains agree with each other: a good R-hat is no evidence that nothing is missing.
+# The MALA chains agree with each other: a good R-hat does not show that nothing is missing.
 
 # %%
 for name in ("MALA", "tempered"):

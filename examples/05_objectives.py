@@ -7,9 +7,9 @@
 # %% [markdown]
 # # One data set, six objectives
 #
-# Two moons in the plane, where a grid can compute every normaliser: so what each objective
-# learned can be compared with the density that the points came from, in nats. Nothing but
-# noise-contrastive estimation knows its own log Z.
+# The data are two moons in the plane, where a grid can compute every normaliser. So we can
+# compare each learned energy with the density that generated the points, in nats. Only
+# noise-contrastive estimation also estimates log Z.
 #
 # Run it with `python examples/05_objectives.py`; it takes a minute.
 
@@ -33,7 +33,7 @@ data = ebm.datasets.two_moons(jr.key(0), 8192)
 # %% [markdown]
 # ## The truth
 #
-# Each moon is an arc plus Gaussian noise: a mixture of many Gaussians along it.
+# Each moon is an arc plus Gaussian noise: a mixture of many Gaussians along the arc.
 
 # %%
 angle = (np.arange(200) + 0.5) * np.pi / 200
@@ -73,7 +73,7 @@ slow_start = optax.adam(optax.cosine_onecycle_schedule(NUM_STEPS, 1e-2))
 falling = optax.adam(optax.cosine_decay_schedule(5e-3, NUM_STEPS), b2=0.99)
 results = {}
 for name, objective in OBJECTIVES.items():
-    # Scores have heavy tails; chains have to keep up with the energy.
+    # Scores have heavy tails; with chains, the energy must not change faster than they move.
     optim = falling if isinstance(objective, ebm.ContrastiveDivergence) else slow_start
     results[name] = ebm.Estimator(objective, optim).run(
         jr.key(2), NUM_STEPS, start, data, batch_size=256, progress_bar=False

@@ -7,9 +7,9 @@
 # %% [markdown]
 # # How good is a learned density? Log Z with an error bar
 #
-# An unnormalised energy cannot be compared with another. With its log Z it is a density of the
-# 64 pixels, and its likelihood of images that it has never seen competes with that of
-# Gaussians; the error of log Z is part of the comparison.
+# Unnormalised energies cannot be compared with each other. With its log Z, an energy is a
+# density of the 64 pixels. Its likelihood for images that it has never seen can be compared
+# with that of Gaussians; the error of log Z is part of the comparison.
 #
 # Run it with `python examples/06_evidence.py`.
 
@@ -29,7 +29,7 @@ import numpyro_ebm as ebm
 
 OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("evidence.png")
 NUM_STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 1500
-NOISE = 0.2  # pixels of sixteen greys have no density; with noise they have
+NOISE = 0.2  # discrete grey values have no density; with added noise they do
 train_key, noise_key, test_key, *keys = jr.split(jr.key(0), 8)
 
 train, test = ebm.datasets.digits()
@@ -39,8 +39,8 @@ test = test + NOISE * np.asarray(jr.normal(test_key, test.shape))
 # %% [markdown]
 # ## An energy that tilts a Gaussian
 #
-# Denoising score matching would learn the density with yet more noise; noise contrast learns
-# this one, and log Z with it. A Gaussian of the data is the noise, and the reference.
+# Denoising score matching would learn the density with even more noise. Noise contrast learns
+# this one, and also log Z. A Gaussian fitted to the data is both the noise and the reference.
 
 # %%
 mu, covariance = train.mean(0), np.cov(train.T)
@@ -52,14 +52,14 @@ optimiser = optax.adam(optax.cosine_decay_schedule(1e-3, NUM_STEPS))
 fit = ebm.Estimator(objective, optimiser).run(
     train_key, NUM_STEPS, ebm.Tilted(network, reference), train, batch_size=256
 )
-energy = fit.energy.energy  # without the constant that came along
+energy = fit.energy.energy  # without the constant that was learned with it
 
 # %% [markdown]
-# ## Its constant, by methods that know nothing of each other
+# ## Its constant, by independent methods
 #
-# Sequential Monte Carlo is what `log_partition` takes by default here. Annealed importance
-# sampling goes down the path and back, and has log Z between two bounds, of which the upper one
-# is approximate, because its starts are.
+# Sequential Monte Carlo is the default of `log_partition` here. Annealed importance sampling
+# goes from the reference to the target and back, and encloses log Z between two bounds. The
+# upper bound is approximate, because the starting points of the way back are.
 
 # %%
 methods = {
@@ -78,8 +78,8 @@ for name, log_z in estimates.items():
 # %% [markdown]
 # ## Held-out likelihood
 #
-# In nats an image. Data are paired, so that what is hard for all densities does not count, and
-# the error of log Z does.
+# In nats per image. The data are paired, so images that are hard for all densities cancel; the
+# error of log Z does not.
 
 # %%
 densities = {
@@ -92,7 +92,7 @@ print(ebm.compare(densities, test))
 # %% [markdown]
 # ## The picture
 #
-# Points are estimates with intervals of 95 %, bars lie between the bounds.
+# Points are estimates with 95 % intervals; bars reach from the lower to the upper bound.
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")

@@ -7,10 +7,10 @@
 # %% [markdown]
 # # What R-hat cannot see
 #
-# Eight chains that all start in one of two modes agree with each other. So does every number
-# that compares chains, and a Stein discrepancy, which compares them with the energy's slopes.
-# A third of the mass is missing all the same. What finds it: a run that can cross, with which
-# occupancies are compared, and chains that start elsewhere.
+# Eight chains that all start in the same one of two modes agree with each other. Every number
+# that compares chains looks fine, and so does a Stein discrepancy, which compares them with the
+# energy's slopes. Yet a third of the mass is missing. Two things reveal it: comparing
+# occupancies with a run that can cross between modes, and chains that start elsewhere.
 #
 # Run it with `python examples/07_blind_spots.py`.
 
@@ -44,8 +44,8 @@ print(stein)
 # %% [markdown]
 # ## A run that crosses
 #
-# Hot replicas go from mode to mode and hand down what they find. Which mode a draw belongs to
-# is for you to say; without a function, `mode_report` looks for clusters.
+# Hot replicas move between modes and hand down what they find. You tell `mode_report` which
+# mode a draw belongs to; without such a function, it looks for clusters.
 
 # %%
 tempered = ebm.sample(
@@ -68,8 +68,8 @@ print(modes)
 # %% [markdown]
 # ## Starts elsewhere
 #
-# Chains from the data and chains from wide noise, 1, 10 and 100 times as long as a training
-# would have run them, must come to one law.
+# Chains from one mode and chains from wide noise, 1, 10 and 100 times as long as training would
+# run them, must converge to the same distribution.
 
 # %%
 starts = {
