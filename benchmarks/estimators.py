@@ -46,15 +46,15 @@ def likelihood(num_steps):
 def rows(noise_scale):
     """Name: the objective, and its optimiser."""
     denoising = ebm.DenoisingScoreMatching(noise_scale)
-    reduced = ebm.VarianceReducedDenoisingScoreMatching(noise_scale / 5)
-    conditional = ebm.ConditionalNoiseContrastiveEstimation(0.3)
+    reduced = ebm.objectives.VarianceReducedDenoisingScoreMatching(noise_scale / 5)
+    conditional = ebm.objectives.ConditionalNoiseContrastiveEstimation(0.3)
     from_data = ebm.ContrastiveDivergence(MALA, 10, ebm.FromData())
     persistent = ebm.ContrastiveDivergence(MALA, 10, ebm.Persistent(reinit=0.01))
     grid = ebm.Quadrature([-5.0, -5.0], [6.0, 5.0], (89, 81))
     return {
         "ScoreMatching": (ebm.ScoreMatching(), score_matching),
         "SlicedScoreMatching": (ebm.SlicedScoreMatching(), score_matching),
-        "PlainSlicedScoreMatching": (ebm.PlainSlicedScoreMatching(), score_matching),
+        "PlainSlicedScoreMatching": (ebm.objectives.PlainSlicedScoreMatching(), score_matching),
         "DenoisingScoreMatching": (denoising, contrasts),
         "VarianceReducedDenoisingScoreMatching": (reduced, score_matching),
         "ConditionalNoiseContrastiveEstimation": (conditional, contrasts),
@@ -68,7 +68,7 @@ def rows(noise_scale):
 TABLES = {
     # Name: truth, hidden units, points, steps, noise scale of denoising, box.
     "moons": (moons_density(), 128, 8192, 6000, 0.05, ([-6.0, -6.0], [7.0, 6.5])),
-    "ring": (ebm.Ring(), 64, 20_000, 3000, 0.1, ([-8.0, -8.0], [8.0, 8.0])),
+    "ring": (ebm.energies.Ring(), 64, 20_000, 3000, 0.1, ([-8.0, -8.0], [8.0, 8.0])),
 }
 
 

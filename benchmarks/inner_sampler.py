@@ -36,9 +36,9 @@ TARGETS = {
     "64-d": ebm.Gaussian(np.zeros(64), np.eye(64)),
     "modes, overlapping": two_modes(1.0),
     "modes, apart": two_modes(0.5),
-    "ring": ebm.Ring(),
-    "banana": ebm.Banana(),
-    "funnel": ebm.Funnel(dim=3),
+    "ring": ebm.energies.Ring(),
+    "banana": ebm.energies.Banana(),
+    "funnel": ebm.energies.Funnel(dim=3),
 }
 SAMPLERS = {
     "MALA, 300": (ebm.MALA(), 300),
@@ -48,7 +48,7 @@ SAMPLERS = {
 
 
 def judge(energy, sampler, num_steps):
-    hidden = ebm.FunctionEnergy(energy, energy.event_shape)  # Hides the exact sampler.
+    hidden = ebm.energies.FunctionEnergy(energy, energy.event_shape)  # Hides the exact sampler.
     site = ebm.EnergyDistribution(hidden, sampler=sampler, num_steps=num_steps)
     jax.block_until_ready(site.draw(jr.key(0), 1000))
     start = time.perf_counter()

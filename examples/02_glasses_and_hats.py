@@ -36,7 +36,7 @@ NUM_STEPS = 3000
 # its data. Sliced score matching fits it to 10,000 points, without MCMC.
 
 # %%
-exact_glasses = ebm.Ring(radius=2.0, width=0.4)
+exact_glasses = ebm.energies.Ring(radius=2.0, width=0.4)
 exact_hats = ebm.GaussianMixture(
     weights=[0.5, 0.5],
     locs=[[-1.0, 1.6], [1.0, 1.6]],
@@ -47,7 +47,7 @@ exact_hats = ebm.GaussianMixture(
 def learn(rng_key, data):
     network_key, run_key = jr.split(rng_key)
     network = ebm.MLPEnergy((2,), width_size=64, key=network_key)
-    start = ebm.Transformed(network, ebm.Standardize.fit(data))
+    start = ebm.Transformed(network, ebm.energies.Standardize.fit(data))
     optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, NUM_STEPS))
     estimator = ebm.Estimator(ebm.SlicedScoreMatching(), optimiser)
     return estimator.run(run_key, NUM_STEPS, start, data, batch_size=256).energy
@@ -91,8 +91,8 @@ def normalise(energy):
 #   do.
 
 # %%
-print(f"glasses - 0.5 * hats: {ebm.check_integrable(glasses - 0.5 * hats)}")
-background = ebm.from_distribution(dist.Normal(0, 3).expand([2]).to_event(1))
+print(f"glasses - 0.5 * hats: {ebm.normalizers.check_integrable(glasses - 0.5 * hats)}")
+background = ebm.energies.from_distribution(dist.Normal(0, 3).expand([2]).to_event(1))
 
 
 def without(energy, expert):
@@ -110,7 +110,7 @@ def compositions(glasses, hats):
 
 
 exact, learned = compositions(exact_glasses, exact_hats), compositions(glasses, hats)
-print(f"against a background: {ebm.check_integrable(learned['glasses, NOT hats'])}")
+print(f"against a background: {ebm.normalizers.check_integrable(learned['glasses, NOT hats'])}")
 
 # %% [markdown]
 # ## Comparison with the exact densities

@@ -57,11 +57,11 @@ seen = truth @ SENSOR.T + NOISE * jr.normal(jr.key(2), (len(truth), len(SENSOR))
 # %%
 NUM_STEPS = 4000
 network = ebm.MLPEnergy(SIZE, key=jr.key(3))
-start = ebm.Transformed(network, ebm.Standardize.fit(record))
+start = ebm.Transformed(network, ebm.energies.Standardize.fit(record))
 optimiser = optax.adam(optax.cosine_decay_schedule(2e-3, NUM_STEPS))
 estimator = ebm.Estimator(ebm.SlicedScoreMatching(), optimiser)
 energy = estimator.run(jr.key(4), NUM_STEPS, start, record, batch_size=256).energy
-print(ebm.check_integrable(energy))
+print(ebm.normalizers.check_integrable(energy))
 
 # %% [markdown]
 # ## The model
@@ -82,7 +82,7 @@ priors = {
     "learned energy": ebm.EnergyDistribution(energy),
     "Gaussian": dist.MultivariateNormal(record.mean(0), jnp.cov(record.T)),
 }
-ebm.check_normalization(model, seen, priors["learned energy"])
+ebm.sites.check_normalization(model, seen, priors["learned energy"])
 
 
 def infer(rng_key, prior):

@@ -37,7 +37,7 @@ draws = ebm.sample(
     run_key, energy, ebm.MALA(), num_warmup=500, num_samples=2000, init_params=start
 )
 report = ebm.mixing_report(draws)
-stein = ebm.kernel_stein_discrepancy(stein_key, energy, draws)
+stein = ebm.diagnostics.kernel_stein_discrepancy(stein_key, energy, draws)
 print(report)
 print(stein)
 

@@ -217,7 +217,7 @@ Left out, the posterior would be wrong, and nothing would show it. Ways out:
 - an energy that knows its `log_z`, or `ebm.Normalized(energy, log_z)`, where `log_z` depends on
   the same parameters;
 - learn the energy outside of the model (`ebm.Estimator`), and keep it fixed;
-- under SVI, `ebm.Normalized(energy, ebm.MonteCarloLogZ().log_z(energy))`;
+- under SVI, `ebm.Normalized(energy, ebm.normalizers.MonteCarloLogZ().log_z(energy))`;
 - move and scale a fixed energy:
   `dist.TransformedDistribution(ebm.EnergyDistribution(energy), transform)`;
 - `constant_z=True`, if the normaliser is in fact constant."""

@@ -47,7 +47,9 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
     "Clamped": lambda: ebm.clamp(
         ebm.Gaussian(np.zeros(3), np.eye(3) + 0.5), [False, True, False], [np.nan, 2.0, 0.0]
     ),
-    "Transformed": lambda: ebm.Transformed(mixture(), ebm.Standardize([1.0, 2.0], [0.5, 3.0])),
+    "Transformed": lambda: ebm.Transformed(
+        mixture(), ebm.energies.Standardize([1.0, 2.0], [0.5, 3.0])
+    ),
     "Given": lambda: ebm.ConditionalEnergy(lambda y, x: jnp.sum((y - x) ** 2), (2,)).given(
         jnp.ones(2)
     ),
@@ -55,14 +57,14 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
         lambda x, z: 0.5 * jnp.sum((x - z) ** 2) + z, (2,)
     ).marginal(np.arange(3.0)),
     "MLPEnergy": lambda: ebm.MLPEnergy(2, 8, spectral_norm=True, key=jax.random.key(1)),
-    "DoubleWell": lambda: ebm.DoubleWell(dim=2),
-    "Ring": ebm.Ring,
-    "Banana": ebm.Banana,
-    "Funnel": lambda: ebm.Funnel(dim=2),
-    "StudentT": lambda: ebm.StudentT(5.0, MEAN, np.linalg.cholesky(COVARIANCE)),
+    "DoubleWell": lambda: ebm.energies.DoubleWell(dim=2),
+    "Ring": ebm.energies.Ring,
+    "Banana": ebm.energies.Banana,
+    "Funnel": lambda: ebm.energies.Funnel(dim=2),
+    "StudentT": lambda: ebm.energies.StudentT(5.0, MEAN, np.linalg.cholesky(COVARIANCE)),
     "IsingModel": lambda: ebm.IsingModel((2,), 0.3, 0.2, periodic=False),
     "BernoulliRBM": lambda: ebm.BernoulliRBM(np.ones((2, 3)), [0.1, 0.2], [0.3, -0.1, 0.0]),
-    "GaussianBernoulliRBM": lambda: ebm.GaussianBernoulliRBM(
+    "GaussianBernoulliRBM": lambda: ebm.energies.GaussianBernoulliRBM(
         np.array([[0.5, -1.0], [1.0, 0.3]]), [0.1, 0.2], [0.3, -0.1]
     ),
     "Frozen": lambda: ebm.as_energy(ebm.freeze(mixture())),

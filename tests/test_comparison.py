@@ -58,7 +58,7 @@ def test_two_constants_bring_two_errors():
 
 def test_views_and_mixtures_pass_the_error_on():
     expert = ebm.Normalized(lambda x: TRUTH(x), float(TRUTH.log_z), 0.3)
-    moved = ebm.Transformed(expert, ebm.Standardize(np.zeros(2), np.ones(2)))
+    moved = ebm.Transformed(expert, ebm.energies.Standardize(np.zeros(2), np.ones(2)))
     mixture = ebm.Mixture([expert, SHIFTED], [1.0, 3.0])
     np.testing.assert_allclose(ebm.log_likelihood(moved, DATA).log_z_error, 0.3, rtol=1e-6)
     np.testing.assert_allclose(ebm.log_likelihood(mixture, DATA).log_z_error, 0.075, rtol=1e-5)
@@ -67,14 +67,14 @@ def test_views_and_mixtures_pass_the_error_on():
 def test_hyvarinen_needs_no_constant():
     r"""Its expected gap is half the Fisher divergence."""
     energies = {"truth": lambda x: TRUTH(x) + 5.0, "shifted": lambda x: SHIFTED(x)}
-    table = ebm.compare(energies, DATA, ebm.HyvarinenScore())
+    table = ebm.compare(energies, DATA, ebm.diagnostics.HyvarinenScore())
     precision = np.linalg.inv(COVARIANCE)
     fisher = 0.5 * np.sum((precision @ np.full(2, 0.3)) ** 2)
     assert table.names == ("truth", "shifted")
     assert abs(table.difference[1] + fisher) < 4 * table.difference_error[1] < 2 * fisher
     loss = ebm.ScoreMatching().at(jr.key(0), TRUTH, DATA[0])
     np.testing.assert_allclose(
-        ebm.HyvarinenScore().at(TRUTH, DATA[0]), -loss, rtol=1e-5, atol=1e-5
+        ebm.diagnostics.HyvarinenScore().at(TRUTH, DATA[0]), -loss, rtol=1e-5, atol=1e-5
     )
 
 
@@ -89,7 +89,9 @@ def test_hyvarinen_needs_no_constant():
         (lambda: ebm.compare({"a": TRUTH}, jnp.zeros((3, 5))), "shape"),
         (
             lambda: ebm.compare(
-                {"a": ebm.IsingModel((2,), 0.1)}, jnp.ones((3, 2)), ebm.HyvarinenScore()
+                {"a": ebm.IsingModel((2,), 0.1)},
+                jnp.ones((3, 2)),
+                ebm.diagnostics.HyvarinenScore(),
             ),
             "discrete",
         ),
@@ -104,7 +106,7 @@ def test_hyvarinens_score_is_refused_at_a_boundary():
     """It would rank the rate 0.1 above the true one of exponential data."""
     rates = {"true": dist.Exponential(1.0), "flat": dist.Exponential(0.1)}
     with pytest.raises(ValueError, match="`HyvarinenScore` is wrong"):
-        ebm.compare(rates, np.ones(3), ebm.HyvarinenScore())
+        ebm.compare(rates, np.ones(3), ebm.diagnostics.HyvarinenScore())
     assert ebm.compare(rates, np.ones(3)).names[0] == "true"
 
 

@@ -72,8 +72,10 @@ def test_the_bias_of_a_step_is_named_though_chains_agree():
     verdict, note = repr(diagnosis).splitlines()[-2:]
     assert verdict == "ok"
     assert note.startswith("`UnadjustedLangevin` is unadjusted: its step biases the draws")
-    assert "ebm.kernel_stein_discrepancy" in note
-    assert not ebm.kernel_stein_discrepancy(jr.key(1), energy, draws, thinning=10).ok
+    assert "ebm.diagnostics.kernel_stein_discrepancy" in note
+    assert not ebm.diagnostics.kernel_stein_discrepancy(
+        jr.key(1), energy, draws, thinning=10
+    ).ok
     exact = ebm.sample(jr.key(0), energy, ebm.MALA(), **settings)
     assert "unadjusted" not in repr(ebm.diagnose(exact))
 
@@ -132,7 +134,7 @@ def test_what_a_training_report_sees():
     noise = np.random.default_rng(0).normal(size=400)
 
     def result(losses, **metrics):
-        return ebm.EstimatorRunResult(None, np.asarray(losses), metrics, None)
+        return ebm.estimation.EstimatorRunResult(None, np.asarray(losses), metrics, None)
 
     decay = 10 * np.exp(-np.arange(400) / 20)
     assert ebm.training_report(result(decay + noise)).ok
@@ -156,7 +158,9 @@ def test_what_a_training_report_sees():
     [
         (lambda: ebm.training_report(jnp.zeros(3)), TypeError, "`Estimator.run`"),
         (
-            lambda: ebm.training_report(ebm.EstimatorRunResult(None, np.zeros(5), {}, None)),
+            lambda: ebm.training_report(
+                ebm.estimation.EstimatorRunResult(None, np.zeros(5), {}, None)
+            ),
             ValueError,
             "at least 80 steps",
         ),

@@ -483,7 +483,9 @@ def test_batches_are_drawn_each_from_its_own_energy():
 
 def test_unhealthy_chains_are_reported_where_they_were_asked_for():
     falling = ebm.EnergyDistribution(lambda x: -0.5 * jnp.sum(x**2), (2,))
-    with pytest.warns(UserWarning, match="ran away; `ebm.check_integrable`") as caught:
+    with pytest.warns(
+        UserWarning, match="ran away; `ebm.normalizers.check_integrable`"
+    ) as caught:
         falling.sample(jax.random.key(0), (3,))
     assert caught[0].filename == __file__
     batch = eqx.filter_vmap(lambda w: w * ebm.Gaussian(MEAN, COVARIANCE))(

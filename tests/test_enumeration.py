@@ -300,7 +300,7 @@ def of_scalars():
 
 def leaf_of_a_site():
     z = numpyro.sample("z", dist.Categorical(jnp.ones(3) / 3))
-    numpyro.sample("x", ebm.EnergyDistribution(ebm.DoubleWell(b=SCALES[z], dim=3)))
+    numpyro.sample("x", ebm.EnergyDistribution(ebm.energies.DoubleWell(b=SCALES[z], dim=3)))
 
 
 def in_a_plate():
@@ -419,9 +419,9 @@ def test_values_of_a_site_are_not_weighed_without_their_normaliser():
     with pytest.raises(ebm.UnnormalizedError, match=r"an energy per value of `z`"):
         enumerated(model, {"x": jnp.zeros(2)})
     with pytest.raises(ebm.UnnormalizedError, match=r"\(site `x`: `z`\)"):
-        ebm.check_normalization(model)
+        ebm.sites.check_normalization(model)
     with pytest.raises(ebm.UnnormalizedError, match=r"\(site `x`: `z`\)"):
-        ebm.check_normalization(config_enumerate(leaf_of_a_site_without_constant))
+        ebm.sites.check_normalization(config_enumerate(leaf_of_a_site_without_constant))
 
 
 def leaf_of_a_site_without_constant():

@@ -111,7 +111,9 @@ def test_weights_choose_the_data():
 
 def test_a_step_that_is_not_finite_is_undone_and_reported():
     by = ebm.Estimator(ebm.SlicedScoreMatching(), optax.sgd(10.0))
-    with pytest.raises(ebm.NonFiniteError, match=r"Step \d+ is not finite in the loss") as info:
+    with pytest.raises(
+        ebm.estimation.NonFiniteError, match=r"Step \d+ is not finite in the loss"
+    ) as info:
         run(1000, ENERGIES["Gaussian"](), by=by)
     result = info.value.result
     assert "precision_matrix" in str(info.value)
@@ -121,7 +123,7 @@ def test_a_step_that_is_not_finite_is_undone_and_reported():
 
 
 def test_an_energy_that_is_nan_from_the_start():
-    with pytest.raises(ebm.NonFiniteError, match="Step 0 is not finite in the loss"):
+    with pytest.raises(ebm.estimation.NonFiniteError, match="Step 0 is not finite in the loss"):
         run(5, ENERGIES["Gaussian"]() + (lambda x: jnp.sqrt(-1 - jnp.sum(x**2))))
 
 

@@ -146,7 +146,7 @@ def test_observed_spins_are_the_likelihood_of_their_coupling(x64):
         coupling = numpyro.sample("K", dist.Normal(0, 1))
         ebm.factor("f", ebm.IsingModel((6,), coupling), spins)
 
-    ebm.check_normalization(model)
+    ebm.sites.check_normalization(model)
     total = float(spins @ jnp.roll(spins, 1))
     grid = jnp.linspace(-5, 5, 2001)
     log_z = jnp.log((2 * jnp.cosh(grid)) ** 6 + (2 * jnp.sinh(grid)) ** 6)

@@ -57,18 +57,21 @@ CALLS = {
         ebm.GaussianMixture,
         {"weights": [0.5, 0.5], "locs": np.zeros((2, 2)), "covariance_matrices": np.eye(2)},
     ),
-    "DoubleWell": (ebm.DoubleWell, {"a": 1.0, "b": 2.0, "dim": 2}),
-    "Ring": (ebm.Ring, {"radius": 2.0, "width": 0.5}),
-    "Banana": (ebm.Banana, {"a": 1.0, "b": 0.5, "c": 0.5}),
-    "Funnel": (ebm.Funnel, {"scale": 3.0, "dim": 3}),
-    "StudentT": (ebm.StudentT, {"df": 3.0, "loc": np.zeros(2), "scale_tril": np.eye(2)}),
+    "DoubleWell": (ebm.energies.DoubleWell, {"a": 1.0, "b": 2.0, "dim": 2}),
+    "Ring": (ebm.energies.Ring, {"radius": 2.0, "width": 0.5}),
+    "Banana": (ebm.energies.Banana, {"a": 1.0, "b": 0.5, "c": 0.5}),
+    "Funnel": (ebm.energies.Funnel, {"scale": 3.0, "dim": 3}),
+    "StudentT": (
+        ebm.energies.StudentT,
+        {"df": 3.0, "loc": np.zeros(2), "scale_tril": np.eye(2)},
+    ),
     "IsingModel": (ebm.IsingModel, {"shape": (3, 3), "coupling": 0.1, "field": 0.2}),
     "BernoulliRBM": (
         ebm.BernoulliRBM,
         {"weights": np.ones((2, 3)), "visible_bias": np.ones(2), "hidden_bias": np.ones(3)},
     ),
     "GaussianBernoulliRBM": (
-        ebm.GaussianBernoulliRBM,
+        ebm.energies.GaussianBernoulliRBM,
         {"weights": np.ones((2, 3)), "visible_bias": np.ones(2), "hidden_bias": np.ones(3)},
     ),
     "MLPEnergy": (
@@ -84,7 +87,7 @@ CALLS = {
     "Mixture": (ebm.Mixture, {"energies": [GAUSS, GAUSS], "weights": [0.5, 0.5]}),
     "Transformed": (
         ebm.Transformed,
-        {"energy": GAUSS, "transform": ebm.Standardize(0.0, 2.0)},
+        {"energy": GAUSS, "transform": ebm.energies.Standardize(0.0, 2.0)},
     ),
     "clamp": (
         ebm.clamp,
@@ -92,9 +95,9 @@ CALLS = {
     ),
     "weight": (lambda weight: weight * GAUSS, {"weight": 2.0}),
     "temperature": (lambda temperature: GAUSS / temperature, {"temperature": 2.0}),
-    "Standardize": (ebm.Standardize, {"loc": np.zeros(2), "scale": np.ones(2)}),
-    "Logit": (ebm.Logit, {"num_levels": 256.0, "alpha": 0.05}),
-    "LogZ": (ebm.LogZ, {"estimate": 1.0, "std_error": 0.1}),
+    "Standardize": (ebm.energies.Standardize, {"loc": np.zeros(2), "scale": np.ones(2)}),
+    "Logit": (ebm.energies.Logit, {"num_levels": 256.0, "alpha": 0.05}),
+    "LogZ": (ebm.energies.LogZ, {"estimate": 1.0, "std_error": 0.1}),
     "as_energy": (ebm.as_energy, {"obj": GAUSS, "event_shape": (2,)}),
     "EnergyDistribution": (
         ebm.EnergyDistribution,
@@ -129,7 +132,7 @@ CALLS = {
     "SlicedScoreMatching": (ebm.SlicedScoreMatching, {"num_slices": 1}),
     "NoiseContrastiveEstimation": (ebm.NoiseContrastiveEstimation, {"num_noise": 2}),
     "ConditionalNoiseContrastiveEstimation": (
-        ebm.ConditionalNoiseContrastiveEstimation,
+        ebm.objectives.ConditionalNoiseContrastiveEstimation,
         {"noise_scale": 0.1, "num_noise": 2},
     ),
     "ContrastiveDivergence": (
@@ -177,26 +180,26 @@ CALLS = {
     "sample": (ebm.sample, {**CHAINS, "thinning": 1, "init_params": np.ones((2, 2))}),
     "sample_moments": (ebm.sample_moments, CHAINS),
     "score": (ebm.score, {"energy": GAUSS, "x": np.ones(2)}),
-    "dequantize": (ebm.dequantize, {"rng_key": KEY, "data": np.ones((3, 2))}),
+    "dequantize": (ebm.energies.dequantize, {"rng_key": KEY, "data": np.ones((3, 2))}),
     "check_integrable": (
-        ebm.check_integrable,
+        ebm.normalizers.check_integrable,
         {"energy": GAUSS, "event_shape": (2,), "num_rays": 8},
     ),
     "maximum_mean_discrepancy": (
-        ebm.maximum_mean_discrepancy,
+        ebm.diagnostics.maximum_mean_discrepancy,
         {"rng_key": KEY, "x": DATA, "y": OTHER, "num_permutations": 20},
     ),
     "sliced_wasserstein": (
-        ebm.sliced_wasserstein,
+        ebm.diagnostics.sliced_wasserstein,
         {"rng_key": KEY, "x": DATA, "y": OTHER, "num_projections": 5},
     ),
     "kernel_stein_discrepancy": (
-        ebm.kernel_stein_discrepancy,
+        ebm.diagnostics.kernel_stein_discrepancy,
         {"rng_key": KEY, "energy": GAUSS, "draws": DATA, "num_bootstrap": 20},
     ),
-    "energy_pit": (ebm.energy_pit, {"energy": GAUSS, "data": DATA, "draws": OTHER}),
+    "energy_pit": (ebm.diagnostics.energy_pit, {"energy": GAUSS, "data": DATA, "draws": OTHER}),
     "fisher_divergence": (
-        ebm.fisher_divergence,
+        ebm.diagnostics.fisher_divergence,
         {"energy": GAUSS, "draws": DATA, "other_energy": GAUSS},
     ),
     "mixing_report": (ebm.mixing_report, {"source": DRAWS, "min_ess": 10}),
@@ -256,7 +259,7 @@ def outcome(call, arguments, name):
         return "silent NaN" if silent else "accepted"
     except Hang:
         return "hang"
-    except (ValueError, TypeError, NotImplementedError, ebm.NonFiniteError) as error:
+    except (ValueError, TypeError, NotImplementedError, ebm.estimation.NonFiniteError) as error:
         named = name in str(error)
         return "named" if named else f"unnamed: {type(error).__name__}: {error!s:.150}"
     except Exception as error:  # Anything else is an accident inside.

@@ -12,12 +12,12 @@ PROPER = {
     "Gaussian": lambda: ebm.Gaussian(np.zeros(64), np.eye(64)),
     "off centre": lambda: ebm.Gaussian(np.full(2, 50.0), np.eye(2)),
     "nearly flat": lambda: ebm.Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 400.0]]),
-    "Cauchy": lambda: ebm.StudentT(1.0, [0.0]),
-    "heavy": lambda: ebm.StudentT(0.5, np.zeros(3)),
-    "DoubleWell": lambda: ebm.DoubleWell(dim=3),
-    "Banana": ebm.Banana,
-    "Funnel": ebm.Funnel,
-    "Ring": ebm.Ring,
+    "Cauchy": lambda: ebm.energies.StudentT(1.0, [0.0]),
+    "heavy": lambda: ebm.energies.StudentT(0.5, np.zeros(3)),
+    "DoubleWell": lambda: ebm.energies.DoubleWell(dim=3),
+    "Banana": ebm.energies.Banana,
+    "Funnel": ebm.energies.Funnel,
+    "Ring": ebm.energies.Ring,
     "Laplace": lambda: ebm.as_energy(lambda x: jnp.sum(jnp.abs(x)), (3,)),
     "guided": lambda: ebm.Gaussian(MEAN, np.eye(2)) - 0.9 * ebm.Gaussian(MEAN, np.eye(2)),
     "product of Cauchys": lambda: ebm.as_energy(lambda x: jnp.sum(jnp.log1p(x**2)), (3,)),
@@ -27,7 +27,9 @@ PROPER = {
     "far and wide": lambda: ebm.as_energy(dist.Normal(1e6, 1e5)),
     "Dirichlet": lambda: ebm.as_energy(dist.Dirichlet(jnp.array([0.5, 1.0, 4.0]))),
     "Gamma": lambda: ebm.as_energy(dist.Gamma(0.5, 2.0)),
-    "pixels": lambda: ebm.Transformed(ebm.MLPEnergy(3, key=jax.random.key(0)), ebm.Logit(17)),
+    "pixels": lambda: ebm.Transformed(
+        ebm.MLPEnergy(3, key=jax.random.key(0)), ebm.energies.Logit(17)
+    ),
     "plain funnel": lambda: ebm.as_energy(
         lambda x: x[0] ** 2 / 18 + jnp.sum(0.5 * x[1:] ** 2 * jnp.exp(-x[0]) + 0.5 * x[0]), (4,)
     ),
@@ -59,26 +61,26 @@ IMPROPER = {
 
 @pytest.mark.parametrize("make", PROPER.values(), ids=PROPER)
 def test_proper(make):
-    seen = ebm.check_integrable(make())
+    seen = ebm.normalizers.check_integrable(make())
     assert seen.ok, seen
     assert repr(seen).startswith("integrable in every direction seen")
 
 
 @pytest.mark.parametrize("make", IMPROPER.values(), ids=IMPROPER)
 def test_improper(make):
-    seen = ebm.check_integrable(make())
+    seen = ebm.normalizers.check_integrable(make())
     assert not seen.ok, seen
     assert repr(seen).startswith("NOT integrable")
 
 
 def test_a_limit_that_rounding_hides_is_no_pass():
     r"""$1/(1 + r^2)$ in the plane: the integral of $1/r$ diverges as a logarithm does."""
-    seen = ebm.check_integrable(lambda x: jnp.log1p(jnp.sum(x**2)), (2,))
+    seen = ebm.normalizers.check_integrable(lambda x: jnp.log1p(jnp.sum(x**2)), (2,))
     assert not seen.ok, seen
 
 
 def test_an_energy_that_is_nan_far_out_cannot_be_told():
-    seen = ebm.check_integrable(lambda x: jnp.sqrt(9.0 - jnp.sum(x**2)), (2,))
+    seen = ebm.normalizers.check_integrable(lambda x: jnp.sqrt(9.0 - jnp.sum(x**2)), (2,))
     assert seen.ok is None
     assert "cannot tell whether it is integrable" in repr(seen)
     assert "is NaN" in repr(seen)
@@ -91,28 +93,28 @@ def test_the_way_out_is_found_and_named():
     energy = ebm.Gaussian(np.zeros(50), np.eye(50)) - 1.05 * ebm.as_energy(
         lambda x: 0.5 * (x @ way) ** 2, (50,)
     )
-    seen = ebm.check_integrable(energy)
+    seen = ebm.normalizers.check_integrable(energy)
     assert not seen.ok
     assert abs(seen.direction @ way) > 0.999
     np.testing.assert_allclose(jnp.linalg.norm(seen.direction), 1, rtol=1e-5)
     eased = ebm.Gaussian(np.zeros(50), np.eye(50)) - 0.95 * ebm.as_energy(
         lambda x: 0.5 * (x @ way) ** 2, (50,)
     )
-    assert ebm.check_integrable(eased).ok
+    assert ebm.normalizers.check_integrable(eased).ok
 
 
 def test_chains_that_run_away_point_here():
     gaussian = ebm.Gaussian(MEAN, np.eye(2))
     site = ebm.EnergyDistribution(gaussian - 2 * gaussian, num_steps=200)
     with pytest.warns(
-        UserWarning, match=r"ran away; `ebm.check_integrable` calls the energy NOT"
+        UserWarning, match=r"ran away; `ebm.normalizers.check_integrable` calls the energy NOT"
     ):
         site.sample(jax.random.key(0), (3,))
     jax.jit(lambda key: site.sample(key))(jax.random.key(0))
 
 
 def test_a_wide_proper_energy_raises_no_alarm():
-    wide = ebm.FunctionEnergy(ebm.Gaussian([2000.0, 0.0], 9 * np.eye(2)), (2,))
+    wide = ebm.energies.FunctionEnergy(ebm.Gaussian([2000.0, 0.0], 9 * np.eye(2)), (2,))
     draws = ebm.EnergyDistribution(wide, num_steps=1000).sample(jax.random.key(0), (3,))
     assert jnp.abs(draws[:, 0] - 2000).max() < 100
 
@@ -120,12 +122,12 @@ def test_a_wide_proper_energy_raises_no_alarm():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ebm.check_integrable(network()), "`event_shape` is needed"),
+        (lambda: ebm.normalizers.check_integrable(network()), "`event_shape` is needed"),
         (
-            lambda: ebm.check_integrable(network(), (2,), radius=-1.0),
+            lambda: ebm.normalizers.check_integrable(network(), (2,), radius=-1.0),
             "`radius` must be positive",
         ),
-        (lambda: ebm.check_integrable(network(), (3,)), "cannot be evaluated"),
+        (lambda: ebm.normalizers.check_integrable(network(), (3,)), "cannot be evaluated"),
     ],
 )
 def test_bad_input(make, message):

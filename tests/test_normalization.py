@@ -328,7 +328,7 @@ def svi(model):
 @each_trap
 def test_provenance_sees_a_trap(model):
     with pytest.raises(ebm.UnnormalizedError, match=r"\(site `(x|f)`: `(theta|z|net)"):
-        ebm.check_normalization(model)
+        ebm.sites.check_normalization(model)
 
 
 @each_trap
@@ -347,7 +347,7 @@ def test_svi_meets_the_trap(model):
 
 @each_fine
 def test_no_false_alarm(model):
-    ebm.check_normalization(model)
+    ebm.sites.check_normalization(model)
     numpyros_kernels(model)
     # SVI learns what a `param` is, substituted or not; AutoNormal knows no `scan`.
     if model not in (conditioned, substituted, fixed_inside_a_scan):
@@ -362,7 +362,7 @@ def half_a_constant():
 
 def test_provenance_knows_which_parameters_a_constant_counts():
     with pytest.raises(ebm.UnnormalizedError, match=r"\(site `x`: `b`\)"):
-        ebm.check_normalization(half_a_constant)
+        ebm.sites.check_normalization(half_a_constant)
     numpyros_kernels(half_a_constant)  # What differentiation alone does not see.
 
 

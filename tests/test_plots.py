@@ -68,7 +68,7 @@ def test_scores_point_to_the_mean_and_stay_in_their_cells(contours):
 
 
 def test_no_arrow_where_the_score_is_not_finite():
-    wall = ebm.FunctionEnergy(lambda x: jnp.sqrt(-x[0]) + x[1], (2,))
+    wall = ebm.energies.FunctionEnergy(lambda x: jnp.sqrt(-x[0]) + x[1], (2,))
     (arrows,) = ebm.plot_scores(wall, num_arrows=4, contours=False).collections
     assert np.sum(~np.broadcast_to(arrows.Umask, arrows.N)) == 8
     flat = ebm.plot_scores(lambda x: 0 * x.sum(), num_arrows=4, colorbar=False)
@@ -78,7 +78,7 @@ def test_no_arrow_where_the_score_is_not_finite():
 def test_images_with_unknown_pixels():
     images = np.random.default_rng(0).normal(size=(3, 8, 8))
     images[:, 4:] = np.nan
-    figure = ebm.plot_images({"half": images, "one": images[:1]})
+    figure = ebm.plots.plot_images({"half": images, "one": images[:1]})
     shown = [ax for ax in figure.axes if ax.images]
     assert len(figure.axes) == 6
     assert len(shown) == 4
@@ -92,10 +92,10 @@ def test_images_with_unknown_pixels():
 def test_chain_of_images_is_a_film_strip(event, image_shape):
     if image_shape == (8, 6, 1):
         with pytest.raises(ValueError, match=r"points of shape \(8, 6, 1\)"):
-            ebm.plot_chain(RNG.uniform(size=(2, 30, *event)), image_shape=image_shape)
+            ebm.plots.plot_chain(RNG.uniform(size=(2, 30, *event)), image_shape=image_shape)
         return
     draws = RNG.uniform(size=(2, 30, *event))
-    ax = ebm.plot_chain(draws, 1, num=4, image_shape=image_shape)
+    ax = ebm.plots.plot_chain(draws, 1, num=4, image_shape=image_shape)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "10", "19", "29"]
     assert len(ax.images) == 4
     last = np.asarray(ax.images[-1].get_array())
@@ -104,12 +104,12 @@ def test_chain_of_images_is_a_film_strip(event, image_shape):
 
 def test_chain_in_the_plane_is_a_path():
     values = jnp.asarray(RNG.normal(size=(3, 40, 2)))
-    draws = ebm.Draws(values, jnp.ones(3), 40)
-    ax = ebm.plot_chain(draws, -1, num=5, energy=BOWL)
+    draws = ebm.sampling.Draws(values, jnp.ones(3), 40)
+    ax = ebm.plots.plot_chain(draws, -1, num=5, energy=BOWL)
     np.testing.assert_allclose(ax.lines[0].get_xydata(), values[-1])
     marks = ax.collections[-1]
     assert list(marks.get_array()) == [0, 10, 20, 29, 39]
-    assert len(ebm.plot_chain(values, num=100).collections[-1].get_offsets()) == 40
+    assert len(ebm.plots.plot_chain(values, num=100).collections[-1].get_offsets()) == 40
 
 
 def test_energies_share_bins_and_report_what_they_do_not_show():
@@ -119,9 +119,9 @@ def test_energies_share_bins_and_report_what_they_do_not_show():
     data = np.linspace(0, 10, 1000)[:, None]
     far = np.full((2, 50, 1), 5.0)
     far[0, :7], far[0, 7:10], far[1, :4] = 1e6, -200, np.nan
-    draws = ebm.Draws(jnp.asarray(data[None, ::10]), jnp.ones(1), 100)
+    draws = ebm.sampling.Draws(jnp.asarray(data[None, ::10]), jnp.ones(1), 100)
     samples = {"data": data, "draws": draws, "far": far}
-    ax = ebm.plot_energies(samples, energy, event_shape=(1,), bins=30)
+    ax = ebm.plots.plot_energies(samples, energy, event_shape=(1,), bins=30)
     assert texts(ax) == [
         "data",
         "draws",
@@ -135,10 +135,10 @@ def test_energies_share_bins_and_report_what_they_do_not_show():
 
 def test_energies_look_at_the_first_sample_and_a_little_beyond():
     samples = {"data": RNG.normal(size=(200, 1)), "noise": np.linspace(0, 1e4, 50)[:, None]}
-    ax = ebm.plot_energies(samples, lambda x: x[0], event_shape=(1,))
+    ax = ebm.plots.plot_energies(samples, lambda x: x[0], event_shape=(1,))
     assert -4 < ax.get_xlim()[0] < -2
     assert 5 < ax.get_xlim()[1] < 20
-    ax = ebm.plot_energies(samples, lambda x: x[0], event_shape=(1,), bounds=(-1, 1))
+    ax = ebm.plots.plot_energies(samples, lambda x: x[0], event_shape=(1,), bounds=(-1, 1))
     assert ax.get_xlim() == (-1, 1)
 
 
@@ -154,13 +154,15 @@ def report(num_chains, num_modes, reference=None):
         {"occupancy": (("chain", "mode"), shares)}, {**modes, "chain": np.arange(num_chains)}
     )
     transitions = DataArray(steps, {**modes, "next_mode": np.arange(num_modes)})
-    return ebm.ModeReport((), table, chains, transitions, np.zeros((num_chains, 1), int))
+    return ebm.diagnostics.ModeReport(
+        (), table, chains, transitions, np.zeros((num_chains, 1), int)
+    )
 
 
 def test_modes_of_each_chain_and_of_the_reference():
     found = report(4, 3, [0.5, 0.3, 0.2])
     found.transitions[1] = [0.0, 0.9999, 0.0001]
-    left, right = ebm.plot_modes(found).axes
+    left, right = ebm.plots.plot_modes(found).axes
     first = [
         patch.get_data() for patch in left.patches if patch.get_data().baseline is not None
     ]
@@ -176,7 +178,7 @@ def test_modes_of_each_chain_and_of_the_reference():
 
 
 def test_many_chains_are_sorted_and_many_modes_get_no_numbers():
-    figure = ebm.plot_modes(report(1000, 16))
+    figure = ebm.plots.plot_modes(report(1000, 16))
     assert figure.axes[0].get_xlabel() == "1000 chains, sorted"
     assert not figure.axes[1].texts
     assert len(figure.axes) == 3
@@ -193,11 +195,13 @@ def drift():
         "nested_r_hat_limit": (each[::2], np.full((2, 3), 1.05)),
     }
     names = {"statistic": ["energy", "left"], "start": ["buffer", "data"]}
-    return ebm.DriftProbe((), Dataset(columns, {**names, "length": [10, 100, 1000]}))
+    return ebm.diagnostics.DriftProbe(
+        (), Dataset(columns, {**names, "length": [10, 100, 1000]})
+    )
 
 
 def test_drift_from_each_start():
-    top, bottom = ebm.plot_drift(drift()).axes
+    top, bottom = ebm.plots.plot_drift(drift()).axes
     assert texts(top) == ["from buffer", "from data"]
     np.testing.assert_allclose(top.lines[0].get_xydata(), [[10, 1], [100, 2], [1000, 3]])
     band = top.collections[0].get_paths()[0].vertices[:, 1]
@@ -205,13 +209,13 @@ def test_drift_from_each_start():
     np.testing.assert_allclose(bottom.lines[0].get_ydata(), [1.3, 1.1, 1.0])
     np.testing.assert_allclose(bottom.lines[1].get_ydata(), 1.05)
     assert (top.get_xscale(), top.get_ylabel()) == ("log", "mean of energy")
-    assert ebm.plot_drift(drift(), "left").axes[0].get_ylabel() == "mean of left"
+    assert ebm.plots.plot_drift(drift(), "left").axes[0].get_ylabel() == "mean of left"
 
 
 def run(losses, validation_losses=(), **metrics):
     metrics = {name: np.asarray(values) for name, values in metrics.items()}
     losses, held_out = np.asarray(losses, float), np.asarray(validation_losses, float)
-    return ebm.EstimatorRunResult(None, losses, metrics, None, held_out)
+    return ebm.estimation.EstimatorRunResult(None, losses, metrics, None, held_out)
 
 
 def test_training_with_its_health():
@@ -219,7 +223,7 @@ def test_training_with_its_health():
     losses = np.linspace(2, 1, 100)
     losses[40:42] = np.nan
     result = run(losses, [1.5, 1.0, 1.2], energy_gap=gap, accept_prob=np.full(100, 0.6))
-    figure = ebm.plot_training(result, smoothing=5, validation_every=33)
+    figure = ebm.plots.plot_training(result, smoothing=5, validation_every=33)
     loss, middle, acceptance = figure.axes
     assert texts(loss) == ["mean of 5 steps", "held out", "2 steps not finite"]
     raw, mean, held_out, best, bad = loss.lines
@@ -239,17 +243,17 @@ def test_training_with_its_health():
 
 def test_training_of_a_data_tree_and_of_chosen_metrics():
     result = run(np.geomspace(1e4, 1, 60), a=np.ones(60), b=np.zeros(60), c=np.ones(60))
-    figure = ebm.plot_training(ebm.to_arviz(result))
+    figure = ebm.plots.plot_training(ebm.to_arviz(result))
     assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "a", "b", "c"]
     assert figure.axes[0].get_yscale() == "log"
-    assert len(ebm.plot_training(result, ["b"]).axes) == 2
-    assert len(ebm.plot_training(result, []).axes) == 1
-    assert ebm.plot_training(run([1.0])).axes[0].lines
+    assert len(ebm.plots.plot_training(result, ["b"]).axes) == 2
+    assert len(ebm.plots.plot_training(result, []).axes) == 1
+    assert ebm.plots.plot_training(run([1.0])).axes[0].lines
 
 
 def test_training_that_ended_at_a_step_undone():
-    error = ebm.NonFiniteError("Step 30 is not finite.", run(np.ones(30)))
-    (ax,) = ebm.plot_training(error).axes
+    error = ebm.estimation.NonFiniteError("Step 30 is not finite.", run(np.ones(30)))
+    (ax,) = ebm.plots.plot_training(error).axes
     assert texts(ax) == ["each step", "step undone"]
     assert ax.lines[-1].get_xdata()[0] == 30
 
@@ -257,7 +261,7 @@ def test_training_that_ended_at_a_step_undone():
 def test_a_long_training_keeps_its_spikes_in_few_points():
     losses = RNG.normal(size=50_000)
     losses[12_345] = 1e6
-    (ax,) = ebm.plot_training(run(losses)).axes
+    (ax,) = ebm.plots.plot_training(run(losses)).axes
     assert len(ax.lines[0].get_xdata()) <= 4002
     assert ax.lines[0].get_ydata().max() == 1e6
     assert ax.get_ylim()[1] < 10
@@ -270,7 +274,7 @@ def test_ages_and_health_of_a_real_run():
     result = ebm.Estimator(objective, optax.sgd(1e-3)).run(
         jax.random.key(0), 20, BOWL, data, batch_size=10, progress_bar=False
     )
-    ax = ebm.plot_buffer_ages(result)
+    ax = ebm.plots.plot_buffer_ages(result)
     ages = np.asarray(result.state.objective_state.starts.ages)
     assert sum(patch.get_height() for patch in ax.patches) == 50
     # Bins are of 3 transitions each, and none is split.
@@ -278,13 +282,13 @@ def test_ages_and_health_of_a_real_run():
     assert ax.patches[0].get_width() == pytest.approx(3)
     assert ax.patches[0].get_height() == (ages == 0).sum()
     assert texts(ax)[1].startswith(("50 chains", "median"))
-    figure = ebm.plot_training(result)
+    figure = ebm.plots.plot_training(result)
     assert len(figure.axes) == 1 + len(result.metrics)
 
 
 @pytest.mark.parametrize("ages", [np.zeros(5, int), [7], np.arange(0, 40_000, 10)])
 def test_no_chain_is_left_out_of_the_ages(ages):
-    ax = ebm.plot_buffer_ages(ages, bins=20)
+    ax = ebm.plots.plot_buffer_ages(ages, bins=20)
     assert sum(patch.get_height() for patch in ax.patches) == len(ages)
     assert len(ax.patches) <= 22
 
@@ -304,7 +308,9 @@ def panels(collection):
     return [ax for ax in figure.axes if ax.lines or ax.collections]
 
 
-@pytest.mark.parametrize("plot", [ebm.plot_trace, ebm.plot_rank, ebm.plot_ess])
+@pytest.mark.parametrize(
+    "plot", [ebm.plots.plot_trace, ebm.plots.plot_rank, ebm.plots.plot_ess]
+)
 def test_arviz_draws_a_thousand_chains_of_images(plot, tmp_path):
     collection = plot(tree())
     # `mu`, and four pixels of the image.
@@ -315,7 +321,7 @@ def test_arviz_draws_a_thousand_chains_of_images(plot, tmp_path):
 
 def test_arviz_traces_some_draws_of_some_chains():
     data = tree(100, 60)
-    (ax,) = panels(ebm.plot_trace(data, "mu", max_chains=4, max_draws=25))
+    (ax,) = panels(ebm.plots.plot_trace(data, "mu", max_chains=4, max_draws=25))
     lines = [line for line in ax.lines if len(line.get_xdata()) == 20]
     assert len(lines) == 4
     np.testing.assert_allclose(lines[0].get_xdata(), np.arange(0, 60, 3))
@@ -323,7 +329,7 @@ def test_arviz_traces_some_draws_of_some_chains():
 
 
 def test_arviz_ess_is_of_all_chains():
-    (ax,) = panels(ebm.plot_ess(tree(50, 40), ["mu"]))
+    (ax,) = panels(ebm.plots.plot_ess(tree(50, 40), ["mu"]))
     points = [*(c.get_offsets()[:, 1] for c in ax.collections)]
     points += [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 20]
     assert np.mean(points[0]) == pytest.approx(2000, rel=0.2)
@@ -333,7 +339,7 @@ def test_arviz_of_draws():
     draws = ebm.sample(
         jax.random.key(0), BOWL, ebm.MALA(), num_warmup=20, num_samples=30, progress_bar=False
     )
-    for plot in (ebm.plot_trace, ebm.plot_rank, ebm.plot_ess):
+    for plot in (ebm.plots.plot_trace, ebm.plots.plot_rank, ebm.plots.plot_ess):
         assert len(panels(plot(draws))) == 2
 
 
@@ -346,42 +352,45 @@ BAD = {
     "NaN": (lambda: ebm.plot_energy(BOWL, np.full((3, 2), np.nan)), "`samples`"),
     "num_grid": (lambda: ebm.plot_energy(BOWL, num_grid=0), "`num_grid`"),
     "num_arrows": (lambda: ebm.plot_scores(BOWL, num_arrows=0), "`num_arrows`"),
-    "no rows": (lambda: ebm.plot_images({}), "`rows`"),
-    "flat rows": (lambda: ebm.plot_images({"a": np.zeros((3, 64))}), "`rows` .* 'a'"),
-    "one chain": (lambda: ebm.plot_chain(np.zeros((5, 2))), "`draws`"),
-    "no image": (lambda: ebm.plot_chain(np.zeros((2, 5, 64))), "image_shape"),
-    "image_shape": (lambda: ebm.plot_chain(np.zeros((2, 5, 64)), image_shape=(7, 8)), "64"),
-    "chain": (lambda: ebm.plot_chain(np.zeros((2, 5, 2)), 2), "`chain` .* got 2"),
-    "num": (lambda: ebm.plot_chain(np.zeros((2, 5, 2)), num=0), "`num`"),
-    "no samples": (lambda: ebm.plot_energies({}, BOWL), "`samples`"),
-    "samples": (lambda: ebm.plot_energies({"a": np.zeros(3)}, BOWL), r"`samples\['a'\]`"),
-    "unknown shape": (lambda: ebm.plot_energies({"a": CUBE}, jnp.sum), "`event_shape`"),
-    "bins": (lambda: ebm.plot_energies({"a": np.zeros((1, 2))}, BOWL, bins=0), "`bins`"),
+    "no rows": (lambda: ebm.plots.plot_images({}), "`rows`"),
+    "flat rows": (lambda: ebm.plots.plot_images({"a": np.zeros((3, 64))}), "`rows` .* 'a'"),
+    "one chain": (lambda: ebm.plots.plot_chain(np.zeros((5, 2))), "`draws`"),
+    "no image": (lambda: ebm.plots.plot_chain(np.zeros((2, 5, 64))), "image_shape"),
+    "image_shape": (
+        lambda: ebm.plots.plot_chain(np.zeros((2, 5, 64)), image_shape=(7, 8)),
+        "64",
+    ),
+    "chain": (lambda: ebm.plots.plot_chain(np.zeros((2, 5, 2)), 2), "`chain` .* got 2"),
+    "num": (lambda: ebm.plots.plot_chain(np.zeros((2, 5, 2)), num=0), "`num`"),
+    "no samples": (lambda: ebm.plots.plot_energies({}, BOWL), "`samples`"),
+    "samples": (lambda: ebm.plots.plot_energies({"a": np.zeros(3)}, BOWL), r"`samples\['a'\]`"),
+    "unknown shape": (lambda: ebm.plots.plot_energies({"a": CUBE}, jnp.sum), "`event_shape`"),
+    "bins": (lambda: ebm.plots.plot_energies({"a": np.zeros((1, 2))}, BOWL, bins=0), "`bins`"),
     "energy bounds": (
-        lambda: ebm.plot_energies({"a": np.zeros((1, 2))}, BOWL, bounds=(1, 0)),
+        lambda: ebm.plots.plot_energies({"a": np.zeros((1, 2))}, BOWL, bounds=(1, 0)),
         "`bounds`",
     ),
-    "all NaN": (lambda: ebm.plot_energies({"a": np.full((1, 2), np.nan)}, BOWL), "NaN"),
-    "drift": (lambda: ebm.plot_drift(drift(), "no"), "`statistic`"),
-    "no step": (lambda: ebm.plot_training(run([])), "`result`"),
-    "metrics": (lambda: ebm.plot_training(run([1.0]), ["no"]), "`metrics`"),
-    "smoothing": (lambda: ebm.plot_training(run([1.0]), smoothing=0), "`smoothing`"),
+    "all NaN": (lambda: ebm.plots.plot_energies({"a": np.full((1, 2), np.nan)}, BOWL), "NaN"),
+    "drift": (lambda: ebm.plots.plot_drift(drift(), "no"), "`statistic`"),
+    "no step": (lambda: ebm.plots.plot_training(run([])), "`result`"),
+    "metrics": (lambda: ebm.plots.plot_training(run([1.0]), ["no"]), "`metrics`"),
+    "smoothing": (lambda: ebm.plots.plot_training(run([1.0]), smoothing=0), "`smoothing`"),
     "every": (
-        lambda: ebm.plot_training(run([1.0], [1.0]), validation_every=0),
+        lambda: ebm.plots.plot_training(run([1.0], [1.0]), validation_every=0),
         "`validation_every`",
     ),
     "no buffer": (
-        lambda: ebm.plot_buffer_ages(
+        lambda: ebm.plots.plot_buffer_ages(
             run([1.0])._replace(state=SimpleNamespace(objective_state=None))
         ),
         "Persistent",
     ),
-    "ages": (lambda: ebm.plot_buffer_ages([0.5]), "`ages` .* float"),
-    "negative ages": (lambda: ebm.plot_buffer_ages([-1]), "`ages`"),
-    "no posterior": (lambda: ebm.plot_rank(DataTree()), "`source`"),
-    "var_names": (lambda: ebm.plot_trace(tree(2, 5, ()), ["nu"]), "`var_names` .*'nu'"),
-    "max_chains": (lambda: ebm.plot_trace(tree(2, 5, ()), max_chains=0), "`max_chains`"),
-    "max_plots": (lambda: ebm.plot_ess(tree(2, 5, ()), max_plots=0), "`max_plots`"),
+    "ages": (lambda: ebm.plots.plot_buffer_ages([0.5]), "`ages` .* float"),
+    "negative ages": (lambda: ebm.plots.plot_buffer_ages([-1]), "`ages`"),
+    "no posterior": (lambda: ebm.plots.plot_rank(DataTree()), "`source`"),
+    "var_names": (lambda: ebm.plots.plot_trace(tree(2, 5, ()), ["nu"]), "`var_names` .*'nu'"),
+    "max_chains": (lambda: ebm.plots.plot_trace(tree(2, 5, ()), max_chains=0), "`max_chains`"),
+    "max_plots": (lambda: ebm.plots.plot_ess(tree(2, 5, ()), max_plots=0), "`max_plots`"),
 }
 
 
@@ -395,10 +404,10 @@ def test_bad_input(name):
 @pytest.mark.parametrize(
     ("plot", "match"),
     [
-        (lambda: ebm.plot_modes(3), "`report` .* got int"),
-        (lambda: ebm.plot_drift(report(2, 2)), "`report` .* got ModeReport"),
-        (lambda: ebm.plot_training([1.0]), "`result` .* got list"),
-        (lambda: ebm.plot_chain({"x": CUBE}), "`draws` .* got dict"),
+        (lambda: ebm.plots.plot_modes(3), "`report` .* got int"),
+        (lambda: ebm.plots.plot_drift(report(2, 2)), "`report` .* got ModeReport"),
+        (lambda: ebm.plots.plot_training([1.0]), "`result` .* got list"),
+        (lambda: ebm.plots.plot_chain({"x": CUBE}), "`draws` .* got dict"),
     ],
 )
 def test_bad_type(plot, match):

@@ -191,7 +191,7 @@ def test_the_posterior_of_the_weights_of_a_network(x64):
             density = ebm.Normalized(energy, log_z_of(energy))
             numpyro.sample("x", ebm.EnergyDistribution(density, ()), obs=x)
 
-    ebm.check_normalization(model)
+    ebm.sites.check_normalization(model)
     posterior = ebm.ModelEnergy(model)
     weights = posterior.init(jax.random.key(1))
 

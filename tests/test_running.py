@@ -301,7 +301,7 @@ def test_a_network_comes_back_as_one():
     result = run(3, by=by, energy=net)
     assert isinstance(result.energy, eqx.nn.MLP)
     assert isinstance(by.get_energy(result.state), eqx.nn.MLP)
-    assert isinstance(run(3, energy=ebm.as_energy(net)).energy, ebm.FunctionEnergy)
+    assert isinstance(run(3, energy=ebm.as_energy(net)).energy, ebm.energies.FunctionEnergy)
 
 
 PROGRAM = """

@@ -429,7 +429,7 @@ import jax.numpy as jnp, numpyro_ebm as ebm
 from jax.sharding import NamedSharding, PartitionSpec as P
 assert jax.device_count() == 8
 chains = NamedSharding(jax.make_mesh((8,), ("chain",)), P("chain"))
-energy = ebm.Banana()
+energy = ebm.energies.Banana()
 for kernel in (ebm.MALA(adapt_step_size=False), ebm.UnadjustedLangevin(adapt_step_size=False)):
     runs = [ebm.sample(jax.random.key(0), energy, kernel, num_chains=16, num_warmup=0,
                        num_samples=10, progress_bar=False, sharding=s) for s in (None, chains)]
@@ -458,13 +458,14 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 assert jax.device_count() == 2 and jax.local_device_count() == 1
 chains = NamedSharding(jax.make_mesh((2,), ("chain",)), P("chain"))
 kernel = ebm.MALA(step_size=0.1, adapt_step_size=False)
-draws = ebm.sample(jax.random.key(0), ebm.Banana(), kernel, num_chains=4, num_warmup=0,
+draws = ebm.sample(jax.random.key(0), ebm.energies.Banana(), kernel, num_chains=4, num_warmup=0,
                    num_samples=10, progress_bar=False, sharding=chains)
 values = process_allgather(draws.values, tiled=True)
-alone = ebm.sample(jax.random.key(0), ebm.Banana(), kernel, num_chains=4, num_warmup=0,
+alone = ebm.sample(jax.random.key(0), ebm.energies.Banana(), kernel, num_chains=4, num_warmup=0,
                    num_samples=10, progress_bar=False)
 np.testing.assert_allclose(values, alone.values, rtol=1e-10)
-adapted = ebm.sample(jax.random.key(0), ebm.Banana(), ebm.MALA(), num_chains=4, num_warmup=50,
+banana = ebm.energies.Banana()
+adapted = ebm.sample(jax.random.key(0), banana, ebm.MALA(), num_chains=4, num_warmup=50,
                      num_samples=10, progress_bar=False, sharding=chains)
 normal = dist.Normal(jnp.array([1.0, 2.0]), jnp.array([2.0, 3.0])).to_event(1)
 network = ebm.MLPEnergy(2, 8, reference=normal, key=jax.random.key(0))

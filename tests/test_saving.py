@@ -24,10 +24,14 @@ OWN = {
     **{name: make for name, make in ENERGIES.items() if name not in FOREIGN},
     "ConvEnergy": lambda: ebm.ConvEnergy((5, 5), (2,), activation=jnp.tanh, key=KEY),
     "Tilted network": lambda: ebm.Tilted(network(), NORMAL),
-    "pixels": lambda: ebm.Transformed(ebm.MLPEnergy(3, reference=None, key=KEY), ebm.Logit(17)),
+    "pixels": lambda: ebm.Transformed(
+        ebm.MLPEnergy(3, reference=None, key=KEY), ebm.energies.Logit(17)
+    ),
     "positive": lambda: ebm.Transformed(ENERGIES["Ring"](), biject_to(constraints.positive)),
-    "distribution": lambda: ebm.from_distribution(dist.TruncatedNormal(0.0, 1.0, low=-1.0)),
-    "covariance": lambda: ebm.from_distribution(
+    "distribution": lambda: ebm.energies.from_distribution(
+        dist.TruncatedNormal(0.0, 1.0, low=-1.0)
+    ),
+    "covariance": lambda: ebm.energies.from_distribution(
         dist.MultivariateNormal(np.zeros(2), np.eye(2))
     ),
     "tree": lambda: {"a": ENERGIES["Ring"](), "b": [jnp.arange(3), (None, 2.5)]},
@@ -194,7 +198,7 @@ def nested(description):
 )
 def test_a_file_cannot_name_what_the_library_has_not(change, message, tmp_path):
     path = tmp_path / "energy.ebm"
-    ebm.save(path, ebm.Ring())
+    ebm.save(path, ebm.energies.Ring())
     rewrite(path, change)
     with pytest.raises(ValueError, match=message):
         ebm.load(path)
@@ -249,9 +253,9 @@ def test_random_keys_survive(tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "energy.ebm"
-    ebm.save(path, ebm.Ring())
+    ebm.save(path, ebm.energies.Ring())
     monkeypatch.setattr(zipfile.ZipFile, "writestr", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        ebm.save(path, ebm.Banana())
-    assert isinstance(ebm.load(path), ebm.Ring)
+        ebm.save(path, ebm.energies.Banana())
+    assert isinstance(ebm.load(path), ebm.energies.Ring)
     assert [p.name for p in tmp_path.iterdir()] == ["energy.ebm"]

@@ -17,6 +17,10 @@ import pytest
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
+from numpyro_ebm.objectives import (
+    ConditionalNoiseContrastiveEstimation,
+    VarianceReducedDenoisingScoreMatching,
+)
 
 PATH = Path(__file__).parent / "snapshots" / "numbers.json"
 QUIET = {"progress_bar": False}
@@ -59,12 +63,12 @@ DATA = np.random.default_rng(0).normal(size=(64, 2))
 OBJECTIVES = {
     "ScoreMatching": ebm.ScoreMatching(),
     "SlicedScoreMatching": ebm.SlicedScoreMatching(),
-    "PlainSlicedScoreMatching": ebm.PlainSlicedScoreMatching(),
+    "PlainSlicedScoreMatching": ebm.objectives.PlainSlicedScoreMatching(),
     "DenoisingScoreMatching": ebm.DenoisingScoreMatching(0.3),
-    "VarianceReducedDenoisingScoreMatching": ebm.VarianceReducedDenoisingScoreMatching(0.3),
-    "GeneralizedScoreMatching": ebm.GeneralizedScoreMatching(jnp.square),
+    "VarianceReducedDenoisingScoreMatching": VarianceReducedDenoisingScoreMatching(0.3),
+    "GeneralizedScoreMatching": ebm.objectives.GeneralizedScoreMatching(jnp.square),
     "NoiseContrastiveEstimation": ebm.NoiseContrastiveEstimation(),
-    "ConditionalNoiseContrastiveEstimation": ebm.ConditionalNoiseContrastiveEstimation(0.3),
+    "ConditionalNoiseContrastiveEstimation": ConditionalNoiseContrastiveEstimation(0.3),
     "ContrastiveDivergence": ebm.ContrastiveDivergence(
         ebm.MALA(step_size=0.1), 3, ebm.Persistent(size=100)
     ),

@@ -80,7 +80,7 @@ class LogScore(AbstractScore):
             raise ValueError(
                 f"{label}, {energy!r}, does not know its `log_z`: `ebm.normalize(rng_key, "
                 "energy)` estimates it. Where nothing can, compare energies by "
-                "`ebm.HyvarinenScore()`, which needs none."
+                "`ebm.diagnostics.HyvarinenScore()`, which needs none."
             )
 
     def common_error(self, energy: AbstractEnergy) -> Scalar:
@@ -110,9 +110,9 @@ class HyvarinenScore(AbstractScore):
         if not is_real(energy.support):
             raise ValueError(
                 f"{label} lives on the support {energy.support}, at whose boundary the density "
-                "need not vanish: there `HyvarinenScore` is wrong. Use `ebm.LogScore()`, or "
-                "judge energies of unconstrained points, `ebm.Transformed(energy, transform)`, "
-                "by transformed data."
+                "need not vanish: there `HyvarinenScore` is wrong. Use "
+                "`ebm.diagnostics.LogScore()`, or judge energies of unconstrained points, "
+                "`ebm.Transformed(energy, transform)`, by transformed data."
             )
 
     def common_error(self, energy: AbstractEnergy) -> Scalar:
@@ -188,8 +188,8 @@ def compare(
 
     - `energies`: names to energies, or to NumPyro distributions, on the same points.
     - `data`: points along the first axis, which no energy was fitted to.
-    - `score`: [`LogScore()`][numpyro_ebm.LogScore] for energies that know their `log_z`, or
-      [`HyvarinenScore()`][numpyro_ebm.HyvarinenScore] for any.
+    - `score`: [`LogScore()`][numpyro_ebm.diagnostics.LogScore] for energies that know their
+      `log_z`, or [`HyvarinenScore()`][numpyro_ebm.diagnostics.HyvarinenScore] for any.
 
     **Raises** `ValueError` if an energy doesn't know the constant that the score needs.
     """

@@ -18,7 +18,7 @@ _ENOUGH_DRAWS = 50
 
 
 def chain_health(tree: DataTree) -> Dataset:
-    """A row per chain; see [`MixingReport`][numpyro_ebm.MixingReport]."""
+    """A row per chain; see [`MixingReport`][numpyro_ebm.diagnostics.MixingReport]."""
     stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else Dataset()
     variables = [values(x) for x in tree["posterior"].data_vars.values()]
     moved = _moved(variables)

@@ -98,8 +98,8 @@ def mixing_report(
 
     No comparison of chains sees a mode that none of them visits; see
     [`mode_report`][numpyro_ebm.mode_report]. Nor does it see the bias of an unadjusted kernel:
-    a note says so, and [`kernel_stein_discrepancy`][numpyro_ebm.kernel_stein_discrepancy] tests
-    such draws.
+    a note says so, and such draws are tested by
+    [`kernel_stein_discrepancy`][numpyro_ebm.diagnostics.kernel_stein_discrepancy].
 
     ```python
     report = ebm.mixing_report(draws, statistics={"norm": jnp.linalg.norm})
@@ -161,7 +161,8 @@ def _notes(attrs: Mapping[Any, Any]) -> Iterator[str]:
         yield (
             f"`{attrs['kernel']}` is unadjusted: its step biases the draws, and no comparison "
             "of chains shows it, for all share the bias. Test them by "
-            "`ebm.kernel_stein_discrepancy`, or use `ebm.MALA()` or `ebm.AdjustedMCLMC()`."
+            "`ebm.diagnostics.kernel_stein_discrepancy`, or use `ebm.MALA()` or "
+            "`ebm.AdjustedMCLMC()`."
         )
 
 

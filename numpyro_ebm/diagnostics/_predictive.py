@@ -77,8 +77,8 @@ def predictive_check(
     heavy tails.
 
     ```python
-    check = ebm.predictive_check(energy, data, replicates)
-    check = ebm.predictive_check(
+    check = ebm.diagnostics.predictive_check(energy, data, replicates)
+    check = ebm.diagnostics.predictive_check(
         lambda theta: ebm.Gaussian(theta["loc"], jnp.eye(2)), data, replicates, params=posterior
     )
     ```

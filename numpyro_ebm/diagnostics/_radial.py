@@ -77,7 +77,7 @@ def at_scale(kernel: Any, points: Float[Array, "n d"]) -> AbstractRadialKernel:
     if not isinstance(kernel, AbstractRadialKernel):
         raise TypeError(
             "`kernel` must be a kernel of pairs of points, such as "
-            f"`ebm.InverseMultiquadric()`, got {kernel!r}."
+            f"`ebm.diagnostics.InverseMultiquadric()`, got {kernel!r}."
         )
     scale = kernel.length_scale
     if scale is None:

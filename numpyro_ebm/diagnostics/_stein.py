@@ -76,7 +76,7 @@ def kernel_stein_discrepancy(
     outlast what correlation is left among its draws.
 
     ```python
-    print(ebm.kernel_stein_discrepancy(jax.random.key(0), energy, draws))
+    print(ebm.diagnostics.kernel_stein_discrepancy(jax.random.key(0), energy, draws))
     ```
 
     It finds a wrong scale, shape or place, such as the bias of too large a step. It is blind to
@@ -90,8 +90,9 @@ def kernel_stein_discrepancy(
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, on unconstrained points.
     - `draws`: independent points, `(n, *event)`, or chains, `(chain, draw, *event)`, or what
       [`sample`][numpyro_ebm.sample] drew.
-    - `kernel`: $k$, an [`InverseMultiquadric`][numpyro_ebm.InverseMultiquadric] or a
-      [`GaussianKernel`][numpyro_ebm.GaussianKernel].
+    - `kernel`: $k$, an
+      [`InverseMultiquadric`][numpyro_ebm.diagnostics.InverseMultiquadric] or a
+      [`GaussianKernel`][numpyro_ebm.diagnostics.GaussianKernel].
     - `event_shape`: the shape of one point, if the energy doesn't know it.
     - `num_bootstrap`: how many random signs there are for each draw.
     - `max_points`: how many draws to use, spread evenly; time grows as its square.

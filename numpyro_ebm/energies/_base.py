@@ -229,7 +229,7 @@ def as_energy(
     """Turn whatever is one into an energy.
 
     An energy is itself, a NumPyro distribution becomes its negative log-density, and any
-    other callable becomes a [`FunctionEnergy`][numpyro_ebm.FunctionEnergy].
+    other callable becomes a [`FunctionEnergy`][numpyro_ebm.energies.FunctionEnergy].
 
     **Arguments**
 

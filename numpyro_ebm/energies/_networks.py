@@ -37,7 +37,7 @@ def MLPEnergy(
     A function that builds [`Tilted(network, reference)`][numpyro_ebm.Tilted]. The reference
     $q$ makes it a proper density wherever $f_\theta$ grows slower than $-\log q$ falls, and is
     the natural start of annealing; it doesn't train. The default suits data of unit scale: see
-    [`Standardize`][numpyro_ebm.Standardize].
+    [`Standardize`][numpyro_ebm.energies.Standardize].
 
     **Arguments**
 

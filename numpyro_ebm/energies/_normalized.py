@@ -33,8 +33,8 @@ class Normalized(AbstractEnergy):
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `log_z`: $\log\int e^{-E(x)}\,dx$, or a [`LogZ`][numpyro_ebm.LogZ] with its error, as
-      [`log_partition`][numpyro_ebm.log_partition] returns it.
+    - `log_z`: $\log\int e^{-E(x)}\,dx$, or a [`LogZ`][numpyro_ebm.energies.LogZ] with its
+      error, as [`log_partition`][numpyro_ebm.log_partition] returns it.
     - `std_error`: the standard error of `log_z`, if it was estimated; infinite if unknown.
     """
 

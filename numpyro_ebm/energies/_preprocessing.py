@@ -59,7 +59,7 @@ class Logit(Transform):
 
     Pixels, unlike energies over $\mathbb R^d$, have bounds; this takes them out to infinity
     [[Dinh et al. 2017](https://arxiv.org/abs/1605.08803)]. The log-density of pixels that were
-    integers before [`dequantize`][numpyro_ebm.dequantize] is the usual one: divided by
+    integers before [`dequantize`][numpyro_ebm.energies.dequantize] is the usual one: divided by
     $-d\log 2$ it is in bits per dimension. Sample the energy of $T(x)$, and map the draws back
     by `Logit(...).inv`.
 

@@ -25,8 +25,9 @@ class Transformed(AbstractEnergy):
     r"""$E(T(x)) - \log\lvert T'(x)\rvert$, the pull-back of $E$ through a transform $T$.
 
     If $E$ is the energy of $y = T(x)$, this is the energy of $x$. With `biject_to(support)` it
-    is an energy over unconstrained points; with [`Standardize`][numpyro_ebm.Standardize],
-    preprocessing becomes part of the energy. Its support is what $T$ takes into the support of
+    is an energy over unconstrained points; with
+    [`Standardize`][numpyro_ebm.energies.Standardize], preprocessing becomes part of the energy.
+    Its support is what $T$ takes into the support of
     $E$. It has the same $\log Z$, exact draws and the reference, pushed forward, if $T$ reaches
     all of that support; else it is $E$ cut down to what $T$ reaches, and knows none of them.
 

@@ -224,9 +224,9 @@ class Estimator:
         - `init_state`: the state of an earlier run to go on from, bit for bit as if it had
           never stopped; `rng_key` and `energy` are then those of that run.
 
-        **Raises** [`NonFiniteError`][numpyro_ebm.NonFiniteError] at the first step whose loss
-        or update isn't finite; its `result` is the run up to there. An interrupt (Ctrl-C)
-        warns and returns the run so far.
+        **Raises** [`NonFiniteError`][numpyro_ebm.estimation.NonFiniteError] at the first step
+        whose loss or update isn't finite; its `result` is the run up to there. An
+        interrupt (Ctrl-C) warns and returns the run so far.
         """
         check_key(rng_key)
         check_count("num_steps", num_steps)

@@ -150,7 +150,7 @@ class BlockGibbs(AbstractKernel):
     **Arguments**
 
     - `potential_fn`: a [`BernoulliRBM`][numpyro_ebm.BernoulliRBM],
-      [`GaussianBernoulliRBM`][numpyro_ebm.GaussianBernoulliRBM],
+      [`GaussianBernoulliRBM`][numpyro_ebm.energies.GaussianBernoulliRBM],
       [`IsingModel`][numpyro_ebm.IsingModel], or an energy with a method
       `gibbs_sweep(rng_key, x)` that leaves its distribution invariant.
     """

@@ -66,7 +66,7 @@ def check_integrable(
     That nothing escapes is evidence, not proof.
 
     ```python
-    print(ebm.check_integrable(a - 0.5 * b))
+    print(ebm.normalizers.check_integrable(a - 0.5 * b))
     ```
 
     **Arguments**

@@ -282,8 +282,8 @@ def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
             return low.reshape(shape), high.reshape(shape)
     raise ValueError(
         f"No box holds {energy!r}: looking outwards as far as {np.abs(high).max():.3g}, it "
-        "has not fallen off. It may have no normaliser, see `ebm.check_integrable`; otherwise "
-        "give a box, `ebm.Quadrature(low, high)`."
+        "has not fallen off. It may have no normaliser, see "
+        "`ebm.normalizers.check_integrable`; otherwise give a box, `ebm.Quadrature(low, high)`."
     )
 
 

@@ -24,7 +24,7 @@ class MonteCarloLogZ(eqx.Module):
     With it, the parameters of an energy can be learned *inside* a NumPyro model, by SVI:
 
     ```python
-    surrogate = ebm.MonteCarloLogZ(ebm.MALA(step_size=0.1), 10)
+    surrogate = ebm.normalizers.MonteCarloLogZ(ebm.MALA(step_size=0.1), 10)
 
     def model(data):
         precision = numpyro.param("precision", 1.0, constraint=constraints.positive)
@@ -101,7 +101,8 @@ class MonteCarloLogZ(eqx.Module):
         if any(name in known and site["value"] is state for name, site in sites):
             raise ValueError(
                 f"Two energies share the chains of `{self.name}`, which can follow one: give "
-                'each a surrogate of its own, `ebm.MonteCarloLogZ(..., name="...")`.'
+                "each a surrogate of its own, "
+                '`ebm.normalizers.MonteCarloLogZ(..., name="...")`.'
             )
         return state
 

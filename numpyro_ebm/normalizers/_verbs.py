@@ -113,7 +113,7 @@ def normalize(
     *,
     event_shape: Shape | None = None,
 ) -> Normalized:
-    """`energy` with its [`LogZ`][numpyro_ebm.LogZ], so that it is a density.
+    """`energy` with its [`LogZ`][numpyro_ebm.energies.LogZ], so that it is a density.
 
     ```python
     density = ebm.normalize(jax.random.key(0), energy)
@@ -169,7 +169,8 @@ def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, Abstract
 
 
 _IMPROPER = (
-    "the energy seems not to fall off in every direction, see `ebm.check_integrable(energy)`"
+    "the energy seems not to fall off in every direction, see "
+    "`ebm.normalizers.check_integrable(energy)`"
 )
 
 

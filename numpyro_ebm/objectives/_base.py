@@ -99,11 +99,12 @@ def check_real(objective: Any, energy: Any) -> None:
     if is_discrete(energy):
         raise ValueError(
             f"`{name}` needs derivatives, and this energy is one of integers: use "
-            "`ebm.PseudoLikelihood()` or `ebm.RatioMatching()`."
+            "`ebm.PseudoLikelihood()` or `ebm.objectives.RatioMatching()`."
         )
     if isinstance(energy, AbstractEnergy) and not is_real(energy.support):
         raise ValueError(
             f"`{name}` is wrong on the support {energy.support}, at whose boundary the density "
-            "need not vanish: use `ebm.GeneralizedScoreMatching()`, or fit an energy of "
-            "unconstrained points, `ebm.Transformed(energy, transform)`, to transformed data."
+            "need not vanish: use `ebm.objectives.GeneralizedScoreMatching()`, or fit an "
+            "energy of unconstrained points, `ebm.Transformed(energy, transform)`, to "
+            "transformed data."
         )

@@ -146,7 +146,7 @@ class FromNoise(AbstractStart):
     **A generator only**: what is learned is where `num_steps` transitions from the noise lead,
     not an energy of the data (of a unit Gaussian, 5 steps from a noise four times as wide learn
     a precision of 3.2). So it comes back as a
-    [`ShortRunGenerator`][numpyro_ebm.ShortRunGenerator].
+    [`ShortRunGenerator`][numpyro_ebm.objectives.ShortRunGenerator].
 
     **Arguments**
 

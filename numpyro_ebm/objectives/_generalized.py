@@ -39,7 +39,7 @@ class GeneralizedScoreMatching(AbstractPointwiseObjective):
         if is_discrete(energy):
             raise ValueError(
                 "`GeneralizedScoreMatching` needs derivatives, and this energy is one of "
-                "integers: use `ebm.PseudoLikelihood()` or `ebm.RatioMatching()`."
+                "integers: use `ebm.PseudoLikelihood()` or `ebm.objectives.RatioMatching()`."
             )
         if self.weight is None:
             _distance(energy)

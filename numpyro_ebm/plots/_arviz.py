@@ -48,7 +48,7 @@ def plot_trace(
 ) -> "PlotCollection":
     """Draw the values of each chain, draw after draw, by `arviz_plots.plot_trace`.
 
-    **Arguments** are those of [`plot_rank`][numpyro_ebm.plot_rank].
+    **Arguments** are those of [`plot_rank`][numpyro_ebm.plots.plot_rank].
     """
     few = _few(source, var_names, max_chains, max_draws, max_plots)
     return arviz_plots().plot_trace(few, **_style(kwargs))
@@ -65,8 +65,8 @@ def plot_ess(
 
     It is that of all chains and all draws: it would be smaller of fewer.
 
-    **Arguments** are those of [`plot_rank`][numpyro_ebm.plot_rank], without `max_chains` and
-    `max_draws`.
+    **Arguments** are those of [`plot_rank`][numpyro_ebm.plots.plot_rank], without
+    `max_chains` and `max_draws`.
     """
     few = _few(source, var_names, None, None, max_plots)
     return arviz_plots().plot_ess(few, **_style(kwargs))

@@ -30,8 +30,8 @@ def plot_chain(
 
     **Arguments**
 
-    - `draws`: [`Draws`][numpyro_ebm.Draws] or an array, `(chain, draw, *event)`, where `event`
-      is `(2,)`, `(height, width)` or `(height, width, rgb)`.
+    - `draws`: [`Draws`][numpyro_ebm.sampling.Draws] or an array, `(chain, draw, *event)`,
+      where `event` is `(2,)`, `(height, width)` or `(height, width, rgb)`.
     - `chain`: which one.
     - `num`: draws to show, the first and the last among them, evenly apart. The path goes
       through all others, too.

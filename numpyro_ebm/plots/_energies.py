@@ -33,12 +33,13 @@ def plot_energies(
     reported in the legend.
 
     ```python
-    ebm.plot_energies({"data": data, "draws": draws, "noise": noise}, energy)
+    ebm.plots.plot_energies({"data": data, "draws": draws, "noise": noise}, energy)
     ```
 
     **Arguments**
 
-    - `samples`: label to points of shape `(..., *event)`, or [`Draws`][numpyro_ebm.Draws].
+    - `samples`: label to points of shape `(..., *event)`, or
+      [`Draws`][numpyro_ebm.sampling.Draws].
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
     - `event_shape`: the shape of one point, if the energy doesn't know it.
     - `bounds`: `(low, high)` of the energies in sight; by default the central 99 % of each

@@ -20,7 +20,7 @@ def plot_modes(report: ModeReport) -> "Figure":
 
     **Arguments**
 
-    - `report`: a [`ModeReport`][numpyro_ebm.ModeReport].
+    - `report`: a [`ModeReport`][numpyro_ebm.diagnostics.ModeReport].
     """
     _check_type(report, ModeReport, "mode_report")
     figure, (left, right) = pyplot().subplots(
@@ -41,7 +41,7 @@ def plot_drift(report: DriftProbe, statistic: str = "energy") -> "Figure":
 
     **Arguments**
 
-    - `report`: a [`DriftProbe`][numpyro_ebm.DriftProbe].
+    - `report`: a [`DriftProbe`][numpyro_ebm.diagnostics.DriftProbe].
     - `statistic`: which one.
     """
     _check_type(report, DriftProbe, "drift_probe")

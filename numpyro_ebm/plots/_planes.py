@@ -37,7 +37,7 @@ def plot_energy(
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, on points of shape `(2,)`.
-    - `samples`: points of shape `(..., 2)`, or [`Draws`][numpyro_ebm.Draws] of them.
+    - `samples`: points of shape `(..., 2)`, or [`Draws`][numpyro_ebm.sampling.Draws] of them.
     - `bounds`: `((x_min, x_max), (y_min, y_max))`; by default around the samples, else
       $[-3, 3]^2$.
     - `ax`: where to draw; by default a new figure.

@@ -138,7 +138,7 @@ class Moments(eqx.Module):
     - **mean**, **variance**: of the statistic.
     - **std_error**: of the mean, from how the means of chains differ; NaN of one chain.
     - **rhat**: split R-hat [Gelman et al. 2013], the classical one, without ranks.
-    - **accept_prob**, **state**: as in [`Draws`][numpyro_ebm.Draws].
+    - **accept_prob**, **state**: as in [`Draws`][numpyro_ebm.sampling.Draws].
     """
 
     mean: PyTree

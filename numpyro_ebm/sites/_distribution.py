@@ -56,7 +56,8 @@ class EnergyDistribution(Distribution):
     soon as parameters *of the energy* are inferred, because their $Z$ differs: then `log_prob`
     raises [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] when it is differentiated with
     respect to them, and kernels of this library when they start. A gradient-free kernel of
-    another library is not seen: call [`check_normalization`][numpyro_ebm.check_normalization].
+    another library is not seen: call
+    [`check_normalization`][numpyro_ebm.sites.check_normalization].
 
     `sample` is exact where the energy has an exact sampler on this support. Otherwise each draw
     is the end of its own chain of `num_steps` transitions of `sampler`, the first half of which

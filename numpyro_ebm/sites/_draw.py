@@ -77,8 +77,8 @@ def warn_of_bad_health(site: Any, draws: SiteDraws) -> None:
         if draws.ok and seen.ok is not False:
             return
         problem += (
-            f" The chains ran away; `ebm.check_integrable` calls the energy {seen}. Tilt a "
-            "proper density, `ebm.Tilted(energy, reference)`, or subtract less."
+            " The chains ran away; `ebm.normalizers.check_integrable` calls the energy "
+            f"{seen}. Tilt a proper density, `ebm.Tilted(energy, reference)`, or subtract less."
         )
     warnings.warn(
         f"`sample` of an EnergyDistribution: {problem.strip()}", stacklevel=user_level()

@@ -140,7 +140,7 @@ def test_a_file_round_trip(tmp_path):
 
 def draw(kernel, energy=None, **kwargs):
     settings = {"num_warmup": 100, "num_samples": 200, "num_chains": 4, "progress_bar": False}
-    energy = ebm.Banana() if energy is None else energy
+    energy = ebm.energies.Banana() if energy is None else energy
     return ebm.sample(jax.random.key(0), energy, kernel, **(settings | kwargs))
 
 
@@ -162,7 +162,7 @@ def test_draws_of_sample(kernel, names, tmp_path):
     stats = tree["sample_stats"]
     np.testing.assert_array_equal(stats["lp"], -draws.stats["potential_energy"])
     np.testing.assert_allclose(
-        stats["ebm_energy"], jax.vmap(jax.vmap(ebm.Banana()))(draws.values), rtol=1e-4
+        stats["ebm_energy"], jax.vmap(jax.vmap(ebm.energies.Banana()))(draws.values), rtol=1e-4
     )
     assert set(stats.data_vars) == names
     assert stats["diverging"].dtype == bool
@@ -199,7 +199,7 @@ def test_a_tree_knows_whether_its_kernel_is_exact(kernel, tmp_path):
 
 
 def test_independent_draws_have_no_chains():
-    exact = ebm.EnergyDistribution(ebm.Banana()).draw(jax.random.key(0), (5,))
+    exact = ebm.EnergyDistribution(ebm.energies.Banana()).draw(jax.random.key(0), (5,))
     with pytest.raises(ValueError, match="no chain to diagnose"):
         ebm.to_arviz(exact)
 

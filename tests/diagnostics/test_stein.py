@@ -13,9 +13,9 @@ from numpyro_ebm.diagnostics._stein import stein_kernel
 
 NORMAL = ebm.Gaussian([0.0], [[1.0]])
 KERNELS = {
-    "InverseMultiquadric": ebm.InverseMultiquadric(1.3),
-    "InverseMultiquadric, -0.3": ebm.InverseMultiquadric(1.5, -0.3),
-    "GaussianKernel": ebm.GaussianKernel(1.3),
+    "InverseMultiquadric": ebm.diagnostics.InverseMultiquadric(1.3),
+    "InverseMultiquadric, -0.3": ebm.diagnostics.InverseMultiquadric(1.5, -0.3),
+    "GaussianKernel": ebm.diagnostics.GaussianKernel(1.3),
 }
 each_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 
@@ -39,7 +39,9 @@ def p_values(make, num, energy=NORMAL, **options):
     """Of `num` replicates."""
     options = {"num_bootstrap": 300} | options
     tests = (
-        ebm.kernel_stein_discrepancy(jr.key(1000 + i), energy, make(jr.key(i)), **options)
+        ebm.diagnostics.kernel_stein_discrepancy(
+            jr.key(1000 + i), energy, make(jr.key(i)), **options
+        )
         for i in range(num)
     )
     return np.array([test.p_value for test in tests])
@@ -87,15 +89,15 @@ def test_shift_in_closed_form(x64, kernel):
 
 def test_gaussian_kernel_in_closed_form(x64):
     """E[k] of two N(0, 1) is that of N(0, 2)."""
-    v, _ = shifted_v_statistic(ebm.GaussianKernel(1.3), 0.5)
+    v, _ = shifted_v_statistic(ebm.diagnostics.GaussianKernel(1.3), 0.5)
     np.testing.assert_allclose(v, 0.25 / np.sqrt(1 + 2 / 1.3**2), rtol=1e-10)
 
 
 def test_statistics_are_the_sums_over_pairs(x64):
     energy = ebm.Gaussian(MEAN, COVARIANCE)
     x = MEAN + 1.5 * jr.normal(jr.key(0), (70, 2))
-    kernel = ebm.InverseMultiquadric(1.3)
-    test = ebm.kernel_stein_discrepancy(jr.key(1), energy, x, kernel=kernel)
+    kernel = ebm.diagnostics.InverseMultiquadric(1.3)
+    test = ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), energy, x, kernel=kernel)
     points = x, jax.vmap(lambda x: ebm.score(energy, x))(x)
     pair = jax.vmap(
         jax.vmap(lambda a, b: stein_kernel(kernel, a, b), in_axes=(None, 0)), in_axes=(0, None)
@@ -110,16 +112,18 @@ def test_statistics_are_the_sums_over_pairs(x64):
 def test_median_distance():
     x = jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
     np.testing.assert_allclose(
-        at_scale(ebm.GaussianKernel(), x).length_scale, np.sqrt(18), rtol=1e-6
+        at_scale(ebm.diagnostics.GaussianKernel(), x).length_scale, np.sqrt(18), rtol=1e-6
     )
 
 
 def test_rounding_far_from_zero():
     """In float32, at 1000 standard deviations from zero."""
     x = jr.normal(jr.key(0), (100, 2))
-    near = ebm.kernel_stein_discrepancy(jr.key(1), ebm.Gaussian(np.zeros(2), np.eye(2)), x)
+    near = ebm.diagnostics.kernel_stein_discrepancy(
+        jr.key(1), ebm.Gaussian(np.zeros(2), np.eye(2)), x
+    )
     far = ebm.Gaussian(np.full(2, 1000.0), np.eye(2))
-    moved = ebm.kernel_stein_discrepancy(jr.key(1), far, x + 1000)
+    moved = ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), far, x + 1000)
     assert abs(near.v_statistic - moved.v_statistic) < 1e-4
 
 
@@ -133,9 +137,13 @@ def test_rounding_far_from_zero():
 )
 def test_std_error_is_the_spread_of_the_statistic(make):
     """Over 40 replicates, known to 11 %."""
-    options = {"kernel": ebm.InverseMultiquadric(1.0), "thinning": 1, "num_bootstrap": 100}
+    options = {
+        "kernel": ebm.diagnostics.InverseMultiquadric(1.0),
+        "thinning": 1,
+        "num_bootstrap": 100,
+    }
     tests = [
-        ebm.kernel_stein_discrepancy(jr.key(0), NORMAL, make(jr.key(i)), **options)
+        ebm.diagnostics.kernel_stein_discrepancy(jr.key(0), NORMAL, make(jr.key(i)), **options)
         for i in range(40)
     ]
     error = np.std([test.statistic for test in tests])
@@ -170,7 +178,7 @@ def test_level_of_points_in_ten_dimensions():
     assert_level(p_values(lambda key: jr.normal(key, (200, 10)), 500, energy))
 
 
-QUICK = {"kernel": ebm.InverseMultiquadric(1.0), "num_bootstrap": 100}
+QUICK = {"kernel": ebm.diagnostics.InverseMultiquadric(1.0), "num_bootstrap": 100}
 
 
 def test_level_at_a_glance():
@@ -205,10 +213,10 @@ def langevin_draws(step_size):
 
 def test_too_large_a_langevin_step_is_seen():
     """Variance 1 / (1 - eta/2): 1.43 at a step of 0.6, 1.005 at 0.01."""
-    large = ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, langevin_draws(0.6))
+    large = ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), NORMAL, langevin_draws(0.6))
     assert not large.ok
     assert large.p_value < 0.01
-    assert ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, langevin_draws(0.01)).ok
+    assert ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), NORMAL, langevin_draws(0.01)).ok
 
 
 def test_chains_of_sample():
@@ -218,8 +226,8 @@ def test_chains_of_sample():
             jr.key(0), NORMAL, kernel, num_chains=20, num_samples=200, progress_bar=False
         )
 
-    assert not ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, draw(0.8)).ok
-    test = ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, draw(0.02))
+    assert not ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), NORMAL, draw(0.8)).ok
+    test = ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), NORMAL, draw(0.02))
     assert test.ok
     assert test.thinning > 8  # x' = 0.98 x + ..., of which a tenth is left after 114 steps.
 
@@ -230,21 +238,24 @@ def test_blind_to_the_weights_of_separate_modes():
         weights=[0.5, 0.5], locs=[[-10.0], [10.0]], covariance_matrices=[[[1.0]], [[1.0]]]
     )
     x = jr.normal(jr.key(0), (500, 1))
-    assert ebm.kernel_stein_discrepancy(jr.key(1), modes, 10 + x).p_value > 0.1
-    assert not ebm.kernel_stein_discrepancy(jr.key(1), modes, 10 + 1.4 * x).ok
+    assert ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), modes, 10 + x).p_value > 0.1
+    assert not ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), modes, 10 + 1.4 * x).ok
 
 
 def test_stuck_chains():
     """Nothing is ever forgotten: what is left are the two ends of each half."""
     x = jnp.broadcast_to(jnp.array([-1.0, 0.0, 1.0])[:, None, None], (3, 40, 1))
-    test = ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, x)
+    test = ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), NORMAL, x)
     assert (test.num_points, test.thinning) == (6, 20)
     assert np.isfinite(test.p_value)
 
 
 def test_two_draws_in_two_chains():
-    test = ebm.kernel_stein_discrepancy(
-        jr.key(0), NORMAL, jnp.zeros((2, 1, 1)) + 0.1, kernel=ebm.InverseMultiquadric(1.0)
+    test = ebm.diagnostics.kernel_stein_discrepancy(
+        jr.key(0),
+        NORMAL,
+        jnp.zeros((2, 1, 1)) + 0.1,
+        kernel=ebm.diagnostics.InverseMultiquadric(1.0),
     )
     assert test.num_points == 2
 
@@ -271,7 +282,7 @@ def test_which_draws_are_used(shape, every, kept, spacing):
 
 def test_points_and_thinning_are_told():
     x = jr.normal(jr.key(0), (2, 50, 1))
-    test = ebm.kernel_stein_discrepancy(jr.key(1), NORMAL, x, thinning=5)
+    test = ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), NORMAL, x, thinning=5)
     assert (test.num_points, test.thinning) == (20, 5)
     assert "20 draws, every 5 of a chain" in repr(test)
 
@@ -279,7 +290,7 @@ def test_points_and_thinning_are_told():
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_any_event_shape_and_double_precision(x64, shape):
     x = jr.normal(jr.key(0), (50, *shape))
-    test = ebm.kernel_stein_discrepancy(
+    test = ebm.diagnostics.kernel_stein_discrepancy(
         jr.key(1), lambda x: 0.5 * jnp.sum(x**2), x, event_shape=shape
     )
     assert test.ok
@@ -288,7 +299,7 @@ def test_any_event_shape_and_double_precision(x64, shape):
 
 def test_in_single_precision_too():
     x = 3 * jr.normal(jr.key(0), (50, 2, 3))
-    test = ebm.kernel_stein_discrepancy(
+    test = ebm.diagnostics.kernel_stein_discrepancy(
         jr.key(1), lambda x: 0.5 * jnp.sum(x**2), x, event_shape=(2, 3)
     )
     assert repr(test).startswith("draws do NOT follow the energy: KSD^2 = ")
@@ -298,7 +309,7 @@ def test_compiles_once():
     energy, traces = count_traces(lambda x: 0.5 * jnp.sum(x**2))
     for i in range(3):
         x = jr.normal(jr.key(i), (50, 1))
-        ebm.kernel_stein_discrepancy(jr.key(i), energy, x, event_shape=(1,))
+        ebm.diagnostics.kernel_stein_discrepancy(jr.key(i), energy, x, event_shape=(1,))
         once = len(traces) if i == 0 else once
     # What comes later only looks at shapes.
     assert len(traces) - once <= 2
@@ -329,17 +340,29 @@ BAD = {
 @pytest.mark.parametrize(("energy", "draws", "options", "message"), BAD.values(), ids=BAD)
 def test_bad_input(energy, draws, options, message):
     with pytest.raises(ValueError, match=message):
-        ebm.kernel_stein_discrepancy(jr.key(0), energy, draws, **options)
+        ebm.diagnostics.kernel_stein_discrepancy(jr.key(0), energy, draws, **options)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: ebm.InverseMultiquadric(-1.0), ValueError, "`length_scale` must be positive"),
-        (lambda: ebm.GaussianKernel(0.0), ValueError, "`length_scale` must be positive"),
-        (lambda: ebm.InverseMultiquadric(1.0, 0.5), ValueError, "`exponent` must lie"),
         (
-            lambda: ebm.kernel_stein_discrepancy(
+            lambda: ebm.diagnostics.InverseMultiquadric(-1.0),
+            ValueError,
+            "`length_scale` must be positive",
+        ),
+        (
+            lambda: ebm.diagnostics.GaussianKernel(0.0),
+            ValueError,
+            "`length_scale` must be positive",
+        ),
+        (
+            lambda: ebm.diagnostics.InverseMultiquadric(1.0, 0.5),
+            ValueError,
+            "`exponent` must lie",
+        ),
+        (
+            lambda: ebm.diagnostics.kernel_stein_discrepancy(
                 jr.key(0), NORMAL, np.ones((5, 1)), kernel=ebm.MALA()
             ),
             TypeError,

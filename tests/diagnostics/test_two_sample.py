@@ -11,8 +11,10 @@ import numpyro_ebm as ebm
 from numpyro_ebm.diagnostics import two_sample
 
 TESTS = {
-    "maximum_mean_discrepancy": partial(ebm.maximum_mean_discrepancy, num_permutations=200),
-    "classifier_two_sample_test": ebm.classifier_two_sample_test,
+    "maximum_mean_discrepancy": partial(
+        ebm.diagnostics.maximum_mean_discrepancy, num_permutations=200
+    ),
+    "classifier_two_sample_test": ebm.diagnostics.classifier_two_sample_test,
 }
 each_test = pytest.mark.parametrize("test", TESTS.values(), ids=TESTS)
 
@@ -29,11 +31,11 @@ def mmds(shift, num=40):
     keys = jr.split(jr.key(0), (num, 2))
     return np.array(
         [
-            ebm.maximum_mean_discrepancy(
+            ebm.diagnostics.maximum_mean_discrepancy(
                 jr.key(0),
                 jr.normal(x_key, (100, 2)),
                 jnp.array(shift) + jr.normal(y_key, (70, 2)),
-                kernel=ebm.GaussianKernel(1.3),
+                kernel=ebm.diagnostics.GaussianKernel(1.3),
                 num_permutations=1,
             ).statistic
             for x_key, y_key in keys
@@ -60,8 +62,8 @@ def test_counting_each_point_with_itself_would_show():
 
 def test_mmd_is_its_definition(x64):
     x, y = jr.normal(jr.key(0), (60, 3)), 0.5 + jr.normal(jr.key(1), (40, 3))
-    kernel = ebm.InverseMultiquadric(0.8)
-    test = ebm.maximum_mean_discrepancy(jr.key(2), x, y, kernel=kernel)
+    kernel = ebm.diagnostics.InverseMultiquadric(0.8)
+    test = ebm.diagnostics.maximum_mean_discrepancy(jr.key(2), x, y, kernel=kernel)
     pooled = jnp.concatenate([x, y])
     t = jnp.sum((pooled[:, None] - pooled) ** 2, -1) / 0.8**2
     matrix = (1 + t) ** -0.5
@@ -111,19 +113,19 @@ def test_power(test, change):
 
 def test_p_value_of_the_classifier_is_the_binomial():
     key, x, y = normals(0)
-    test = ebm.classifier_two_sample_test(key, x, y + 0.5)
+    test = ebm.diagnostics.classifier_two_sample_test(key, x, y + 0.5)
     truth = binomtest(round(60 * test.statistic), 60, alternative="greater").pvalue
     np.testing.assert_allclose(test.p_value, truth, rtol=1e-3)
 
 
 def test_classifier_at_its_limits():
     _, x, y = normals(0)
-    apart = ebm.classifier_two_sample_test(jr.key(0), x, y[:31] + 100)
+    apart = ebm.diagnostics.classifier_two_sample_test(jr.key(0), x, y[:31] + 100)
     assert apart.statistic == 1
     np.testing.assert_allclose(apart.p_value, 0.5**32, rtol=1e-3)
     # A coordinate that never varies, and two points.
     flat = jnp.zeros((2, 1))
-    assert ebm.classifier_two_sample_test(jr.key(0), flat, flat).ok
+    assert ebm.diagnostics.classifier_two_sample_test(jr.key(0), flat, flat).ok
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_classifier_at_its_limits():
 )
 def test_sliced_wasserstein_in_one_dimension(x64, order, sizes):
     x, y = jr.normal(jr.key(0), sizes[:1]), 1 + 2 * jr.normal(jr.key(1), sizes[1:])
-    ours = ebm.sliced_wasserstein(jr.key(2), x, y, num_projections=3, order=order)
+    ours = ebm.diagnostics.sliced_wasserstein(jr.key(2), x, y, num_projections=3, order=order)
     # Each point as often as makes the samples equally long.
     x, y = np.sort(np.repeat(x, sizes[1])), np.sort(np.repeat(y, sizes[0]))
     np.testing.assert_allclose(ours, np.mean(np.abs(x - y) ** order) ** (1 / order))
@@ -139,7 +141,7 @@ def test_sliced_wasserstein_in_one_dimension(x64, order, sizes):
 
 def test_sliced_wasserstein_is_that_of_scipy(x64):
     x, y = jr.normal(jr.key(0), (50,)), 1 + 2 * jr.normal(jr.key(1), (37,))
-    ours = ebm.sliced_wasserstein(jr.key(2), x, y, order=1)
+    ours = ebm.diagnostics.sliced_wasserstein(jr.key(2), x, y, order=1)
     np.testing.assert_allclose(ours, wasserstein_distance(x, y))
 
 
@@ -147,7 +149,7 @@ def test_sliced_wasserstein_of_a_shift(x64):
     """W_2 of a shift is its length along a direction: |shift| / sqrt(d)."""
     x = jr.normal(jr.key(0), (40, 5))
     shift = jnp.arange(5.0)
-    ours = ebm.sliced_wasserstein(jr.key(1), x, x + shift, num_projections=4000)
+    ours = ebm.diagnostics.sliced_wasserstein(jr.key(1), x, x + shift, num_projections=4000)
     # The square of a direction's cosine has mean 1/5 and variance 8/175.
     np.testing.assert_allclose(ours**2, shift @ shift / 5, rtol=4 * np.sqrt(8 / 7 / 4000))
 
@@ -155,13 +157,17 @@ def test_sliced_wasserstein_of_a_shift(x64):
 def test_sliced_wasserstein_of_gaussians():
     """Of N(0, I) and N(0, 9 I), W_2 is 2 along each direction."""
     x, y = jr.normal(jr.key(0), (4000, 2)), 3 * jr.normal(jr.key(1), (5000, 2))
-    np.testing.assert_allclose(ebm.sliced_wasserstein(jr.key(2), x, y), 2, rtol=0.05)
+    np.testing.assert_allclose(
+        ebm.diagnostics.sliced_wasserstein(jr.key(2), x, y), 2, rtol=0.05
+    )
 
 
 def test_sliced_wasserstein_pulls():
     x, y = jr.normal(jr.key(0), (20, 2)), jr.normal(jr.key(1), (30, 2)) + 3
-    step = jax.grad(lambda x: ebm.sliced_wasserstein(jr.key(2), x, y))(x)
-    before, after = (ebm.sliced_wasserstein(jr.key(2), z, y) for z in (x, x - 100 * step))
+    step = jax.grad(lambda x: ebm.diagnostics.sliced_wasserstein(jr.key(2), x, y))(x)
+    before, after = (
+        ebm.diagnostics.sliced_wasserstein(jr.key(2), z, y) for z in (x, x - 100 * step)
+    )
     assert after < 0.5 * before
 
 
@@ -172,13 +178,13 @@ def test_any_event_shape(x64, test, shape):
     found = test(*normals(0, (30, *shape)))
     assert found.ok
     assert repr(found).startswith("no difference seen: ")
-    assert ebm.sliced_wasserstein(*normals(0, (30, *shape)), num_projections=20) < 1
+    assert ebm.diagnostics.sliced_wasserstein(*normals(0, (30, *shape)), num_projections=20) < 1
 
 
 def test_compiles_once():
-    ebm.classifier_two_sample_test(*normals(0))
+    ebm.diagnostics.classifier_two_sample_test(*normals(0))
     before = two_sample._classify._cache_size()
-    ebm.classifier_two_sample_test(*normals(1))
+    ebm.diagnostics.classifier_two_sample_test(*normals(1))
     assert two_sample._classify._cache_size() == before
 
 
@@ -188,7 +194,7 @@ BAD = {
     "NaN": (POINTS, POINTS * np.nan, ValueError, "`y` must be finite"),
     "events": (POINTS, np.ones((6, 3)), ValueError, "`x` and `y` must hold points of one"),
     "chains": (
-        ebm.Draws(jnp.ones((2, 3, 2)), jnp.ones(2), 3),
+        ebm.sampling.Draws(jnp.ones((2, 3, 2)), jnp.ones(2), 3),
         POINTS,
         TypeError,
         "`x` must be an array of independent points",
@@ -198,7 +204,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(
-    "compare", [*TESTS.values(), ebm.sliced_wasserstein], ids=[*TESTS, "sliced_wasserstein"]
+    "compare",
+    [*TESTS.values(), ebm.diagnostics.sliced_wasserstein],
+    ids=[*TESTS, "sliced_wasserstein"],
 )
 @pytest.mark.parametrize(("x", "y", "error", "message"), BAD.values(), ids=BAD)
 def test_bad_input(compare, x, y, error, message):
@@ -210,19 +218,25 @@ def test_bad_input(compare, x, y, error, message):
     ("make", "message"),
     [
         (
-            lambda: ebm.maximum_mean_discrepancy(jr.key(0), POINTS, POINTS, num_permutations=0),
+            lambda: ebm.diagnostics.maximum_mean_discrepancy(
+                jr.key(0), POINTS, POINTS, num_permutations=0
+            ),
             "`num_permutations` must be positive",
         ),
         (
-            lambda: ebm.sliced_wasserstein(jr.key(0), POINTS, POINTS, num_projections=0),
+            lambda: ebm.diagnostics.sliced_wasserstein(
+                jr.key(0), POINTS, POINTS, num_projections=0
+            ),
             "`num_projections` must be positive",
         ),
         (
-            lambda: ebm.sliced_wasserstein(jr.key(0), POINTS, POINTS, order=0.5),
+            lambda: ebm.diagnostics.sliced_wasserstein(jr.key(0), POINTS, POINTS, order=0.5),
             "`order` must be at least 1",
         ),
         (
-            lambda: ebm.maximum_mean_discrepancy(jr.key(0), np.ones((3, 2)), np.ones((3, 2))),
+            lambda: ebm.diagnostics.maximum_mean_discrepancy(
+                jr.key(0), np.ones((3, 2)), np.ones((3, 2))
+            ),
             "The median distance",
         ),
     ],

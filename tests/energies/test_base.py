@@ -65,7 +65,7 @@ def test_sums_take_whatever_is_an_energy_and_flatten():
         2 * a(POINTS[0]) - normal.log_prob(POINTS[0]) + network()(POINTS[0]),
         rtol=1e-5,
     )
-    assert isinstance(network() + a, ebm.Sum)
+    assert isinstance(network() + a, ebm.energies.Sum)
 
 
 def test_a_changed_weight_does_not_recompile():

@@ -110,7 +110,7 @@ def double_well(a, b):
 )
 def test_a_double_well_of_any_barrier(barrier, a, x64):
     b = np.sign(barrier) * np.sqrt(4 * a * abs(barrier))
-    energy = ebm.DoubleWell(a, b)
+    energy = ebm.energies.DoubleWell(a, b)
     np.testing.assert_allclose(energy.log_z, double_well(a, b), rtol=1e-9)
     step = 1e-4 * max(1, abs(b))
     mean_square = (double_well(a, b + step) - double_well(a, b - step)) / (2 * step)
@@ -124,21 +124,21 @@ EXTREME = {
     "Gaussian": lambda: ebm.Gaussian(MEAN, COVARIANCE),
     "ill-conditioned": lambda: ebm.Gaussian(MEAN, np.diag([1e3, 1e-3])),
     "GaussianMixture": mixture,
-    "double well": lambda: ebm.DoubleWell(1.0, 20.0, 3),
-    "high barrier": lambda: ebm.DoubleWell(1.0, 2000.0),
-    "thin ring": lambda: ebm.Ring(1000.0, 1.0),
-    "small ring": lambda: ebm.Ring(0.01, 1.0),
-    "Banana": lambda: ebm.Banana(30.0, 0.5, 0.01),
-    "Funnel": lambda: ebm.Funnel(3.0, 10),
-    "heavy": lambda: ebm.StudentT(2.5, MEAN),
-    "almost normal": lambda: ebm.StudentT(1e4, np.zeros(3)),
-    "quite normal": lambda: ebm.StudentT(1e6, np.zeros(2)),
+    "double well": lambda: ebm.energies.DoubleWell(1.0, 20.0, 3),
+    "high barrier": lambda: ebm.energies.DoubleWell(1.0, 2000.0),
+    "thin ring": lambda: ebm.energies.Ring(1000.0, 1.0),
+    "small ring": lambda: ebm.energies.Ring(0.01, 1.0),
+    "Banana": lambda: ebm.energies.Banana(30.0, 0.5, 0.01),
+    "Funnel": lambda: ebm.energies.Funnel(3.0, 10),
+    "heavy": lambda: ebm.energies.StudentT(2.5, MEAN),
+    "almost normal": lambda: ebm.energies.StudentT(1e4, np.zeros(3)),
+    "quite normal": lambda: ebm.energies.StudentT(1e6, np.zeros(2)),
     "torus": lambda: ebm.IsingModel((64, 64), 0.44),
     "frozen": lambda: ebm.IsingModel((3, 5), -15.0),
     "BernoulliRBM": lambda: ebm.BernoulliRBM(
         30 * np.random.default_rng(0).normal(size=(4, 3)), np.ones(4), -np.ones(3)
     ),
-    "GaussianBernoulliRBM": lambda: ebm.GaussianBernoulliRBM(
+    "GaussianBernoulliRBM": lambda: ebm.energies.GaussianBernoulliRBM(
         10 * np.random.default_rng(0).normal(size=(2, 3)), [500.0, -300.0], np.ones(3)
     ),
 }

@@ -15,7 +15,7 @@ M2, S2 = np.array([-0.3, 0.7]), np.array([[0.5, -0.2], [-0.2, 0.8]])
 
 
 def normalised(mean, covariance):
-    return ebm.from_distribution(dist.MultivariateNormal(mean, covariance))
+    return ebm.energies.from_distribution(dist.MultivariateNormal(mean, covariance))
 
 
 def test_a_product_of_gaussians(x64):
@@ -46,9 +46,9 @@ def test_negation_subtracts_a_precision(x64):
         np.testing.assert_allclose(
             jax.hessian(narrow - alpha * wide)(jnp.zeros(1)), 1 - alpha / 4, atol=1e-12
         )
-        assert ebm.check_integrable(narrow - alpha * wide).ok
+        assert ebm.normalizers.check_integrable(narrow - alpha * wide).ok
     for alpha in (4.0, 5.0):
-        assert not ebm.check_integrable(narrow - alpha * wide).ok
+        assert not ebm.normalizers.check_integrable(narrow - alpha * wide).ok
 
 
 @pytest.mark.slow
@@ -96,8 +96,8 @@ def test_sums_flatten_and_weights_merge():
     assert len((a + (b + a) + (a - b)).terms) == 5
     assert isinstance((2 * (3 * a)).energy, ebm.Gaussian)
     assert float((a / 2 / 4).weight.tree) == 0.125
-    trainable = ebm.Scaled(a, jnp.array(2.0))
-    assert isinstance((3 * trainable).energy, ebm.Scaled)
+    trainable = ebm.energies.Scaled(a, jnp.array(2.0))
+    assert isinstance((3 * trainable).energy, ebm.energies.Scaled)
 
 
 def test_nothing_recompiles():
@@ -105,7 +105,7 @@ def test_nothing_recompiles():
     evaluate, x = eqx.filter_jit(evaluate), jnp.array([0.3, -1.2])
     values = set()
     for weight in (1.0, 2.0, 3.0):
-        a, ring = ebm.Gaussian(weight * M1, S1), ebm.Ring(weight)
+        a, ring = ebm.Gaussian(weight * M1, S1), ebm.energies.Ring(weight)
         mixed = ebm.Mixture([a, ring], [weight, 1.0])
         energy = (a - weight * ring) / (1 + weight) + ebm.Normalized(mixed, weight)
         values.add(float(evaluate(energy, x)))
@@ -135,11 +135,11 @@ FORMULAS = {
     f"Normalized({A} + {B}, log_z=1.5)": lambda a, b: ebm.Normalized(a + b, 1.5),
     f"({A} + {B})[1 of 2 free]": lambda a, b: ebm.clamp(a + b, [True, False], 0.0),
     f"{A}(Standardize(x)) - log|Standardize'(x)|": lambda a, b: ebm.Transformed(
-        a, ebm.Standardize(0.0, 1.0)
+        a, ebm.energies.Standardize(0.0, 1.0)
     ),
     f"MLPEnergy - log Normal + {A}": lambda a, b: ebm.MLPEnergy(2, key=jax.random.key(0)) + a,
     f"{A} - log LogNormal": lambda a, b: a + dist.LogNormal(0, 1).expand([2]).to_event(1),
-    "DoubleWell(a=1, b=2, dim=3)": lambda a, b: ebm.DoubleWell(dim=3),
+    "DoubleWell(a=1, b=2, dim=3)": lambda a, b: ebm.energies.DoubleWell(dim=3),
     "<lambda>": lambda a, b: ebm.as_energy(lambda x: x),
 }
 

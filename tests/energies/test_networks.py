@@ -172,7 +172,7 @@ def test_a_network_on_a_reference_is_tilted(name):
     energy, bare = make(), make(reference=None)
     shape = bare.event_shape
     normal = dist.Normal(0.0, 2.0).expand(shape).to_event(len(shape))
-    for reference in (2, normal, ebm.from_distribution(normal), ebm.freeze(normal)):
+    for reference in (2, normal, ebm.energies.from_distribution(normal), ebm.freeze(normal)):
         assert eqx.tree_equal(make(reference=reference), energy)
     assert isinstance(bare, bare_class)
     assert (bare.log_z, bare.reference, bare.sampler) == (None, None, None)
@@ -196,8 +196,8 @@ def test_the_reference_is_on_and_makes_it_proper():
     x = jnp.array([0.3, -1.2])
     log_q = dist.Normal(0, 2).log_prob(x).sum()
     np.testing.assert_allclose(energy(x), bare(x) - log_q, rtol=1e-6)
-    assert ebm.check_integrable(energy).ok
-    assert not ebm.check_integrable(bare).ok
+    assert ebm.normalizers.check_integrable(energy).ok
+    assert not ebm.normalizers.check_integrable(bare).ok
     tilted = ebm.MLPEnergy(2, reference=mixture(), key=KEY)
     np.testing.assert_allclose(tilted(x), bare(x) + mixture()(x), rtol=1e-6)
     with pytest.raises(ValueError, match="`reference` must be normalised"):

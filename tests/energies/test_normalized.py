@@ -9,8 +9,8 @@ from helpers import COVARIANCE, MEAN, assert_moments, mixture, network, quadratu
 import numpyro_ebm as ebm
 from numpyro_ebm.energies import forget_constants
 
-WIDE = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), (1,))
-NARROW = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 6) ** 2) / 0.01, (1,))
+WIDE = ebm.energies.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), (1,))
+NARROW = ebm.energies.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 6) ** 2) / 0.01, (1,))
 LOG_ZS = 0.5 * np.log(2 * np.pi), 0.5 * np.log(2 * np.pi * 0.01)
 
 
@@ -132,7 +132,7 @@ def test_a_mixture_that_trains_is_the_same_energy_without_a_constant():
 
 def test_the_error_of_a_constant_goes_through_views():
     energy = ebm.Normalized(ebm.Gaussian(MEAN, COVARIANCE), 0.9, 0.3)
-    moved = ebm.Transformed(energy, ebm.Standardize([1.0, 2.0], [0.5, 3.0]))
+    moved = ebm.Transformed(energy, ebm.energies.Standardize([1.0, 2.0], [0.5, 3.0]))
     mixed = ebm.Mixture([energy, energy], [1.0, 1.0])
     site = ebm.EnergyDistribution(energy)
     for view, error in ((moved, 0.3), (mixed, 0.3 / np.sqrt(2)), (site, 0.3)):
@@ -158,13 +158,13 @@ def test_the_error_of_a_constant_goes_through_views():
 )
 def test_a_constant_must_be_a_number(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ebm.LogZ(**arguments)
+        ebm.energies.LogZ(**arguments)
 
 
 def test_a_constant_whose_check_failed_may_be_anything():
-    failed = ebm.LogZ(-np.inf, np.nan, checks={"all weights are zero": True})
+    failed = ebm.energies.LogZ(-np.inf, np.nan, checks={"all weights are zero": True})
     assert not failed.ok
-    assert ebm.LogZ(0.0, np.inf).ok
+    assert ebm.energies.LogZ(0.0, np.inf).ok
     with pytest.raises(ValueError, match="`log_z` must be finite"):
         ebm.Normalized(lambda x: x @ x, np.nan)
     with pytest.raises(ValueError, match="`std_error` must not be"):

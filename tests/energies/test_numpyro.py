@@ -126,11 +126,11 @@ def test_new_data_does_not_recompile():
 
 
 def test_supports_are_kept_by_their_energies():
-    gamma = ebm.from_distribution(dist.Gamma(3.0, 2.0))
+    gamma = ebm.energies.from_distribution(dist.Gamma(3.0, 2.0))
     assert jnp.isinf(gamma(jnp.array(-1.0)))
     assert jnp.isfinite(jax.grad(gamma)(jnp.array(-1.0)))
     np.testing.assert_allclose(gamma(1.5), -dist.Gamma(3.0, 2.0).log_prob(1.5), rtol=1e-6)
-    box = ebm.from_distribution(dist.Uniform(0.0, 1.0).expand([2]).to_event(1))
+    box = ebm.energies.from_distribution(dist.Uniform(0.0, 1.0).expand([2]).to_event(1))
     assert jnp.isinf(box(jnp.array([0.5, 1.5])))
     assert box(jnp.array([0.5, 0.5])) == 0
 
@@ -158,7 +158,7 @@ def discrete():
             "`support` is the model's",
         ),
         (
-            lambda: ebm.from_distribution(dist.Normal(jnp.zeros(2))),
+            lambda: ebm.energies.from_distribution(dist.Normal(jnp.zeros(2))),
             ValueError,
             r"`.to_event\(1\)`",
         ),

@@ -88,7 +88,7 @@ def words(size):
 MACHINES = {
     "wide Bernoulli": (ebm.BernoulliRBM, 3, 5),
     "tall Bernoulli": (ebm.BernoulliRBM, 6, 3),
-    "Gaussian": (ebm.GaussianBernoulliRBM, 2, 4),
+    "Gaussian": (ebm.energies.GaussianBernoulliRBM, 2, 4),
 }
 each_rbm = pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 
@@ -126,7 +126,7 @@ def test_bernoulli_rbm_is_normalised_over_all_words(sizes, x64):
 
 
 def test_gaussian_rbm_is_normalised_by_quadrature(x64):
-    model = rbm(ebm.GaussianBernoulliRBM, 3, 5)
+    model = rbm(ebm.energies.GaussianBernoulliRBM, 3, 5)
     log_z, mean, variance = quadrature(model, 12, 121)
     np.testing.assert_allclose(model.log_z, log_z, atol=1e-8)
     np.testing.assert_allclose(model.mean, mean, atol=1e-8)

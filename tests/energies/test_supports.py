@@ -87,7 +87,7 @@ def clamped(energy):
 VIEWS = {
     "itself": lambda energy: energy,
     "affine": lambda energy: ebm.Transformed(energy, AffineTransform(1.0, -2.0)),
-    "standardized": lambda energy: ebm.Transformed(energy, ebm.Standardize(2.0, 0.5)),
+    "standardized": lambda energy: ebm.Transformed(energy, ebm.energies.Standardize(2.0, 0.5)),
     "exponential": lambda energy: ebm.Transformed(energy, ExpTransform()),
     "sigmoid": lambda energy: ebm.Transformed(energy, SigmoidTransform()),
     "unconstrained": lambda energy: ebm.Transformed(energy, biject_to(energy.support)),
@@ -232,8 +232,8 @@ def test_what_a_map_reaches_and_where_it_is_defined(x64):
     logged = ComposeTransform([AffineTransform(-1.0, 1.0), ExpTransform().inv])
     assert domain_of(logged) == constraints.greater_than(1.0)
     assert is_real(codomain_of(logged))
-    assert box_of(codomain_of(ebm.Standardize(1.0, 2.0))) == (-np.inf, np.inf)
-    assert box_of(domain_of(ebm.Logit(1.0, 0.25))) == (-0.5, 1.5)
+    assert box_of(codomain_of(ebm.energies.Standardize(1.0, 2.0))) == (-np.inf, np.inf)
+    assert box_of(domain_of(ebm.energies.Logit(1.0, 0.25))) == (-0.5, 1.5)
 
 
 def test_bounds_that_meet(x64):
@@ -328,7 +328,7 @@ def test_draws_of_an_energy_of_chains_are_not_called_exact():
 
 
 def test_the_layers_of_a_machine_are_not_moved_by_gradients():
-    machine = ebm.GaussianBernoulliRBM(np.ones((2, 1)), np.zeros(2), np.zeros(1))
+    machine = ebm.energies.GaussianBernoulliRBM(np.ones((2, 1)), np.zeros(2), np.zeros(1))
     assert is_discrete(machine.joint)
     assert not is_discrete(machine)
     with pytest.raises(TypeError, match="moves through real points"):

@@ -52,14 +52,14 @@ def test_other_values_do_not_recompile():
 
 
 TRANSFORMS = {
-    "standardize": (ebm.Standardize([1.0, -1.0], [2.0, 0.5]), lambda: mixture()),
+    "standardize": (ebm.energies.Standardize([1.0, -1.0], [2.0, 0.5]), lambda: mixture()),
     "positive": (
         biject_to(constraints.positive),
-        lambda: ebm.from_distribution(dist.Gamma(4.0, 2.0).expand([2]).to_event(1)),
+        lambda: ebm.energies.from_distribution(dist.Gamma(4.0, 2.0).expand([2]).to_event(1)),
     ),
     "unit_interval": (
         biject_to(constraints.unit_interval),
-        lambda: ebm.from_distribution(dist.Beta(2.0, 3.0).expand([2]).to_event(1)),
+        lambda: ebm.energies.from_distribution(dist.Beta(2.0, 3.0).expand([2]).to_event(1)),
     ),
 }
 
@@ -74,14 +74,16 @@ def test_a_transformed_energy_keeps_its_normaliser(transform, make, x64):
 
 
 def test_without_its_log_determinant_it_would_not(x64):
-    gamma = ebm.from_distribution(dist.Gamma(4.0, 2.0).expand([2]).to_event(1))
-    mutant = ebm.FunctionEnergy(lambda z: gamma(jnp.exp(z)), (2,))
+    gamma = ebm.energies.from_distribution(dist.Gamma(4.0, 2.0).expand([2]).to_event(1))
+    mutant = ebm.energies.FunctionEnergy(lambda z: gamma(jnp.exp(z)), (2,))
     assert abs(quadrature(mutant, 30, 1201)[0] - gamma.log_z) > 0.1
 
 
 def test_transformed_shapes_follow_the_transform():
     simplex = biject_to(constraints.simplex)
-    energy = ebm.Transformed(ebm.from_distribution(dist.Dirichlet(jnp.ones(3))), simplex)
+    energy = ebm.Transformed(
+        ebm.energies.from_distribution(dist.Dirichlet(jnp.ones(3))), simplex
+    )
     assert energy.event_shape == (2,)
     assert energy(jnp.zeros(2)).shape == ()
     assert ebm.Transformed(network(), simplex).log_z is None
@@ -188,7 +190,7 @@ def test_bad_input(make, error, message):
 NORMAL = dist.Normal(0, 2.0).expand([5]).to_event(1)
 NARROW = dist.Normal(1.0, 0.5).expand([5]).to_event(1)
 GAMMA = dist.Gamma(3.0, 1.0).expand([5]).to_event(1)
-SCALE = ebm.Standardize(np.arange(5.0), [1.0, 2.0, 3.0, 4.0, 5.0])
+SCALE = ebm.energies.Standardize(np.arange(5.0), [1.0, 2.0, 3.0, 4.0, 5.0])
 RAW = dist.Normal(np.arange(5.0), 2 * np.arange(1.0, 6.0)).to_event(1)
 #: Of a Gamma variable, the logarithm.
 LOG_GAMMA = dist.TransformedDistribution(GAMMA, dist.transforms.ExpTransform().inv)

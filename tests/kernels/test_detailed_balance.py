@@ -13,9 +13,9 @@ from numpyro_ebm.kernels import BarkerMove, MALAMove, RandomWalkMove
 STEP = 0.4
 METRICS = {"identity": None, "diagonal": np.array([2.0, 0.3]), "dense": COVARIANCE}
 ENERGIES = {
-    "banana": ebm.Banana,
+    "banana": ebm.energies.Banana,
     "mixture": mixture,
-    "tempered": lambda: ebm.Banana() / 3.0,
+    "tempered": lambda: ebm.energies.Banana() / 3.0,
 }
 
 
@@ -83,14 +83,14 @@ def test_detailed_balance(Move, log_proposal, metric, x64):
 
 @each_move
 def test_another_energy_would_be_seen(Move, log_proposal, x64):
-    energy, metric = ebm.Banana(), jnp.asarray(METRICS["diagonal"])
+    energy, metric = ebm.energies.Banana(), jnp.asarray(METRICS["diagonal"])
     assert (
         largest_error(Move(STEP, metric), log_proposal, energy, metric, 1.001 * energy) > 1e-4
     )
 
 
 def test_another_step_would_be_seen(x64):
-    assert largest_error(MALAMove(1.001 * STEP), langevin, ebm.Banana(), None) > 1e-4
+    assert largest_error(MALAMove(1.001 * STEP), langevin, ebm.energies.Banana(), None) > 1e-4
 
 
 @pytest.mark.parametrize("metric", [METRICS["dense"]], ids=["dense"])
@@ -99,7 +99,7 @@ def test_proposals_come_from_that_density(Move, log_proposal, metric, x64):
     """The share of proposals in a half plane, by quadrature of the density."""
     # Everything is accepted where nothing is to be gained: the walk shows its proposals.
     flat = ebm.as_energy(lambda x: jnp.zeros(()), (2,))
-    energy = flat if Move is RandomWalkMove else ebm.Banana()
+    energy = flat if Move is RandomWalkMove else ebm.energies.Banana()
     x = jnp.array([0.5, -0.3])
     move = Move(STEP, None if metric is None else jnp.asarray(metric))
     keys = jax.random.split(jax.random.key(0), 40_000)

@@ -140,7 +140,9 @@ def test_a_flip_that_the_gradient_foretells_exactly_is_accepted_by_its_balance(x
 
 
 def test_block_gibbs_of_real_visible_units():
-    rbm = ebm.GaussianBernoulliRBM(np.array([[0.5, -1.0], [1.0, 0.3]]), [0.1, 0.2], [0.3, -0.1])
+    rbm = ebm.energies.GaussianBernoulliRBM(
+        np.array([[0.5, -1.0], [1.0, 0.3]]), [0.1, 0.2], [0.3, -0.1]
+    )
     draws = run(rbm, ebm.BlockGibbs(), 1, 100).values
     for name, values in (("mean", draws), ("variance", (draws - rbm.mean) ** 2)):
         means = np.asarray(values.mean(1))
@@ -175,7 +177,7 @@ def test_under_mcmc(kernel, thinning, capsys):
             "needs an energy that knows its blocks",
         ),
         (
-            lambda: ebm.sample(jr.key(0), ebm.Banana(), ebm.GibbsWithGradients()),
+            lambda: ebm.sample(jr.key(0), ebm.energies.Banana(), ebm.GibbsWithGradients()),
             TypeError,
             "needs an energy of two-valued units",
         ),

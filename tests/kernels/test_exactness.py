@@ -27,7 +27,7 @@ each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
 RHO = np.array([[1.0, 0.95], [0.95, 1.0]])
 MIXTURE_MEAN = 0.4 * np.array([-1, 0]) + 0.6 * np.array([1, 0.5])
 MIXTURE_VARIANCE = 0.4 * np.array([2, 1]) + 0.6 * np.array([1.5, 1.05]) - MIXTURE_MEAN**2
-BANANA, WELL = ebm.Banana(b=0.3, c=0.7), ebm.DoubleWell(dim=2)
+BANANA, WELL = ebm.energies.Banana(b=0.3, c=0.7), ebm.energies.DoubleWell(dim=2)
 TARGETS = {
     "correlated": (ebm.Gaussian(MEAN, RHO), MEAN, np.diag(RHO)),
     "banana": (BANANA, BANANA.mean, BANANA.variance),
@@ -81,7 +81,7 @@ def test_a_wrong_target_would_be_seen(Kernel):
 def test_heavy_tails(Kernel):
     """Student's t of 5 degrees, whose moments converge slowly: by shares and by |x|."""
     thinning = 1 if Kernel is ebm.NUTS else 5
-    x = draw(Kernel(), ebm.StudentT(5.0, np.zeros(2), np.eye(2)), thinning=thinning)
+    x = draw(Kernel(), ebm.energies.StudentT(5.0, np.zeros(2), np.eye(2)), thinning=thinning)
     t = scipy.stats.t(5)
     tail = t.ppf(0.95)
     assert_means(x < 0, [0.5, 0.5], name="median")

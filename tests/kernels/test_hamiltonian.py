@@ -52,7 +52,7 @@ def check_reversible(moved, start, proposal, acceptance, energy, metric):
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 @pytest.mark.parametrize("num_steps", [None, 7])
 def test_hmc_is_reversible(metric, num_steps, x64):
-    energy, metric = ebm.Banana(), jnp.asarray(metric)
+    energy, metric = ebm.energies.Banana(), jnp.asarray(metric)
     move = HMCMove(0.2, metric, 1.5, num_steps)
     transition = jax.jit(lambda key, state: move.step(key, state, energy))
     for seed in range(20):
@@ -73,7 +73,7 @@ def test_hmc_is_reversible(metric, num_steps, x64):
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_ghmc_is_reversible_and_refreshes_a_part_of_its_momentum(metric, x64):
-    energy, metric = ebm.Banana(), jnp.asarray(metric)
+    energy, metric = ebm.energies.Banana(), jnp.asarray(metric)
     move, step = GHMCMove(0.3, metric, trajectory_length=2.0), 0.3
     transition = jax.jit(lambda key, state: move.step(key, state, energy))
     kept = np.exp(-0.3 / 2.0)
@@ -104,7 +104,7 @@ def test_ghmc_is_reversible_and_refreshes_a_part_of_its_momentum(metric, x64):
 
 
 def test_adjusted_mclmc_is_reversible(x64):
-    energy, metric = ebm.Banana(), jnp.asarray(METRICS["diagonal"])
+    energy, metric = ebm.energies.Banana(), jnp.asarray(METRICS["diagonal"])
     move = AdjustedMCLMCMove(0.3, metric, trajectory_length=1.5)
     integrators = blackjax().mcmc.integrators
     one_step = integrators.isokinetic_mclachlan(lambda x: -energy(x), metric)

@@ -57,7 +57,7 @@ def test_the_law_after_a_few_steps(num_steps):
 @pytest.mark.parametrize("metric", [None, np.array([2.0, 0.3]), np.linalg.inv(A)])
 def test_its_acceptance_is_that_of_mala(metric, x64):
     metric = None if metric is None else jnp.asarray(metric)
-    energy = ebm.Banana()
+    energy = ebm.energies.Banana()
     for seed in range(10):
         key, start_key = jr.split(jr.key(seed))
         x = jr.normal(start_key, (2,))

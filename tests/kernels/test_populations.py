@@ -84,7 +84,7 @@ EXACT = {
 )
 def test_tempered_smc_knows_its_normaliser(name):
     r"""$E[\hat Z] = Z$, at the step to which a kernel is tuned."""
-    target = ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 1) ** 2) / 0.25, (3,))
+    target = ebm.energies.FunctionEnergy(lambda x: 0.5 * jnp.sum((x - 1) ** 2) / 0.25, (3,))
     reference = dist.Normal(0, 1).expand([3]).to_event(1)
     smc = ebm.TemperedSMC(EXACT[name], reference)
     keys = jr.split(jr.key(0), 200)

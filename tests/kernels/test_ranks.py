@@ -54,12 +54,12 @@ STATISTICS = {
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 @pytest.mark.parametrize("name", STATISTICS)
 def test_ranks_are_uniform(move, name):
-    energy = ebm.Banana()
+    energy = ebm.energies.Banana()
     assert_uniform(ranks(move, energy, energy, STATISTICS[name]), LENGTH)
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 def test_another_target_would_be_seen(move):
-    energy = ebm.Banana()
+    energy = ebm.energies.Banana()
     with pytest.raises(AssertionError, match="an ECDF this far out"):
         assert_uniform(ranks(move, energy, 1.15 * energy, STATISTICS["radius"]), LENGTH)

@@ -77,7 +77,7 @@ def test_a_trajectory_that_runs_away_is_not_accepted(kernel):
 def test_a_dense_metric_of_many_chains():
     """One of 400 chains ended at 5e8 in two runs of three."""
     for seed in range(3):
-        kernel, energy = ebm.HMC(dense_mass=True), ebm.DoubleWell(dim=3)
+        kernel, energy = ebm.HMC(dense_mass=True), ebm.energies.DoubleWell(dim=3)
         sizes = {"num_chains": 400, "num_warmup": 300, "num_samples": 300}
         draws = ebm.sample(jr.key(seed), energy, kernel, **sizes, progress_bar=False)
         assert jnp.abs(draws.values).max() < 10

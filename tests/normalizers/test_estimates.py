@@ -38,21 +38,21 @@ def four_modes(dim):
 
 def rbm():
     weights = np.random.default_rng(1).normal(size=(3, 5))
-    return ebm.GaussianBernoulliRBM(weights, np.zeros(3), np.zeros(5))
+    return ebm.energies.GaussianBernoulliRBM(weights, np.zeros(3), np.zeros(5))
 
 
 def larger_rbm():
     weights = 0.6 * np.random.default_rng(2).normal(size=(16, 10))
-    return ebm.GaussianBernoulliRBM(weights, np.zeros(16), np.full(10, -0.5))
+    return ebm.energies.GaussianBernoulliRBM(weights, np.zeros(16), np.full(10, -0.5))
 
 
 #: Targets of known constant, and a reference wider than each.
 TARGETS = {
     "Gaussian, 2-D": (lambda: ebm.Gaussian(MEAN, COVARIANCE), wide(2, 4.0)),
     "Gaussian, 64-D": (lambda: ebm.Gaussian(np.zeros(64), 0.25 * np.eye(64)), wide(64, 2.0)),
-    "DoubleWell": (ebm.DoubleWell, wide(1, 2.0)),
-    "Ring": (ebm.Ring, wide(2, 3.0)),
-    "Banana": (ebm.Banana, wide(2, 3.0)),
+    "DoubleWell": (ebm.energies.DoubleWell, wide(1, 2.0)),
+    "Ring": (ebm.energies.Ring, wide(2, 3.0)),
+    "Banana": (ebm.energies.Banana, wide(2, 3.0)),
     "RBM": (rbm, wide(3, 4.0)),
     "RBM, 16-D": (larger_rbm, wide(16, 3.0)),
     "four modes, 2-D": (lambda: four_modes(2), wide(2, 4.0)),
@@ -118,7 +118,7 @@ def test_within_three_standard_errors(method, target):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_interval_covers_as_often_as_it_says(method):
     r"""200 intervals of 95 %: fewer than 182 or more than 196 have probability 2 %."""
-    energy, reference = ebm.Ring(), wide(2, 3.0)
+    energy, reference = ebm.energies.Ring(), wide(2, 3.0)
     truth, normalizer = float(energy.log_z), METHODS[method](reference)
     if method == "nested":
         normalizer = ebm.NestedSampling(reference, num_live=200)
@@ -143,7 +143,7 @@ def test_sixty_four_dimensions_at_a_thousand_particles():
 
 
 def narrow(dim):
-    return ebm.FunctionEnergy(lambda x: 2 * jnp.sum(x**2), (dim,)), 0.5 * dim * np.log(
+    return ebm.energies.FunctionEnergy(lambda x: 2 * jnp.sum(x**2), (dim,)), 0.5 * dim * np.log(
         np.pi / 2
     )
 
@@ -178,8 +178,8 @@ def many_well_log_z():
     return 16 * (one + 0.5 * np.log(2 * np.pi))
 
 
-MANY_WELL = ebm.FunctionEnergy(many_well, (32,))
-FUNNEL = Hidden(ebm.Funnel(dim=10))
+MANY_WELL = ebm.energies.FunctionEnergy(many_well, (32,))
+FUNNEL = Hidden(ebm.energies.Funnel(dim=10))
 
 #: Where stated errors were a fraction of the true ones, and how often an interval has to hold
 #: the truth or be refused, of 200 runs.
@@ -187,19 +187,19 @@ HARD = {
     "islands, funnel": (
         ebm.SequentialMonteCarlo(reference=wide(10, 3.0)),
         FUNNEL,
-        ebm.Funnel(dim=10).log_z,
+        ebm.energies.Funnel(dim=10).log_z,
         0.95,
     ),
     "annealed, funnel": (
         ebm.AnnealedImportanceSampling(reference=wide(6, 3.0), num_temperatures=200),
-        Hidden(ebm.Funnel(dim=6)),
-        ebm.Funnel(dim=6).log_z,
+        Hidden(ebm.energies.Funnel(dim=6)),
+        ebm.energies.Funnel(dim=6).log_z,
         0.95,
     ),
     "integral, funnel": (
         ebm.ThermodynamicIntegration(reference=wide(10, 3.0)),
         FUNNEL,
-        ebm.Funnel(dim=10).log_z,
+        ebm.energies.Funnel(dim=10).log_z,
         0.95,
     ),
     "integral, many wells": (
@@ -283,7 +283,7 @@ def test_z_is_unbiased(method):
 @pytest.mark.parametrize("kernel", [ebm.MALA(), ebm.RandomWalkMetropolis()])
 def test_mixed_caches_are_those_of_the_target(kernel, x64):
     """After a move at any beta, the states know the energies and gradients where they are."""
-    target, reference = ebm.Banana(), ebm.from_distribution(wide(2, 3.0))
+    target, reference = ebm.energies.Banana(), ebm.energies.from_distribution(wide(2, 3.0))
     annealing = Annealing(as_sampler(kernel), reference, target, 3)
     particles = annealing.start(jr.key(0), 50)
     for beta in (0.01, 0.3, 1.0):
@@ -331,7 +331,7 @@ def test_a_constrained_support(method):
 def test_the_ratio_of_two_energies_nobody_normalised():
     a, b = ebm.Gaussian(MEAN, COVARIANCE), ebm.Gaussian(MEAN + 0.5, 1.5 * COVARIANCE)
     method = ebm.BridgeSampling(ebm.MALA(), num_chains=64, num_warmup=200, num_samples=200)
-    log_z = ebm.log_partition_ratio(jr.key(0), Hidden(a), Hidden(b), method)
+    log_z = ebm.normalizers.log_partition_ratio(jr.key(0), Hidden(a), Hidden(b), method)
     assert abs(log_z.estimate - (a.log_z - b.log_z)) < 3 * log_z.std_error < 0.1
 
 
@@ -394,17 +394,17 @@ FLAGGED = {
         "few islands outweigh",
     ),
     "an improper energy": (
-        lambda: ebm.FunctionEnergy(lambda x: 0.5 * x[0] ** 2, (4,)),
+        lambda: ebm.energies.FunctionEnergy(lambda x: 0.5 * x[0] ** 2, (4,)),
         ebm.SequentialMonteCarlo(reference=wide(4, 2.0), num_particles=20),
         "not to fall off in every direction",
     ),
     "energies too large for float32": (
-        lambda: ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2) + 1e7, (2,)),
+        lambda: ebm.energies.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2) + 1e7, (2,)),
         ebm.ImportanceSampling(wide(2, 1.2)),
         "rounding exceeds",
     ),
     "energies too large for float32, on a grid": (
-        lambda: ebm.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2) + 1e7, (2,)),
+        lambda: ebm.energies.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2) + 1e7, (2,)),
         ebm.Quadrature([-6.0, -6.0], [6.0, 6.0]),
         "differs|rounding",
     ),
@@ -457,7 +457,9 @@ def test_a_biased_kernel_is_refused(method, kernel):
 
 
 ENERGY = Hidden(ebm.Gaussian(MEAN, COVARIANCE))
-GENERATOR = ebm.ShortRunGenerator(ENERGY, wide(2, 1.0), jnp.array(0.1), ebm.MALA(), 10)
+GENERATOR = ebm.objectives.ShortRunGenerator(
+    ENERGY, wide(2, 1.0), jnp.array(0.1), ebm.MALA(), 10
+)
 SCALE_ONLY = dist.HalfNormal(1.0).expand([2]).to_event(1)
 
 
@@ -490,7 +492,7 @@ SCALE_ONLY = dist.HalfNormal(1.0).expand([2]).to_event(1)
         ),
         (
             lambda: ebm.log_partition(
-                jr.key(0), ENERGY, ebm.SequentialMonteCarlo(reference=ebm.Banana)
+                jr.key(0), ENERGY, ebm.SequentialMonteCarlo(reference=ebm.energies.Banana)
             ),
             ValueError,
             "exact sampler",
@@ -542,7 +544,7 @@ SCALE_ONLY = dist.HalfNormal(1.0).expand([2]).to_event(1)
             "not on discrete",
         ),
         (
-            lambda: ebm.log_partition_ratio(
+            lambda: ebm.normalizers.log_partition_ratio(
                 jr.key(0), ENERGY, lambda x: x @ x, event_shape=(3,)
             ),
             ValueError,

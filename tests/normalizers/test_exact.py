@@ -13,8 +13,8 @@ QUADRATURES = {
     "Gaussian, 1-D": (lambda: ebm.Gaussian(np.zeros(1), np.eye(1)), [-9.0], [9.0]),
     "Gaussian, 2-D": (lambda: ebm.Gaussian(MEAN, COVARIANCE), [-8.0, -11.0], [10.0, 7.0]),
     "Gaussian, 3-D": (lambda: ebm.Gaussian(np.zeros(3), np.eye(3)), [-8.0] * 3, [8.0] * 3),
-    "DoubleWell": (ebm.DoubleWell, [-4.0], [4.0]),
-    "Banana": (ebm.Banana, [-7.0, -7.0], [7.0, 30.0]),
+    "DoubleWell": (ebm.energies.DoubleWell, [-4.0], [4.0]),
+    "Banana": (ebm.energies.Banana, [-7.0, -7.0], [7.0, 30.0]),
     "scalar points": (lambda: ebm.as_energy(lambda x: 0.5 * x**2, ()), -9.0, 9.0),
 }
 

@@ -58,8 +58,8 @@ def test_quadrature_finds_its_box(x64):
         "far off": ebm.Gaussian(np.array([40.0, -25.0]), COVARIANCE),
         "narrow": ebm.Gaussian(MEAN, 1e-3 * COVARIANCE),
         "wide": ebm.Gaussian(MEAN, 1e4 * COVARIANCE),
-        "banana": ebm.Banana(),
-        "Student": ebm.StudentT(5.0, np.zeros(1)),
+        "banana": ebm.energies.Banana(),
+        "Student": ebm.energies.StudentT(5.0, np.zeros(1)),
     }
     for name, energy in targets.items():
         log_z = ebm.log_partition(jr.key(0), energy, ebm.Quadrature.around(energy))
@@ -111,16 +111,18 @@ def test_the_constant_and_its_error_are_saved(tmp_path):
 
 
 def test_an_interval_is_students():
-    log_z = ebm.LogZ(1.0, 0.1, df=7)
+    log_z = ebm.energies.LogZ(1.0, 0.1, df=7)
     low, high = log_z.interval()
     np.testing.assert_allclose((low, high), (1 - 0.23646, 1 + 0.23646), atol=1e-5)
-    np.testing.assert_allclose(ebm.LogZ(1.0, 0.1).interval(), (0.804, 1.196), atol=1e-3)
+    np.testing.assert_allclose(
+        ebm.energies.LogZ(1.0, 0.1).interval(), (0.804, 1.196), atol=1e-3
+    )
     with pytest.raises(ValueError, match="`prob`"):
         log_z.interval(1.5)
 
 
 def test_what_it_prints():
-    log_z = ebm.LogZ(1.25, 0.1, lower=1.0, upper=1.5, ess=300, method="Some")
+    log_z = ebm.energies.LogZ(1.25, 0.1, lower=1.0, upper=1.5, ess=300, method="Some")
     assert repr(log_z) == "log Z = 1.25 +- 0.1, bounds 1 <= log Z <~ 1.5, ESS 300 (Some)"
 
 

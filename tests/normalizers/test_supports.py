@@ -77,7 +77,7 @@ def test_maximum_likelihood_of_half_normal_data(x64):
 
 def test_a_ratio_across_supports(x64):
     whole = ebm.as_energy(lambda x: 0.5 * x**2, ())
-    found = ebm.log_partition_ratio(jr.key(0), HalfNormal(), whole)
+    found = ebm.normalizers.log_partition_ratio(jr.key(0), HalfNormal(), whole)
     assert found.ok
     assert abs(found.estimate - np.log(0.5)) < 4 * found.std_error
 

@@ -27,7 +27,7 @@ def test_each_energy_is_at_its_condition():
     np.testing.assert_allclose(
         PAIR.energy_at(CONDITIONAL, 2)(POINTS[0]), energy_of(POINTS[0], 2)
     )
-    energy = ebm.Ring()
+    energy = ebm.energies.Ring()
     np.testing.assert_allclose(Batch(POINTS).energies(energy), [energy(x) for x in POINTS])
     assert Batch(POINTS).energy_at(energy, 0) is energy
 

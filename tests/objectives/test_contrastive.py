@@ -13,8 +13,8 @@ import pytest
 from helpers import COVARIANCE, MEAN
 
 import numpyro_ebm as ebm
-from numpyro_ebm.objectives._noise import fitted_noise
 from numpyro_ebm.objectives._contrastive import Contrasted, classifier_log_z
+from numpyro_ebm.objectives._noise import fitted_noise
 
 LOG_Z = 0.5 * np.log(2 * np.pi)
 

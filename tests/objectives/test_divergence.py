@@ -74,7 +74,7 @@ def test_short_runs_learn_where_they_end(start_variance, num_steps, answer):
     noise = dist.Normal(0, start_variance**0.5).expand([1]).to_event(1)
     objective = ebm.ContrastiveDivergence(langevin(0.05), num_steps, ebm.FromNoise(noise))
     generator = learn_precision(objective, 500, rate=0.3).energy
-    assert isinstance(generator, ebm.ShortRunGenerator)
+    assert isinstance(generator, ebm.objectives.ShortRunGenerator)
     np.testing.assert_allclose(generator.potential.precision, answer, rtol=0.03)
     draws = jax.jit(lambda: generator.sample(jr.key(1), (20_000,)))()
     np.testing.assert_allclose(draws.var(), 1.0, atol=0.06)

@@ -19,18 +19,18 @@ ANSWERS = {
     ),
     "SlicedScoreMatching": (ebm.SlicedScoreMatching(), COVARIANCE),
     "SlicedScoreMatching, 3 slices": (ebm.SlicedScoreMatching(3), COVARIANCE),
-    "PlainSlicedScoreMatching": (ebm.PlainSlicedScoreMatching(), COVARIANCE),
+    "PlainSlicedScoreMatching": (ebm.objectives.PlainSlicedScoreMatching(), COVARIANCE),
     "ScoreMatching": (ebm.ScoreMatching(), COVARIANCE),
     "ExplicitScoreMatching": (
-        ebm.ExplicitScoreMatching(lambda x: -np.linalg.inv(COVARIANCE) @ (x - MEAN)),
+        ebm.objectives.ExplicitScoreMatching(lambda x: -np.linalg.inv(COVARIANCE) @ (x - MEAN)),
         COVARIANCE,
     ),
     "VarianceReducedDenoisingScoreMatching": (
-        ebm.VarianceReducedDenoisingScoreMatching(NOISE),
+        ebm.objectives.VarianceReducedDenoisingScoreMatching(NOISE),
         COVARIANCE + NOISE**2 * np.eye(2),
     ),
     "ConditionalNoiseContrastiveEstimation": (
-        ebm.ConditionalNoiseContrastiveEstimation(1.0),
+        ebm.objectives.ConditionalNoiseContrastiveEstimation(1.0),
         COVARIANCE,
     ),
 }

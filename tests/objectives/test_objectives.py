@@ -9,16 +9,20 @@ import pytest
 from helpers import COVARIANCE, ENERGIES, MEAN
 
 import numpyro_ebm as ebm
+from numpyro_ebm.objectives import (
+    ConditionalNoiseContrastiveEstimation,
+    VarianceReducedDenoisingScoreMatching,
+)
 
 OBJECTIVES = {
     "DenoisingScoreMatching": ebm.DenoisingScoreMatching(0.3),
     "SlicedScoreMatching": ebm.SlicedScoreMatching(),
-    "PlainSlicedScoreMatching": ebm.PlainSlicedScoreMatching(),
+    "PlainSlicedScoreMatching": ebm.objectives.PlainSlicedScoreMatching(),
     "ScoreMatching": ebm.ScoreMatching(),
-    "ExplicitScoreMatching": ebm.ExplicitScoreMatching(jnp.sin),
-    "GeneralizedScoreMatching": ebm.GeneralizedScoreMatching(jnp.square),
-    "VarianceReducedDenoisingScoreMatching": ebm.VarianceReducedDenoisingScoreMatching(0.3),
-    "ConditionalNoiseContrastiveEstimation": ebm.ConditionalNoiseContrastiveEstimation(0.3),
+    "ExplicitScoreMatching": ebm.objectives.ExplicitScoreMatching(jnp.sin),
+    "GeneralizedScoreMatching": ebm.objectives.GeneralizedScoreMatching(jnp.square),
+    "VarianceReducedDenoisingScoreMatching": VarianceReducedDenoisingScoreMatching(0.3),
+    "ConditionalNoiseContrastiveEstimation": ConditionalNoiseContrastiveEstimation(0.3),
 }
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 each_energy = pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
@@ -85,11 +89,17 @@ def test_a_separable_energy_has_no_slicing_noise(x64):
         (lambda: ebm.DenoisingScoreMatching(0.0), "`noise_scale` must be positive, got 0.0"),
         (lambda: ebm.DenoisingScoreMatching(-1.0), "`noise_scale` must be positive"),
         (lambda: ebm.SlicedScoreMatching(0), "`num_slices` must be positive"),
-        (lambda: ebm.PlainSlicedScoreMatching(0), "`num_slices` must be positive"),
-        (lambda: ebm.VarianceReducedDenoisingScoreMatching(0.0), "`noise_scale` must be"),
+        (lambda: ebm.objectives.PlainSlicedScoreMatching(0), "`num_slices` must be positive"),
+        (
+            lambda: VarianceReducedDenoisingScoreMatching(0.0),
+            "`noise_scale` must be",
+        ),
         (lambda: ebm.MultiscaleDenoisingScoreMatching(0.1), "`noise_scales` must be a vector"),
         (lambda: ebm.MultiscaleDenoisingScoreMatching([1.0, 0.0]), "must be positive"),
-        (lambda: ebm.ConditionalNoiseContrastiveEstimation(-1.0), "`noise_scale` must be"),
+        (
+            lambda: ConditionalNoiseContrastiveEstimation(-1.0),
+            "`noise_scale` must be",
+        ),
         (lambda: ebm.NoiseContrastiveEstimation(num_noise=0), "`num_noise` must be positive"),
         (lambda: ebm.ContrastiveDivergence(num_steps=0), "`num_steps` must be positive"),
         (lambda: ebm.Persistent(0), "`size` must be positive"),
@@ -125,7 +135,7 @@ def test_plain_slices_have_more_variance():
 
     plain, reduced = (
         variance(objective())
-        for objective in (ebm.PlainSlicedScoreMatching, ebm.SlicedScoreMatching)
+        for objective in (ebm.objectives.PlainSlicedScoreMatching, ebm.SlicedScoreMatching)
     )
     assert plain > 2 * reduced
 
@@ -138,7 +148,7 @@ def test_denoising_of_small_noise_in_its_variance_reduced_form(x64):
     def values(objective, scale=1.0):
         return jax.vmap(lambda key: objective.at(key, energy, x))(keys) / scale
 
-    reduced = values(ebm.VarianceReducedDenoisingScoreMatching(sigma))
+    reduced = values(VarianceReducedDenoisingScoreMatching(sigma))
     plain = values(ebm.DenoisingScoreMatching(sigma), sigma**2)
     exact = ebm.ScoreMatching().at(keys[0], energy, x)
     error = reduced.std() / np.sqrt(len(keys))
@@ -180,7 +190,7 @@ CONDITIONAL = {
     "DenoisingScoreMatching": ebm.DenoisingScoreMatching(0.05),
     "MaximumLikelihood": ebm.MaximumLikelihood(ebm.Quadrature([-8.0], [8.0], 161)),
     "NoiseContrastiveEstimation": ebm.NoiseContrastiveEstimation(),
-    "ConditionalNoiseContrastiveEstimation": ebm.ConditionalNoiseContrastiveEstimation(0.5),
+    "ConditionalNoiseContrastiveEstimation": ConditionalNoiseContrastiveEstimation(0.5),
     "ContrastiveDivergence": ebm.ContrastiveDivergence(
         ebm.MALA(step_size=0.1), 5, ebm.FromData()
     ),

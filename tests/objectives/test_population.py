@@ -51,10 +51,10 @@ BOX = ebm.Quadrature([-4.0], [4.0], 801)
     [
         ebm.ScoreMatching(),
         ebm.SlicedScoreMatching(),  # One coordinate has only one slice.
-        ebm.PlainSlicedScoreMatching(),
+        ebm.objectives.PlainSlicedScoreMatching(),
         ebm.MaximumLikelihood(BOX),
-        ebm.ExplicitScoreMatching(lambda x: -4 * x**3 + 4 * x - 0.3),
-        ebm.GeneralizedScoreMatching(lambda x: 1 + x**2),
+        ebm.objectives.ExplicitScoreMatching(lambda x: -4 * x**3 + 4 * x - 0.3),
+        ebm.objectives.GeneralizedScoreMatching(lambda x: 1 + x**2),
     ],
     ids=lambda objective: type(objective).__name__,
 )
@@ -75,7 +75,7 @@ def ising(coupling, field=0.2):
 
 DISCRETE = [
     ebm.PseudoLikelihood(),
-    ebm.RatioMatching(),
+    ebm.objectives.RatioMatching(),
     ebm.MaximumLikelihood(ebm.Enumeration()),
 ]
 

@@ -48,7 +48,7 @@ def fit(objective, start, data):
 def test_exponential_data(x64):
     r"""$\hat\theta = 2\bar x/\overline{x^2}$ [Hyvärinen 2007]."""
     data = jr.exponential(jr.key(0), (1000,)) / 2.5
-    fitted = fit(ebm.GeneralizedScoreMatching(), Exponential(jnp.array(1.0)), data)
+    fitted = fit(ebm.objectives.GeneralizedScoreMatching(), Exponential(jnp.array(1.0)), data)
     np.testing.assert_allclose(fitted, 2 * data.mean() / (data**2).mean(), rtol=1e-8)
     assert abs(fitted - 2.5) < 0.3
 
@@ -56,7 +56,7 @@ def test_exponential_data(x64):
 def test_half_normal_data(x64):
     r"""$\hat\mu = (m_3 - 2m_1)/m_2$."""
     data = jnp.abs(jr.normal(jr.key(0), (2000,)))
-    fitted = fit(ebm.GeneralizedScoreMatching(), HalfNormal(jnp.array(1.0)), data)
+    fitted = fit(ebm.objectives.GeneralizedScoreMatching(), HalfNormal(jnp.array(1.0)), data)
     m1, m2, m3 = (float((data**k).mean()) for k in (1, 2, 3))
     np.testing.assert_allclose(fitted, (m3 - 2 * m1) / m2, rtol=1e-7)
     assert abs(fitted) < 0.15
@@ -92,7 +92,7 @@ def test_bounded_data_on_the_population(x64):
     nodes, log_weights = ebm.Quadrature([1e-3] * 2, [1 - 1e-3] * 2, 301).nodes()
     truth = Beta(jnp.array([4.0, 5.0]))
     weights = len(nodes) * jax.nn.softmax(log_weights - jax.vmap(truth)(nodes))
-    objective = ebm.GeneralizedScoreMatching()
+    objective = ebm.objectives.GeneralizedScoreMatching()
     loss = lambda e: objective.loss(jr.key(0), e, None, nodes, weights)[0]  # noqa: E731
     fitted = minimize(loss, Beta(jnp.array([2.0, 2.0])))
     np.testing.assert_allclose(fitted.exponents, [4.0, 5.0], atol=1e-4)
@@ -101,12 +101,16 @@ def test_bounded_data_on_the_population(x64):
 def test_where_there_is_no_weight():
     simplex = ebm.as_energy(dist.Dirichlet(jnp.ones(3)))
     with pytest.raises(ValueError, match="`weight` is needed"):
-        ebm.GeneralizedScoreMatching().init(jr.key(0), simplex, jnp.ones((2, 3)) / 3)
+        ebm.objectives.GeneralizedScoreMatching().init(jr.key(0), simplex, jnp.ones((2, 3)) / 3)
 
 
 @pytest.mark.parametrize(
     "objective",
-    [ebm.ScoreMatching(), ebm.GeneralizedScoreMatching(), ebm.DenoisingScoreMatching(1)],
+    [
+        ebm.ScoreMatching(),
+        ebm.objectives.GeneralizedScoreMatching(),
+        ebm.DenoisingScoreMatching(1),
+    ],
 )
 def test_integers_are_refused(objective):
     with pytest.raises(ValueError, match="PseudoLikelihood"):
@@ -132,7 +136,7 @@ def test_generalized_score_matching_through_a_view(x64):
     """The distance to a boundary that a map has moved."""
     data = jr.exponential(jr.key(0), (1000,)) / 2.5
     moved = ebm.Transformed(Exponential(jnp.array(1.0)), AffineTransform(1.0, -2.0))
-    objective = ebm.GeneralizedScoreMatching()
+    objective = ebm.objectives.GeneralizedScoreMatching()
 
     def loss(energy):
         return objective.loss(jr.key(0), energy, None, (1 - data) / 2, None)[0]
@@ -160,7 +164,7 @@ def test_bits_are_no_spins():
 
 def test_data_off_the_support_is_refused():
     energy = Exponential(jnp.array(1.0))
-    estimator = ebm.Estimator(ebm.GeneralizedScoreMatching(), optax.sgd(0.1))
+    estimator = ebm.Estimator(ebm.objectives.GeneralizedScoreMatching(), optax.sgd(0.1))
     with pytest.raises(ValueError, match="1 of 3 points do not, the first at index 1"):
         estimator.run(jr.key(0), 1, energy, np.array([1.0, -1.0, 2.0]), progress_bar=False)
 

@@ -19,7 +19,7 @@ from numpyro.infer.autoguide import AutoDelta, AutoNormal
 
 import numpyro_ebm as ebm
 
-SURROGATE = ebm.MonteCarloLogZ(ebm.MALA(step_size=0.5), 10, num_chains=2000)
+SURROGATE = ebm.normalizers.MonteCarloLogZ(ebm.MALA(step_size=0.5), 10, num_chains=2000)
 DATA = 0.5 * dist.Normal(0, 1).icdf((jnp.arange(1000) + 0.5) / 1000)
 
 
@@ -52,7 +52,7 @@ def test_svi_recovers_a_precision():
 def test_the_step_size_settles_where_the_kernel_is_tuned():
     """At 1.25 on two standard normals; the acceptance of this kernel is always one."""
     kernel = ebm.UnadjustedMCLMC(step_size=2.0)
-    surrogate = ebm.MonteCarloLogZ(kernel, 5, num_chains=200)
+    surrogate = ebm.normalizers.MonteCarloLogZ(kernel, 5, num_chains=200)
 
     def model():
         energy = ebm.as_energy(lambda x: 0.5 * jnp.sum(x**2), (2,))
@@ -147,16 +147,16 @@ def test_bad_input():
     with pytest.raises(ValueError, match="must know its event shape"):
         seeded(lambda x: x**2)
     with pytest.raises(TypeError, match="`kernel` must be a kernel"):
-        ebm.MonteCarloLogZ("MALA")
+        ebm.normalizers.MonteCarloLogZ("MALA")
     with pytest.raises(ValueError, match="`num_chains` must be positive"):
-        ebm.MonteCarloLogZ(num_chains=0)
+        ebm.normalizers.MonteCarloLogZ(num_chains=0)
 
 
 def two_precisions(data, names, scopes=("", "")):
     for i, (name, scope) in enumerate(zip(names, scopes, strict=True)):
         precision = numpyro.param(f"precision_{i}", 1.0, constraint=constraints.positive)
         energy = ebm.as_energy(lambda x, a=precision: 0.5 * a * x**2, ())
-        surrogate = ebm.MonteCarloLogZ(ebm.MALA(step_size=0.5), 5, name=name)
+        surrogate = ebm.normalizers.MonteCarloLogZ(ebm.MALA(step_size=0.5), 5, name=name)
         with numpyro.handlers.scope(prefix=scope) if scope else nullcontext():
             log_z = surrogate.log_z(energy)
         with numpyro.plate(f"data_{i}", len(data)):
