@@ -1,7 +1,7 @@
 """How an energy is fitted: optax drives an objective; the only door to optax."""
 
-from ._estimator import (
-    Estimator as Estimator,
+from ._estimator import Estimator as Estimator
+from ._result import (
     EstimatorRunResult as EstimatorRunResult,
     NonFiniteError as NonFiniteError,
 )

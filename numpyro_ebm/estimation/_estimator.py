@@ -4,9 +4,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -20,14 +19,9 @@ from .._trainable import partition_trainable
 from .._types import Array, Float, Key, PyTree, Scalar
 from .._values import ByValue
 from ..energies import (
-    FunctionEnergy,
-    as_energy,
-    check_energy,
-    check_points,
     forget_constants,
-    is_conditional,
 )
-from ..objectives import AbstractObjective, Batch, as_batch
+from ..objectives import AbstractObjective, Batch
 from ._batches import (
     Batches,
     Rows,
@@ -37,6 +31,8 @@ from ._batches import (
     hold_out,
     num_rows,
 )
+from ._inputs import as_given, as_learnable, check_shapes, structure, weighted
+from ._result import EstimatorRunResult, NonFiniteError
 from ._run import NonFiniteStepError, Run
 from ._state import EstimatorState
 from ._steps import (
@@ -48,32 +44,6 @@ from ._steps import (
     learned,
 )
 from ._watching import Checkpoint, EarlyStopping, Watch, prepared, with_best
-
-
-class EstimatorRunResult(NamedTuple):
-    """What [`Estimator.run`][numpyro_ebm.Estimator.run] returns.
-
-    - **energy**: what was learned.
-    - **losses**: the loss of each step of this run.
-    - **metrics**: whatever else the objective reports, one value a step.
-    - **state**: where the run stands; it goes on with `run(..., init_state=result.state)`.
-    - **validation_losses**: with [`EarlyStopping`][numpyro_ebm.EarlyStopping], those of this
-      run's evaluations; `energy` is then the best one, and `state` remembers it.
-    """
-
-    energy: Any
-    losses: Float[np.ndarray, " num_steps"]
-    metrics: dict[str, np.ndarray]
-    state: EstimatorState
-    validation_losses: Float[np.ndarray, " n"] = np.zeros(0)
-
-
-class NonFiniteError(FloatingPointError):
-    """Training met a NaN or an infinity; `result` holds the run up to the step before."""
-
-    def __init__(self, message: str, result: EstimatorRunResult) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 class Estimator:
@@ -125,11 +95,11 @@ class Estimator:
 
     def init(self, rng_key: Key, energy: Any, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
-        learnable, batch = _as_learnable(energy), as_float_batch(data)
+        learnable, batch = as_learnable(energy), as_float_batch(data)
         is_bare = learnable is not energy
         # A constant that is known now will not be that of what is learned.
         energy = forget_constants(learnable)
-        _check_shapes(energy, batch)
+        check_shapes(energy, batch)
         init_key, run_key = jr.split(rng_key)
         trainable, objective_state = self.objective.init(init_key, energy, batch)
         params, _ = partition_trainable(trainable)
@@ -156,7 +126,7 @@ class Estimator:
 
         `weights` are scaled to average one, as in `run`.
         """
-        batch, weights = _weighted(batch, weights)
+        batch, weights = weighted(batch, weights)
         new_state, loss, _ = compiled_update(self._rule, state, batch, weights)
         return new_state, loss
 
@@ -164,7 +134,7 @@ class Estimator:
         self, state: EstimatorState, batch: PyTree, weights: Array | None = None
     ) -> tuple[EstimatorState, Scalar]:
         """Like `update`, but a step that is not finite leaves the state as it is."""
-        batch, weights = _weighted(batch, weights)
+        batch, weights = weighted(batch, weights)
         return compiled_stable_update(self._rule, state, batch, weights)
 
     def evaluate(
@@ -178,7 +148,7 @@ class Estimator:
         """What has been learned so far."""
         state = best_of(state)
         energy = self.objective.finalize(learned(state), state.objective_state)
-        return _as_given(energy, state)
+        return as_given(energy, state)
 
     def run(
         self,
@@ -238,7 +208,7 @@ class Estimator:
         state, saved = prepared(state, early_stopping), None
         if checkpoint is not None:
             arguments = {
-                "energy": _structure(energy),
+                "energy": structure(energy),
                 "data": first,
                 "weights": None if weights is None else np.asarray(weights),
                 "batch_size": batch_size,
@@ -307,7 +277,7 @@ class Estimator:
             energy, remark = self.objective.quantify(
                 rng_key, learned(best), best.objective_state, rows.data, rows.weights
             )
-            energy = _as_given(energy, state)
+            energy = as_given(energy, state)
             self._warn(remark)
         losses, metrics = run.history
         return EstimatorRunResult(energy, losses, metrics, state, np.asarray(run.watch.losses))
@@ -316,42 +286,3 @@ class Estimator:
         if remark is not None:
             message = f"`{type(self.objective).__name__}`: {remark}"
             warnings.warn(message, stacklevel=user_level())
-
-
-def _weighted(batch: PyTree, weights: Array | None) -> tuple[Batch, Array | None]:
-    # Without weights anything goes: a NaN is for `stable_update`.
-    return (as_batch(batch), None) if weights is None else as_weighted(batch, weights)
-
-
-def _as_learnable(energy: Any) -> Any:
-    return energy if is_conditional(energy) else as_energy(energy)
-
-
-def _as_given(energy: Any, state: EstimatorState) -> Any:
-    """A network where a network was to be trained."""
-    is_bare = state.is_bare and isinstance(energy, FunctionEnergy)
-    return energy.fn if is_bare else energy
-
-
-def _structure(energy: Any) -> Any:
-    """`energy` without the numbers in its arrays, which other devices round differently."""
-    return jax.tree.map(lambda x: jax.eval_shape(lambda: x) if eqx.is_array(x) else x, energy)
-
-
-def _check_shapes(energy: Any, batch: Batch) -> None:
-    shape = batch.points.shape[1:]
-    if is_conditional(energy):
-        # What the condition is, a part of the data or a noise scale, the objective knows.
-        if energy.event_shape not in (None, shape):
-            raise ValueError(
-                f"The energy lives on points of shape {energy.event_shape}, got points of "
-                f"shape {shape}."
-            )
-        return
-    if batch.conditions is not None:
-        raise ValueError(
-            "`data` is a pair `(y, x)`, for which `energy` must be a "
-            "`ConditionalEnergy(fn, event_shape)`."
-        )
-    check_energy(energy, shape)
-    check_points(energy, batch.points, "data")

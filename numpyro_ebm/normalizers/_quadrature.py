@@ -24,7 +24,8 @@ from ..energies import (
     is_real,
     judged,
 )
-from ._base import BLOCK, AbstractExactMethod, log_sum, rounding, with_common_checks
+from ._base import AbstractExactMethod, log_sum, rounding, with_common_checks
+from ._box import DEEP, find_box
 from ._search import NUM_STARTS, REACH, Lows, descend_from, starts_around
 
 
@@ -94,7 +95,7 @@ class Quadrature(AbstractExactMethod):
                 f"`energy` must live in one to three dimensions, got the event shape {shape}; "
                 "`event_shape` tells it."
             )
-        return cls(*_find_box(energy, shape))
+        return cls(*find_box(energy, shape))
 
     def log_z(self, energy: Energy) -> Scalar:
         return log_sum(energy, *self.nodes(_support(energy)))
@@ -151,13 +152,13 @@ class Quadrature(AbstractExactMethod):
         """Whether there are modes outside of the box, and between its nodes."""
         low, high = as_floats(self.low), as_floats(self.high)
         inside = self.contains(lows.points)
-        outside = (lows.is_deep(_DEEP) & ~inside).any()
+        outside = (lows.is_deep(DEEP) & ~inside).any()
         if not is_real(_support(energy)):
             return outside, jnp.zeros((), bool)  # Its nodes crowd at its bounds.
         step = (high - low) / (as_floats(self._sizes()).reshape(low.shape) - 1)
         nodes = low + step * jnp.round((lows.points - low) / step)
         rise = jax.vmap(energy)(nodes) - lows.energies
-        return outside, (lows.is_deep(_DEEP) & inside & ~(rise < _STEEP)).any()
+        return outside, (lows.is_deep(DEEP) & inside & ~(rise < _STEEP)).any()
 
     def _check_overlap(self, energy: Any) -> None:
         bounds = _bounds(_support(energy), self.low.shape)
@@ -186,8 +187,8 @@ def _searched(dim: int) -> str:
     return f"a search from {NUM_STARTS[dim]} points, up to {REACH:g} half-widths away,"
 
 
-#: Higher modes hold too little, and a mode that rises by more up to the next node is narrow.
-_DEEP, _STEEP = 15.0, 2.0
+#: A mode that rises by more up to the next node is narrow.
+_STEEP = 2.0
 
 
 @eqx.filter_jit
@@ -251,60 +252,3 @@ def _double_exponential(low: Scalar, high: Scalar, n: int) -> tuple[Array, Array
 
 #: How far the steps of the double exponential rule go.
 _REACH = 3.2
-
-
-def _find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    dim = math.prod(shape)
-    low, high = np.full(dim, -8.0), np.full(dim, 8.0)
-    lows = descend_from(energy, starts_around(low.reshape(shape), high.reshape(shape)))
-    modes = np.asarray(lows.points, float).reshape(-1, dim)[np.asarray(lows.is_deep(_DEEP))]
-    low, high = (
-        f(np.concatenate([modes, [end]]), 0) for f, end in ((np.min, low), (np.max, high))
-    )
-
-    @eqx.filter_jit
-    def heights(energy: Any, points: Array) -> Array:
-        return jax.lax.map(energy, points, batch_size=BLOCK)
-
-    for _ in range(_MOST_BOXES):
-        axes = [np.linspace(a, b, _LOOKS[dim]) for a, b in zip(low, high, strict=True)]
-        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, *shape)
-        values = np.asarray(heights(energy, as_floats(points))).reshape([_LOOKS[dim]] * dim)
-        if np.isnan(values).any() or np.isneginf(values).any():
-            break
-        inside = values <= values.min() + _DEPTH
-        sides = [_side(inside, axis, i, modes[:, i]) for i, axis in enumerate(axes)]
-        shrunk = [
-            (b - a) / (axis[-1] - axis[0]) for (a, b, _), axis in zip(sides, axes, strict=True)
-        ]
-        low, high = (np.array([side[k] for side in sides]) for k in (0, 1))
-        if min(shrunk) > _SNUG and not any(touches for *_, touches in sides):
-            return low.reshape(shape), high.reshape(shape)
-    raise ValueError(
-        f"No box holds {energy!r}: looking outwards as far as {np.abs(high).max():.3g}, it "
-        "has not fallen off. It may have no normaliser, see "
-        "`ebm.normalizers.check_integrable`; otherwise give a box, `ebm.Quadrature(low, high)`."
-    )
-
-
-def _side(
-    inside: np.ndarray, axis: np.ndarray, i: int, modes: np.ndarray
-) -> tuple[float, float, bool]:
-    """The next box along one axis, and whether the density reaches out of this one.
-
-    Modes that the grid is too coarse to see stay in it.
-    """
-    others = tuple(j for j in range(inside.ndim) if j != i)
-    where = np.flatnonzero(inside.any(others))
-    first, last = where[0], where[-1]
-    step, width, end = axis[1] - axis[0], axis[-1] - axis[0], len(axis) - 1
-    low = axis[0] - 0.5 * width if first == 0 else axis[first] - step
-    high = axis[-1] + 0.5 * width if last == end else axis[last] + step
-    low, high = min([low, *(modes - step)]), max([high, *(modes + step)])
-    return low, high, bool(first == 0 or last == end)
-
-
-#: A box is snug if the next one would be hardly smaller.
-_SNUG = 0.8
-#: Boxes that are tried, points a side of each, and how far below its peak a density counts.
-_MOST_BOXES, _LOOKS, _DEPTH = 30, {1: 1025, 2: 129, 3: 49}, 25.0

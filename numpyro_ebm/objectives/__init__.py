@@ -16,11 +16,7 @@ from ._denoising import (
 )
 from ._discrete import PseudoLikelihood as PseudoLikelihood, RatioMatching as RatioMatching
 from ._divergence import (
-    AbstractStart as AbstractStart,
     ContrastiveDivergence as ContrastiveDivergence,
-    FromData as FromData,
-    FromNoise as FromNoise,
-    Persistent as Persistent,
     ShortRunGenerator as ShortRunGenerator,
 )
 from ._explicit import ExplicitScoreMatching as ExplicitScoreMatching
@@ -30,4 +26,10 @@ from ._maximum_likelihood import MaximumLikelihood as MaximumLikelihood
 from ._sliced import (
     PlainSlicedScoreMatching as PlainSlicedScoreMatching,
     SlicedScoreMatching as SlicedScoreMatching,
+)
+from ._starts import (
+    AbstractStart as AbstractStart,
+    FromData as FromData,
+    FromNoise as FromNoise,
+    Persistent as Persistent,
 )

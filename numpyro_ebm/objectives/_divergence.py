@@ -1,15 +1,13 @@
 """Maximum likelihood by analysis and synthesis: contrastive divergence and its kin."""
 
-import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import check_count, check_finite, check_noise
+from .._checks import check_count, check_finite
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar, Shape
 from ..energies import as_energy, is_conditional, is_discrete, is_real
@@ -17,150 +15,7 @@ from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 from ._base import AbstractObjective, weighted_mean
 from ._batch import Batch, Data, as_batch
 from ._chains import Run, chain_divergence, run_from
-from ._noise import fitted_noise
-
-
-class Starts(NamedTuple):
-    """Where the chains of a step start.
-
-    - **points**: one a datum of the batch.
-    - **slots**: where in the buffer they come from, if there is one.
-    """
-
-    points: Array
-    slots: Array | None = None
-
-
-class AbstractStart(eqx.Module):
-    """Where the chains of contrastive divergence start."""
-
-    #: Whether each chain may have a condition of its own.
-    takes_conditions: ClassVar[bool] = False
-
-    @abc.abstractmethod
-    def init(self, rng_key: Key, energy: Any, data: Array) -> PyTree:
-        """What is carried from step to step."""
-
-    @abc.abstractmethod
-    def begin(self, rng_key: Key, state: PyTree, points: Array) -> tuple[Starts, PyTree]:
-        """As many points as there are data in the batch."""
-
-    def end(
-        self, state: PyTree, starts: Starts, points: Array, is_stuck: Array, num_steps: int
-    ) -> PyTree:
-        """Take back where the chains ended, and which of them are stuck."""
-        return state
-
-    def metrics(self, state: PyTree) -> dict[str, Scalar]:
-        return {}
-
-
-class FromData(AbstractStart):
-    r"""Chains start at the batch itself: CD-k [Hinton 2002].
-
-    **Biased**: on a Gaussian mean its gradient is $1-(1-\eta)^k$ times the likelihood's, with
-    the right fixed point; shapes come out wrong where few steps leave the data's neighbourhood,
-    and modes without data are never visited.
-    """
-
-    takes_conditions: ClassVar[bool] = True
-
-    def init(self, rng_key: Key, energy: Any, data: Array) -> None:
-        return None
-
-    def begin(self, rng_key: Key, state: None, points: Array) -> tuple[Starts, None]:
-        return Starts(points), state
-
-
-class Buffer(NamedTuple):
-    """Where persistent chains stand, since how many transitions, and what begins one."""
-
-    points: Float[Array, "size *event"]
-    ages: Array
-    is_stuck: Array
-    noise: Any
-
-
-class Persistent(AbstractStart):
-    """Chains go on from where earlier steps left them: PCD [Tieleman 2008].
-
-    A buffer of chains; each step draws some of them without replacement, begins a few anew from
-    noise, and those that got stuck, and writes them back to the slots they came from. Positions
-    only are kept: an energy that has changed must not be compared with one that has not.
-    Asymptotically exact as the learning rate goes to zero, for a kernel that is.
-
-    **Arguments**
-
-    - `size`: chains in the buffer, at least as many as a batch.
-    - `reinit`: the share of the chains of a step that begin anew. For a while they are where
-      the noise is, and not where the energy is: on two moons 5 % of them cost 0.01 nats.
-    - `noise`: where they begin, a distribution; by default a Gaussian fitted to the data.
-    """
-
-    size: int = eqx.field(static=True, default=10_000)
-    reinit: float = 0.05
-    noise: Any = None
-
-    def __check_init__(self) -> None:
-        check_count("size", self.size)
-        check_finite("reinit", self.reinit)
-        if not 0 <= self.reinit <= 1:
-            raise ValueError(f"`reinit` must lie between 0 and 1, got {self.reinit}.")
-
-    def init(self, rng_key: Key, energy: Any, data: Array) -> Buffer:
-        noise = _noise(self.noise, energy, data)
-        points = noise.sample(rng_key, (self.size,))
-        return Buffer(points, jnp.zeros(self.size, int), jnp.zeros(self.size, bool), noise)
-
-    def begin(self, rng_key: Key, state: Buffer, points: Array) -> tuple[Starts, Buffer]:
-        if len(points) > self.size:
-            raise ValueError(
-                f"`size` of the buffer must be at least the {len(points)} points of a batch, "
-                f"got {self.size}."
-            )
-        slot_key, again_key, noise_key = jr.split(rng_key, 3)
-        # Without replacement: of two chains in one slot, one would be lost.
-        _, slots = jax.lax.top_k(jr.uniform(slot_key, (self.size,)), len(points))
-        again = jr.bernoulli(again_key, self.reinit, (len(points),)) | state.is_stuck[slots]
-        old, fresh = state.points[slots], state.noise.sample(noise_key, (len(points),))
-        points = jnp.where(_column(again, old), fresh, old)
-        ages = jnp.where(again, 0, state.ages[slots])
-        return Starts(points, slots), state._replace(ages=state.ages.at[slots].set(ages))
-
-    def end(
-        self, state: Buffer, starts: Starts, points: Array, is_stuck: Array, num_steps: int
-    ) -> Buffer:
-        return state._replace(
-            points=state.points.at[starts.slots].set(points),
-            ages=state.ages.at[starts.slots].add(num_steps),
-            is_stuck=state.is_stuck.at[starts.slots].set(is_stuck),
-        )
-
-    def metrics(self, state: Buffer) -> dict[str, Scalar]:
-        return {"age": state.ages.mean(dtype=state.points.dtype)}
-
-
-class FromNoise(AbstractStart):
-    """Chains start from noise in each step, and are short [Nijkamp et al. 2019].
-
-    **A generator only**: what is learned is where `num_steps` transitions from the noise lead,
-    not an energy of the data (of a unit Gaussian, 5 steps from a noise four times as wide learn
-    a precision of 3.2). So it comes back as a
-    [`ShortRunGenerator`][numpyro_ebm.objectives.ShortRunGenerator].
-
-    **Arguments**
-
-    - `noise`: a distribution; by default a Gaussian fitted to the data.
-    """
-
-    noise: Any = None
-    takes_conditions: ClassVar[bool] = True
-
-    def init(self, rng_key: Key, energy: Any, data: Array) -> Any:
-        return _noise(self.noise, energy, data)
-
-    def begin(self, rng_key: Key, state: Any, points: Array) -> tuple[Starts, Any]:
-        return Starts(state.sample(rng_key, (len(points),))), state
+from ._starts import AbstractStart, FromData, FromNoise, Persistent
 
 
 class ShortRunGenerator(eqx.Module):
@@ -392,20 +247,10 @@ def _health(run: Run, contrast: _Contrast) -> dict[str, Scalar]:
     }
 
 
-def _noise(noise: Any, energy: Any, data: Array) -> Any:
-    noise = fitted_noise(energy, data) if noise is None else noise
-    check_noise(noise, data.shape[1:])
-    return noise
-
-
 def _differs(steps: np.ndarray, factor: float) -> bool:
     """Whether the last is more than `factor` times larger or smaller than the first."""
     low, high = sorted((steps[0], steps[-1]))
     return bool(high > factor * low)
-
-
-def _column(flags: Array, like: Array) -> Array:
-    return flags.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def _distance(a: Array, b: Array) -> Scalar:

@@ -6,12 +6,13 @@ import equinox as eqx
 import jax
 from numpyro.distributions import constraints
 
-from .._guard import any_point, list_names
+from .._guard import any_point, list_names, unnormalized
 from .._types import Shape
 from ..energies import AbstractEnergy, is_discrete
 from ._enumeration import (
     Enumerated,
     enumerated_constants,
+    enumerated_names,
     enumerated_shapes,
     plate_shape,
 )
@@ -76,3 +77,13 @@ def check_continuous(energy: AbstractEnergy, support: Any) -> None:
             "ones, add it beside a uniform NumPyro prior, such as `dist.Bernoulli(0.5)`, and "
             "sample by NumPyro's `DiscreteHMCGibbs`. For draws, call `energy.sample(rng_key)`."
         )
+
+
+def check_weights(site: Any, axes: list[Enumerated]) -> None:
+    """Raise if the values of an enumerated site cannot be weighed."""
+    # No gradient passes by the guard: the values of a discrete site are summed over.
+    names = enumerated_names(site.batch_shape, axes)
+    if names:
+        needed = eqx.filter_eval_shape(site.dependences)
+        if any(each.log_z is None for each in needed):
+            raise unnormalized(f"an energy per value of {list_names(names)}")

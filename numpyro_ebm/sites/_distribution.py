@@ -14,32 +14,21 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from .._checks import as_floats, as_shape, check_count
-from .._guard import (
-    Dependence,
-    any_point,
-    dependences,
-    guard,
-    list_names,
-    unnormalized,
-)
+from .._guard import Dependence, any_point, dependences, guard
 from .._types import Array, Key, Point, PyTree, Scalar, Shape
-from ..energies import (
-    AbstractEnergy,
-    Normalized,
-    as_energy,
-    check_energy,
-    same_support,
-)
+from ..energies import AbstractEnergy, Normalized, as_energy, check_energy, same_support
 from ..kernels import MALA, AbstractKernel
 from ..sampling import SiteDraws
 from ._batch import check_batch, is_data, map_batch, strip, vmap_times
-from ._checks import as_constraint, check_continuous, check_enumerated, event_shape_of
-from ._draw import compiled_draw, draw, warn_of_bad_health
-from ._enumeration import (
-    Enumerated,
-    enumerated_axes,
-    enumerated_names,
+from ._checks import (
+    as_constraint,
+    check_continuous,
+    check_enumerated,
+    check_weights,
+    event_shape_of,
 )
+from ._draw import compiled_draw, draw, warn_of_bad_health
+from ._enumeration import enumerated_axes
 
 
 class EnergyDistribution(Distribution):
@@ -51,26 +40,24 @@ class EnergyDistribution(Distribution):
         numpyro.sample("y", dist.Normal(x, 0.1).to_event(1), obs=y)
     ```
 
-    `log_prob` is $-E(x)$, less $\log Z$ if the energy knows its `log_z`. While $Z$ is unknown
-    the density is right up to a constant, so a posterior of `x` is exact. It would be wrong as
-    soon as parameters *of the energy* are inferred, because their $Z$ differs: then `log_prob`
-    raises [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] when it is differentiated with
-    respect to them, and kernels of this library when they start. A gradient-free kernel of
-    another library is not seen: call
-    [`check_normalization`][numpyro_ebm.sites.check_normalization].
+    `log_prob` is $-E(x)$, less $\log Z$ if the energy knows its `log_z`. Without it the density
+    is right up to a constant, so a posterior of `x` is exact. Inferring parameters *of the
+    energy* requires $\log Z$: without it, `log_prob` raises
+    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] when it is differentiated with respect
+    to them, and kernels of this library when they start. For a gradient-free kernel of another
+    library, call [`check_normalization`][numpyro_ebm.sites.check_normalization].
 
-    `sample` is exact where the energy has an exact sampler on this support. Otherwise each draw
-    is the end of its own chain of `num_steps` transitions of `sampler`, the first half of which
-    adapt: approximate, as good as that chain has mixed. It starts from a uniform point in
-    $[-2, 2]^d$ of the unconstrained space, as NumPyro's chains do. The default, 1000 steps of
-    MALA, left no error to be seen in 1000 draws of Gaussians to 64 dimensions and to condition
-    number 100, of a ring, a banana, and modes that overlap, where 100 transitions of NUTS took
-    3 to 45 times as long (`benchmarks/inner_sampler.py`). It gets neither the proportions of
-    modes far apart right, nor a funnel. Outside of `jax.jit`, `sample` warns of chains that
-    got stuck or ran away; `draw` returns their health.
+    `sample` is exact if the energy has an exact sampler on this support. Otherwise each draw is
+    the end of its own chain of `num_steps` transitions of `sampler`, half of which adapt: it is
+    as good as that chain has mixed. Chains start uniformly in $[-2, 2]^d$ of unconstrained
+    space, as NumPyro's do. The default, 1000 steps of MALA, shows no error in 1000 draws of
+    Gaussians up to 64 dimensions and condition number 100, a ring, a banana, and overlapping
+    modes (`benchmarks/inner_sampler.py`). It fails on well-separated modes and on funnels.
+    Outside of `jax.jit`, `sample` warns of chains that got stuck or ran away; `draw` returns
+    their health.
 
     An energy that depends on a discrete site which NumPyro enumerates is a batch of energies,
-    one per value, and needs its $\log Z$ for the values to be weighed:
+    one per value. Weighing the values takes their $\log Z$:
 
     ```python
     z = numpyro.sample("z", dist.Bernoulli(0.3))
@@ -85,23 +72,21 @@ class EnergyDistribution(Distribution):
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
     - `event_shape`: the shape of one point, if the energy doesn't know it.
-    - `support`: a NumPyro constraint on one point, or a list of them, one a coordinate; by
-      default the energy's own, which is that of the NumPyro distribution in it, if there is
-      one. The energy is a density on the support itself; samplers move in unconstrained space
-      and add the Jacobian.
+    - `support`: a NumPyro constraint on one point, or a list of them, one per coordinate; by
+      default the energy's own. The energy is a density on the support itself; samplers move in
+      unconstrained space and add the Jacobian.
     - `batch_shape`: leading axes that *every* array of the energy has, as
       `eqx.filter_vmap(make_energy)(parameters)` makes them: one energy per batch element. By
       default none.
     - `sampler`: the kernel behind `sample`; with `None`, `sample` is not implemented.
     - `num_steps`: the length of the chain behind one draw.
-    - `constant_z`: opt out of the guard. Say so where $Z$ does not depend on what is inferred,
-      or where a factor $e^{-E}$ without $Z$ is what the model means.
+    - `constant_z`: opt out of the guard, because $Z$ does not depend on what is inferred, or
+      because the model means a factor $e^{-E}$ without $Z$.
 
-    **Raises** `ValueError` if the energy cannot be evaluated on one point of shape
-    `event_shape`, is not a scalar there, or is one of discrete points; also if its arrays may
-    depend on an enumerated site and no `batch_shape` is stated. Raises
-    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value of an
-    enumerated site, and their normalisers are unknown.
+    **Raises** `ValueError` if the energy is no scalar on one point of shape `event_shape`, if
+    it is discrete, or if its arrays may depend on an enumerated site and no `batch_shape` is
+    stated; [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value
+    of an enumerated site, and their normalisers are unknown.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -141,7 +126,7 @@ class EnergyDistribution(Distribution):
         self.num_steps = num_steps
         self.constant_z = constant_z
         super().__init__(batch_shape, shape, validate_args=validate_args)
-        self._check_weights(axes)
+        check_weights(self, axes)
 
     @property
     def energy(self) -> AbstractEnergy:
@@ -151,7 +136,10 @@ class EnergyDistribution(Distribution):
     @property
     def is_normalized(self) -> bool:
         r"""Whether `log_prob` is a log-density: $\log Z$ is known for this support."""
-        return eqx.filter_eval_shape(self._log_z, self._one()) is not None
+        return (
+            eqx.filter_eval_shape(self._log_z, strip(self._arrays, self.batch_shape))
+            is not None
+        )
 
     @property
     def has_exact_sampler(self) -> bool:
@@ -230,14 +218,6 @@ class EnergyDistribution(Distribution):
 
         return vmap_times(needed, len(self.batch_shape))(self._arrays)
 
-    def _check_weights(self, axes: list[Enumerated]) -> None:
-        # No gradient passes by the guard: the values of a discrete site are summed over.
-        names = enumerated_names(self.batch_shape, axes)
-        if names:
-            needed = eqx.filter_eval_shape(self.dependences)
-            if any(each.log_z is None for each in needed):
-                raise unnormalized(f"an energy per value of {list_names(names)}")
-
     def promoted(self) -> Self:
         """With the batch shape that a `scan` or `vmap` has put in front of all arrays."""
         new = copy.copy(self)
@@ -272,10 +252,6 @@ class EnergyDistribution(Distribution):
         static, treedef, _ = self._static
         pairs = zip(arrays, static, strict=True)
         return treedef.unflatten([s if a is None else a for a, s in pairs])[:2]
-
-    def _one(self) -> PyTree:
-        """The shapes of the arrays of one batch element."""
-        return strip(self._arrays, self.batch_shape)
 
     def _log_z(self, arrays: PyTree) -> Scalar | None:
         energy, _ = self._unpack(arrays)

@@ -1,0 +1,34 @@
+"""What a run returns, or leaves behind where it stops."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._types import Float
+from ._state import EstimatorState
+
+
+class EstimatorRunResult(NamedTuple):
+    """What [`Estimator.run`][numpyro_ebm.Estimator.run] returns.
+
+    - **energy**: what was learned.
+    - **losses**: the loss of each step of this run.
+    - **metrics**: whatever else the objective reports, one value a step.
+    - **state**: where the run stands; it goes on with `run(..., init_state=result.state)`.
+    - **validation_losses**: with [`EarlyStopping`][numpyro_ebm.EarlyStopping], those of this
+      run's evaluations; `energy` is then the best one, and `state` remembers it.
+    """
+
+    energy: Any
+    losses: Float[np.ndarray, " num_steps"]
+    metrics: dict[str, np.ndarray]
+    state: EstimatorState
+    validation_losses: Float[np.ndarray, " n"] = np.zeros(0)
+
+
+class NonFiniteError(FloatingPointError):
+    """Training met a NaN or an infinity; `result` holds the run up to the step before."""
+
+    def __init__(self, message: str, result: EstimatorRunResult) -> None:
+        super().__init__(message)
+        self.result = result
