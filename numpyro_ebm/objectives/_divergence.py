@@ -173,7 +173,7 @@ class ContrastiveDivergence(AbstractObjective):
         both = batch.with_points(jnp.concatenate([batch.points, run.ends]))
         of_data, of_chains = jnp.split(both.energies(energy), 2)
         is_stuck = (run.accept_prob < _NOTHING) & (of_chains > of_data.max())
-        chain_weights = _weights_of_free((~is_stuck).astype(of_chains.dtype))
+        chain_weights = _weights_of_free(1 - is_stuck.astype(of_chains.dtype))
         # Chains that began at data, or have their conditions, weigh what these do.
         is_tied = isinstance(self.start, FromData) or batch.conditions is not None
         if weights is not None and is_tied:
@@ -223,8 +223,8 @@ class _Contrast(NamedTuple):
 
     @property
     def gap(self) -> Scalar:
-        of_data = weighted_mean(self.of_data, self.weights)
-        return weighted_mean(self.of_chains, self.chain_weights) - of_data
+        of_chains = weighted_mean(self.of_chains, self.chain_weights)
+        return of_chains - weighted_mean(self.of_data, self.weights)
 
     @property
     def penalty(self) -> Scalar:
