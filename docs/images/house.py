@@ -37,6 +37,12 @@ def imported(room: str) -> set[str]:
     return names & set(ROOMS) - {room}
 
 
+def direct(room: str) -> set[str]:
+    """Those that it does not reach through another one."""
+    rooms = imported(room)
+    return {other for other in rooms if not any(other in imported(one) for one in rooms)}
+
+
 def floor(room: str) -> int:
     return 1 + max(map(floor, imported(room)), default=-1)
 
@@ -50,7 +56,7 @@ def main() -> None:
             places[room] = (3 * (i - (len(here) - 1) / 2), level)
     figure, axes = plt.subplots(figsize=(7, 8))
     for room, (x, y) in places.items():
-        for other in imported(room):
+        for other in direct(room):
             x2, y2 = places[other]
             bend = "arc3,rad=0.25" if x == x2 and y - y2 > 1 else "arc3,rad=0.05"
             arrow = {
