@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import statistics
 import subprocess
 import sys
@@ -166,6 +167,14 @@ def test_files_and_functions_are_short():
     deciles = statistics.quantiles(bodies(), n=10)
     print(f"function bodies: median {deciles[4]}, ninth decile {deciles[8]} lines")
     assert deciles[8] <= 15
+
+
+def test_the_walks_of_the_architecture_are_short_and_lead_through_files():
+    walks = (ROOT.parent / "docs" / "architecture.md").read_text().split("\n## From ")[1:]
+    for walk in walks:
+        files = re.findall(r"^\| `(\S+\.py)`", walk, re.MULTILINE)
+        assert 3 < len(files) <= 7, files
+        assert all((ROOT / name).exists() for name in files), files
 
 
 def test_energies_are_not_asked_by_name_what_they_know():
