@@ -14,7 +14,7 @@ from xarray import Dataset, DataTree
 from .._types import PyTree
 from ..estimation import EstimatorRunResult
 from ..kernels import AbstractKernel
-from ..sampling import Draws
+from ..sampling import AbstractDraws, Draws
 from ._sites import ebm_energy, energy_at, is_data, plates, trace
 
 #: NumPyro's names of what a kernel reports, and ArviZ's.
@@ -74,7 +74,7 @@ def to_arviz(
         return with_attributes(source.copy(), superchains, attrs or {})
     if isinstance(source, MCMC):
         groups, own_attrs, own_dims = _from_mcmc(source)
-    elif isinstance(source, Draws):
+    elif isinstance(source, AbstractDraws):
         groups, own_attrs, own_dims = *_from_draws(source), {}
     else:
         groups, own_attrs, own_dims = {"posterior": by_name(source)}, {}, {}
@@ -170,8 +170,8 @@ def _from_mcmc(mcmc: MCMC) -> tuple[dict, dict, dict]:
     return groups, attrs, plates(sites)
 
 
-def _from_draws(draws: Draws) -> tuple[dict, dict]:
-    if draws.state is None:
+def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
+    if not isinstance(draws, Draws) or draws.state is None:
         raise ValueError(
             "These draws are independent, with no chain to diagnose: pass what `ebm.sample` "
             f"drew by a kernel, got {draws}."
