@@ -19,7 +19,7 @@ class AdaptState(NamedTuple):
     """What a warm-up carries, with NumPyro's names for what it adapts.
 
     - **step_size**: used by the next transition.
-    - **inverse_mass_matrix**: used by the next transition, diagonal or whole.
+    - **inverse_mass_matrix**: used by the next transition, diagonal or dense.
     - **schedule**: for each warm-up step, whether the metric learns from it, and whether it is
       the last of a window.
     - **step_size_state**, **metric_state**: BlackJAX's dual averaging and Welford states.

@@ -64,7 +64,7 @@ def clamp(energy: Any, mask: Any, values: Any) -> Clamped:
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes.
     - `mask`: `True` where a coordinate is clamped; of the shape of one point, not traced.
     - `values`: what the clamped coordinates are; ignored, NaN or not, where they are free.
 

@@ -32,7 +32,7 @@ class Normalized(AbstractEnergy):
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes.
     - `log_z`: $\log\int e^{-E(x)}\,dx$, or a [`LogZ`][numpyro_ebm.energies.LogZ] with its
       error, as [`log_partition`][numpyro_ebm.log_partition] returns it.
     - `std_error`: the standard error of `log_z`, if it was estimated; infinite if unknown.
@@ -93,7 +93,7 @@ class Mixture(AbstractEnergy):
 
     **Arguments**
 
-    - `energies`: what [`as_energy`][numpyro_ebm.as_energy] takes, each with a `log_z`.
+    - `energies`: anything [`as_energy`][numpyro_ebm.as_energy] takes, each with a `log_z`.
     - `weights`: $w_i$, positive; they are scaled to add to one.
 
     **Raises** `ValueError` if an expert doesn't know its `log_z`.

@@ -112,7 +112,7 @@ class OnSite(AbstractEnergy):
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes.
     - `site`: the name of the site.
     - `model`: the [`ModelEnergy`][numpyro_ebm.ModelEnergy] that has the site.
     - `support`: the support of a site of its own, by default the energy's.

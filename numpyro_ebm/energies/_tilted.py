@@ -19,7 +19,7 @@ class Tilted(AbstractEnergy):
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, typically a network.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes, typically a network.
     - `reference`: a NumPyro distribution, or an energy that knows its `log_z`.
     """
 

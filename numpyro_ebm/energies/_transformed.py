@@ -33,7 +33,7 @@ class Transformed(AbstractEnergy):
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, on points $T(x)$.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes, on points $T(x)$.
     - `transform`: a NumPyro transform. It doesn't train.
 
     **Raises** `ValueError` if it is not known whether $T$ reaches all of the support.
