@@ -139,8 +139,8 @@ class AnnealedLangevin(AbstractPopulation):
     $N(0, \sigma_1^2)$ each point makes `num_steps` transitions of step $\eta\sigma_k^2$ at
     every $\sigma_k$, and ends at the smallest. **Biased**: the proportions of the modes freeze
     at the last noise scale that connects them, and Langevin steps without a correction add
-    their own bias. With `kernel=ebm.MALA(...)` the law at each $\sigma_k$ is invariant. Shown
-    by `tests/kernels/test_populations.py`.
+    their own bias. With `kernel=ebm.MALA(...)` the law at each $\sigma_k$ is invariant.
+    Shown by `tests/kernels/test_populations.py`.
 
     ```python
     conditional = ebm.ConditionalEnergy(fn, event_shape=(2,))
