@@ -14,7 +14,7 @@ from ._numpyro import AbstractKernel
 
 
 class BlockGibbsState(NamedTuple):
-    """Where a chain stands, with BlackJAX's names."""
+    """The state of a chain, with BlackJAX's names."""
 
     position: Array
     logdensity: Scalar
@@ -27,7 +27,7 @@ class BlockGibbsInfo(NamedTuple):
 
 
 class FlipState(NamedTuple):
-    """Where a chain stands, with BlackJAX's names."""
+    """The state of a chain, with BlackJAX's names."""
 
     position: Array
     logdensity: Scalar

@@ -27,7 +27,7 @@ from ._numpyro import AbstractKernel
 
 
 class LangevinState(NamedTuple):
-    """Where a chain stands, with BlackJAX's names."""
+    """The state of a chain, with BlackJAX's names."""
 
     position: Point
     logdensity: Scalar

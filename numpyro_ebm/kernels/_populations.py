@@ -59,7 +59,7 @@ class AbstractPopulation(eqx.Module):
 
     @abc.abstractmethod
     def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
-        """`num_draws` points; a pure function, to be called inside of `jit`."""
+        """`num_draws` points; a pure function, to be called inside `jit`."""
 
 
 class TemperedSMC(AbstractPopulation):

@@ -36,17 +36,16 @@ def sample(
     progress_bar: bool = True,
     sharding: Sharding | None = None,
 ) -> Draws:
-    r"""Draw from $p(x) \propto e^{-E(x)}$ by many chains at once.
+    r"""Draw from $p(x) \propto e^{-E(x)}$ with many chains at once.
 
     ```python
     draws = ebm.sample(jax.random.key(0), energy, ebm.MALA(), num_chains=1000)
     ```
 
-    Step size and metric adapt to all chains together, so a short warm-up of many chains does
-    what one chain needs a long one for. Kernels with local moves, such as `MALA`, first travel
-    by Hamiltonian trajectories, for 60 % of the warm-up. The energy, its parameters and the
-    step size are arguments of one compiled program: a second call with other values compiles
-    nothing.
+    Step size and metric adapt to all chains together, so many chains need a shorter warm-up
+    than one chain. Kernels with local moves, such as `MALA`, first travel by Hamiltonian
+    trajectories, for 60 % of the warm-up. The energy, its parameters and the step size are
+    arguments of one compiled program: a second call with other values compiles nothing.
 
     **Arguments**
 
