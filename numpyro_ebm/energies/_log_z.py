@@ -22,13 +22,13 @@ class LogZ(eqx.Module):
     - **lower**, **upper**: estimates of bounds, $E\log w \le \log Z \le E'\log w'$, if the
       method has them, else infinite. The upper one holds if draws of the target were exact.
     - **upper_is_exact**: whether they were.
-    - **ess**: effective sample size: the number of equal weights that carry the same
-      information.
+    - **ess**: effective sample size: how many equal weights carry the same information.
     - **df**: degrees of freedom of the error's Student-t law; infinite means normal.
     - **checks**: what would make the error meaningless, and whether it happened.
     - **method**: the name of the estimator.
 
     **Raises** `ValueError` if the estimate is not finite or an error is NaN or negative,
+    unless a check failed.
     """
 
     estimate: Scalar = eqx.field(converter=as_floats)
