@@ -1,7 +1,7 @@
 """Energy-based models in NumPyro: learn an energy, compose it, sample it, diagnose it.
 
-By convention, `import numpyro_ebm as ebm`. At the top is what people write in models and
-scripts; the rest is in the rooms, such as `ebm.energies.Ring` and `ebm.plots.plot_trace`.
+By convention, `import numpyro_ebm as ebm`. The top level holds what people write in models
+and scripts; the rest is in submodules, such as `ebm.energies.Ring` and `ebm.plots.plot_trace`.
 """
 
 __version__ = "0.1.0"

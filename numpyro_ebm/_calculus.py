@@ -17,7 +17,7 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     scores = jax.vmap(lambda x: ebm.score(energy, x))(batch)
     ```
 
-    **Raises** `ValueError` if `x` isn't one point of this energy, or the energy no scalar.
+    **Raises** `ValueError` if `x` isn't one point of this energy, or the energy isn't a scalar.
     """
     energy, x = as_energy(energy), as_numbers("x", x)
     if energy.event_shape not in (None, x.shape):
@@ -32,14 +32,14 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
 def score_and_laplacian(
     energy: Any, x: Float[Array, "*event"]
 ) -> tuple[Float[Array, "*event"], Scalar]:
-    r"""$-\nabla E(x)$ and $\Delta E(x)$: forward over reverse, a coordinate at a time."""
+    r"""$-\nabla E(x)$ and $\Delta E(x)$: forward over reverse, one coordinate at a time."""
     value, slope_along = jax.linearize(lambda y: score(energy, y), x)
     units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
 
     if x.size <= _UNROLLED:
         diagonal = [-jnp.ravel(slope_along(v))[i] for i, v in enumerate(units)]
         return value, sum(diagonal, jnp.zeros((), x.dtype))
-    # Mapped at once, the units would make a whole Hessian.
+    # Mapped all at once, the unit vectors would build a whole Hessian.
     total, _ = jax.lax.scan(
         lambda total, v: (total - jnp.sum(v * slope_along(v)), None),
         jnp.zeros((), x.dtype),
@@ -48,5 +48,5 @@ def score_and_laplacian(
     return value, total
 
 
-#: Coordinates up to which a loop over them is written out.
+#: Up to this number of coordinates, the loop over them is unrolled.
 _UNROLLED = 8

@@ -29,7 +29,7 @@ def as_finite(name: str, values: Any) -> Array:
 
 
 def finite(name: str, is_optional: bool = True) -> Callable[[Any], Any]:
-    """A converter of a field; `None` stays."""
+    """A converter for a field; `None` stays `None`."""
 
     def convert(values: Any) -> Any:
         return None if is_optional and values is None else as_finite(name, values)
@@ -86,7 +86,7 @@ def check_finite(name: str, value: Any) -> None:
 def _as_known(name: str, value: Any) -> np.ndarray | None:
     """The numbers in `value`, or `None` while they are traced.
 
-    By NumPy: JAX would start its backend for a default that is made at import.
+    Uses NumPy: JAX would start its backend for a default that is created at import.
     """
     if isinstance(value, Tracer):
         return None
@@ -104,7 +104,7 @@ def as_numbers(name: str, values: Any) -> Any:
 
 
 def check_noise(noise: Any, shape: Shape) -> None:
-    """Raise unless `noise` draws, and scores, points of this shape."""
+    """Raise unless `noise` can draw, and score, points of this shape."""
     if not (hasattr(noise, "sample") and hasattr(noise, "log_prob")):
         raise TypeError(
             "`noise` must have `sample(rng_key, sample_shape)` and `log_prob(x)`, as NumPyro's "
@@ -121,12 +121,12 @@ def check_noise(noise: Any, shape: Shape) -> None:
 
 
 def _first(flags: Any) -> tuple[int, ...]:
-    """Where the first one is true."""
+    """The index of the first true entry."""
     return tuple(int(i) for i in np.argwhere(flags)[0])
 
 
 def user_level() -> int:
-    """The `stacklevel` of a warning that is to point at the code which called the library."""
+    """The `stacklevel` that makes a warning point at the code which called the library."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
         frame, level = frame.f_back, level + 1
@@ -137,7 +137,7 @@ _LIBRARIES = {"numpyro_ebm", "numpyro", "jax"}
 
 
 def as_data(data: Any, name: str = "data") -> Array:
-    """`data` as floats, one point per row; raises if it is empty, no numbers, or not finite."""
+    """`data` as floats, one point per row; raises if empty, not numeric, or not finite."""
     if isinstance(data, Tracer):
         return data
     array = data if isinstance(data, jax.Array) else np.asarray(data)

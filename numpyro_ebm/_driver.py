@@ -1,4 +1,4 @@
-"""Long work in short compiled calls, with a progress bar; Ctrl-C ends it between two calls."""
+"""Long work in short compiled calls, with a progress bar; Ctrl-C stops it between two calls."""
 
 import contextlib
 import signal
@@ -17,8 +17,8 @@ class Progress(NamedTuple):
     """What one call did.
 
     - **num_steps**: the steps it made.
-    - **shown**: beside the bar.
-    - **ends**: whether there is nothing more to do.
+    - **shown**: the text beside the bar.
+    - **ends**: whether the work is done.
     """
 
     num_steps: int
@@ -34,13 +34,13 @@ def drive(
     resume: str,
     is_shared: bool = False,
 ) -> int:
-    """Make `num_steps` steps by calls of `call(length)`, which make at most `length` of them.
+    """Make `num_steps` steps in calls of `call(length)`, each making at most `length` steps.
 
-    An interrupt waits for the end of a call, and warns: `resume` says how to go on.
+    An interrupt takes effect at the end of a call, and warns: `resume` says how to continue.
 
     **Arguments**
 
-    - `is_shared`: whether several processes make the same calls, whose lengths must agree.
+    - `is_shared`: whether several processes make the same calls, so lengths must agree.
 
     **Returns** the number of steps made.
     """
@@ -71,8 +71,8 @@ def drive(
     return done
 
 
-#: Steps of the first call, and seconds of the later ones: the bar moves, and an interrupt gets
-#: through. A call is at most so many times as long as the one before.
+#: Steps of the first call, and seconds of later ones: the bar moves, and interrupts get
+#: through. A call is at most this many times as long as the one before.
 _FIRST_CALL = 16
 _SECONDS_A_CALL = 0.3
 _MOST_GROWTH = 64
@@ -80,9 +80,9 @@ _MOST_GROWTH = 64
 
 @contextlib.contextmanager
 def delayed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Say whether Ctrl-C was pressed, instead of losing a call that has its buffers in hand.
+    """Report whether Ctrl-C was pressed, instead of aborting a call that holds its buffers.
 
-    Pressed a second time, it interrupts at once.
+    A second Ctrl-C interrupts at once.
     """
     pressed = threading.Event()
 

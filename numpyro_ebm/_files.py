@@ -1,4 +1,4 @@
-"""Files that hold arrays by name, and a description, whole or not at all."""
+"""Files that hold named arrays and a description, written completely or not at all."""
 
 import contextlib
 import hashlib
@@ -26,8 +26,8 @@ _MAGIC = b"numpyro_ebm "
 def leaf_names(tree: PyTree) -> list[str]:
     """A name for each leaf, in JAX's order of the leaves.
 
-    That order differs from one run of Python to the next where a NumPyro distribution is a
-    part, because its fields come in the order of a set. The names do not.
+    With NumPyro distributions inside, that order changes between runs of Python, because their
+    fields come in the order of a set. The names do not change.
     """
     leaves, treedef = jax.tree.flatten(tree)
     names = [""] * len(leaves)
@@ -95,12 +95,12 @@ def read_file(path: Path) -> tuple[dict, dict[str, Array]]:
 
 
 class UnreadableError(ValueError):
-    """The file says something that this version or this run cannot take."""
+    """The file holds something that this version or this run cannot read."""
 
 
 @contextlib.contextmanager
 def as_damaged(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside, other than `UnreadableError`, means a damaged file."""
+    """Turn any error inside, other than `UnreadableError`, into one about a damaged file."""
     try:
         yield
     except UnreadableError:

@@ -1,9 +1,9 @@
-r"""The guard: whoever infers parameters of an energy needs its $\log Z$.
+r"""The guard: inferring an energy's parameters requires its $\log Z$.
 
-Two watchmen look for the same thing. `guard` makes `log_prob` raise as soon as anybody
-differentiates it with respect to parameters whose normaliser nobody counts, through `jit`,
-`vmap`, `scan` and `cond`. `check_normalization` follows what every constant and parameter of a
-model depends on, without a gradient.
+Two checks look for the same mistake. `guard` makes `log_prob` raise if it is differentiated
+with respect to parameters whose normaliser is not accounted for, through `jit`, `vmap`, `scan`
+and `cond`. `check_normalization` traces what every constant and parameter of a model depends
+on, without a gradient.
 """
 
 import functools
@@ -24,13 +24,13 @@ from .energies import AbstractEnergy, Mixture, Normalized, Transformed
 
 
 class UnnormalizedError(ValueError):
-    r"""Parameters of an energy are inferred, and nobody counts its $\log Z$."""
+    r"""Parameters of an energy are inferred, and its $\log Z$ is not accounted for."""
 
 
 class Dependence(NamedTuple):
-    r"""What $\log Z$ depends on, and the constant that ought to account for it.
+    r"""What $\log Z$ depends on, and the constant that should account for it.
 
-    - **parameters**: arrays that depend on the parameters of an energy, and on nothing else.
+    - **parameters**: arrays that depend only on the parameters of an energy.
     - **log_z**: what is subtracted, or `None` if it is unknown.
     """
 
@@ -39,12 +39,12 @@ class Dependence(NamedTuple):
 
 
 def dependences(energy: Callable[..., Any], *point: Point) -> list[Dependence]:
-    """What the constant of `energy` has to account for, and may not.
+    """What the constant of `energy` has to account for, and possibly does not.
 
-    `point` is any one point. The energy of a constant depends on parameters alone, be they
-    leaves of the energy or closed over by one of its functions.
+    `point` is any one point. The energy of a constant depends only on parameters, whether they
+    are leaves of the energy or closed over by one of its functions.
     """
-    if isinstance(energy, Transformed) and energy.is_onto:  # It leaves the normaliser as it is.
+    if isinstance(energy, Transformed) and energy.is_onto:  # This keeps the normaliser.
         shape = unfreeze(energy.transform).forward_shape(jnp.shape(point[0]))
         return dependences(energy.energy, any_point(shape))
     if isinstance(energy, Mixture) and energy.log_z is not None:
@@ -62,7 +62,7 @@ def any_point(shape: tuple[int, ...]) -> Array:
 
 
 def guard(log_z: Scalar, needed: list[Dependence], where: str) -> Scalar:
-    """`log_z` as it is; raises `UnnormalizedError` when what it misses is differentiated."""
+    """`log_z` unchanged; raises `UnnormalizedError` if what it misses is differentiated."""
     for parameters, counted in needed:
         log_z = _guarded(where, log_z, counted, parameters)
     return log_z
@@ -94,14 +94,14 @@ def check_normalization(model: Callable[..., Any], *args: Any, **kwargs: Any) ->
     r"""Raise if a NumPyro model infers parameters of an energy without its $\log Z$.
 
     The likelihood $x_i \sim e^{-\theta x_i^2/2}/Z(\theta)$, written without $Z(\theta)$, turns
-    the posterior Gamma$(a + n/2, b + S/2)$ of $\theta$ into Gamma$(a, b + S/2)$, silently. A
-    prior on the weights of a network (`random_eqx_module`) and a network that is learned inside
-    of a model (`eqx_module`) do the same, and so does an energy `.given(z)` with a latent `z`.
+    the posterior Gamma$(a + n/2, b + S/2)$ of $\theta$ into Gamma$(a, b + S/2)$, silently. The
+    same happens with a prior on the weights of a network (`random_eqx_module`), a network
+    learned inside a model (`eqx_module`), and an energy `.given(z)` with a latent `z`.
 
-    Follows, without computing a number, which latent sites and which `numpyro.param`s the
+    Without computing numbers, it traces which latent sites and which `numpyro.param`s the
     parameters of each energy depend on. The kernels of this library call it when they start;
-    call it yourself before SVI or a kernel of another library. A parameter whose value is
-    substituted is fixed.
+    call it yourself before SVI or a kernel of another library. A parameter with a substituted
+    value is fixed.
 
     **Arguments**
 
@@ -119,19 +119,19 @@ def check_normalization(model: Callable[..., Any], *args: Any, **kwargs: Any) ->
 def check_potential(potential: Callable[[Point], Scalar], position: Point) -> None:
     """Raise if parameters of an energy without its log Z are coordinates of a potential.
 
-    A kernel that moves by gradients meets the guard on its way. For one that needs none, this
+    A kernel that uses gradients triggers the guard anyway. For one that uses none, this
     differentiates the potential once, by shapes alone.
     """
     shapes = jax.eval_shape(lambda x: x, position)
     if not all(jnp.issubdtype(x.dtype, jnp.inexact) for x in jax.tree.leaves(shapes)):
         return
     try:
-        # Forwards, which loops of unknown length have, too.
+        # Forward mode, which also handles loops of unknown length.
         jax.eval_shape(lambda x: jax.jvp(potential, (x,), (x,)), shapes)
     except UnnormalizedError:
         raise
     except (TypeError, ValueError, NotImplementedError):
-        pass  # Of an energy without a derivative nothing is seen.
+        pass  # Without a derivative, the energy cannot be checked.
 
 
 def unnormalized(where: str) -> UnnormalizedError:
@@ -143,7 +143,7 @@ def unnormalized(where: str) -> UnnormalizedError:
 
 
 def _guilty_sites(model: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, set[str]]:
-    """The sites whose normaliser is not counted, and what it depends on."""
+    """The sites whose normaliser is not accounted for, and what it depends on."""
 
     def trace(handler: Any) -> dict[str, Any]:
         seeded = handlers.seed(model, jr.key(0))
@@ -169,7 +169,7 @@ def _guilty_sites(model: Callable[..., Any], args: tuple, kwargs: dict) -> dict[
 
 
 class _Free(handlers.substitute):
-    """Substitutes only where nothing inside of the model has set a value."""
+    """Substitutes only if nothing inside the model has set a value."""
 
     def process_message(self, msg: Any) -> None:
         if msg["value"] is None:
@@ -177,7 +177,7 @@ class _Free(handlers.substitute):
 
 
 def _start(site: dict[str, Any]) -> Array | None:
-    # Only shapes are looked at, and the draw of an energy is a long chain.
+    # Only shapes matter, and drawing from an energy takes a long chain.
     if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
         return None
     return jnp.zeros(site["fn"].shape(site["kwargs"]["sample_shape"]))

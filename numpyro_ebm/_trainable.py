@@ -1,4 +1,4 @@
-"""What trains: inexact arrays that no `Frozen` wraps."""
+"""What trains: inexact arrays not wrapped in `Frozen`."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def unfreeze(tree: PyTree) -> PyTree:
 
 
 def partition_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """Split `tree` into what trains and the rest; `eqx.combine` puts it back together."""
+    """Split `tree` into the trainable part and the rest; `eqx.combine` rejoins them."""
     return eqx.partition(tree, _is_trainable, is_leaf=_is_frozen)
 
 

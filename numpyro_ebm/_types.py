@@ -1,4 +1,4 @@
-"""The aliases that all signatures use."""
+"""Type aliases used in all signatures."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

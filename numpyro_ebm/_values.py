@@ -1,4 +1,4 @@
-"""What an object is by value: for compilations that are shared, and files that are checked."""
+"""Objects compared by value: for shared compilations, and for checking files."""
 
 import dataclasses
 import functools
@@ -17,17 +17,17 @@ from jax.core import Tracer
 
 @runtime_checkable
 class HasParts(Protocol):
-    """An object that says by what it is to be compared."""
+    """An object that defines what it is compared by."""
 
     def parts_by_value(self) -> tuple[Any, ...]: ...
 
 
 class ByValue:
-    """Holds an object that is made of functions; equal to another that computes the same.
+    """Holds an object made of functions; equal to another one that computes the same.
 
-    Optax's optimisers are functions that know their learning rate by closure: made anew with
-    the same arguments they have the same code and equal closures. What may change later, or
-    is of an unknown kind, equals itself alone: two that differ are never taken for equal.
+    Optax's optimisers are functions that hold their learning rate in a closure: rebuilt with
+    the same arguments, they have the same code and equal closures. An object that can change,
+    or is of an unknown kind, equals only itself: two that differ are never taken for equal.
     """
 
     def __init__(self, value: Any) -> None:
@@ -42,20 +42,20 @@ class ByValue:
 
 
 def fingerprint(obj: Any) -> str:
-    """A digest of what `obj` is, the same in every process that makes it alike."""
+    """A digest of `obj`, the same in every process that builds it in the same way."""
     return _digest(repr(_Walk(_name).value(obj)).encode())
 
 
 class _Walk:
     """Turns an object, which may refer to itself, into nested tuples.
 
-    - `leaf`: what stands for an object without known parts: itself, or its name.
+    - `leaf`: represents an object without known parts: the object itself, or its name.
     """
 
     def __init__(self, leaf: Callable[[Any], Hashable]) -> None:
         self.leaf = leaf
         self.is_strict = leaf is _Identity
-        # With the objects themselves, so that no other one can get the `id` of one of them.
+        # Keeps the objects alive, so no other object can reuse the `id` of one of them.
         self._known: dict[int, tuple[Any, Hashable]] = {}
 
     def value(self, obj: Any) -> Hashable:
@@ -102,7 +102,7 @@ def _function(walk: _Walk, fn: types.FunctionType) -> Hashable:
 
 
 def _closure(fn: types.FunctionType) -> list[Any]:
-    """What the cells of a function hold, of those that are filled yet."""
+    """The contents of a function's closure cells, of those already filled."""
     found = []
     for cell in fn.__closure__ or ():
         try:
@@ -133,7 +133,7 @@ def _distribution(walk: _Walk, it: dist.Distribution) -> Hashable:
 
 _Kinds = tuple[tuple[Any, Callable[[_Walk, Any], Hashable]], ...]
 
-#: What does not change once it is made.
+#: Objects that do not change after creation.
 _FIXED: _Kinds = (
     (Tracer | type | types.ModuleType | types.BuiltinFunctionType, lambda w, x: w.leaf(x)),
     (jax.Array, _array),
@@ -146,7 +146,7 @@ _FIXED: _Kinds = (
     (eqx.Module, _module),
     (HasParts, lambda w, x: (w.leaf(type(x)), w.value(x.parts_by_value()))),
 )
-#: What may: as it is now. Strict walks take it for equal to itself alone.
+#: Objects that may change: taken as they are now. To strict walks each equals only itself.
 _CHANGEABLE: _Kinds = (
     (np.ndarray | np.generic, _numbers),
     (dist.Distribution, _distribution),
@@ -158,7 +158,7 @@ _CHANGEABLE: _Kinds = (
 
 
 class _Identity:
-    """Equal to itself alone, and keeps what it stands for alive."""
+    """Equal only to itself, and keeps its object alive."""
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj

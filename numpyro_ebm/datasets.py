@@ -1,4 +1,4 @@
-"""The small data that the examples use; nothing is downloaded."""
+"""The small data sets of the examples; nothing is downloaded."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from ._types import Array, Float, Key
 
 
 class Split(NamedTuple):
-    """Points to learn from, and points to judge by."""
+    """Points for training, and points for testing."""
 
     train: Float[np.ndarray, "n *event"]
     test: Float[np.ndarray, "m *event"]
@@ -29,7 +29,7 @@ def two_moons(rng_key: Key, num_points: int, *, noise: float = 0.1) -> Float[Arr
 def digits(*, num_test: int = 400) -> Split:
     """The 1797 handwritten digits of scikit-learn: 64 pixels from 0 (paper) to 1 (ink).
 
-    They are shuffled, always in the same way, before they are split. Needs scikit-learn:
+    They are shuffled, always in the same order, before they are split. Needs scikit-learn:
     `pip install "numpyro-ebm[examples]"`.
     """
     try:

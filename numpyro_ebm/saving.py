@@ -1,4 +1,4 @@
-"""Energies on disk: arrays and a description, nothing that is executed."""
+"""Energies on disk: arrays and a description; nothing in a file is executed."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from ._types import Array
 
 
 def save(path: str | os.PathLike, energy: PyTree) -> None:
-    """Write an energy and its hyper-parameters to one file, which appears whole or not at all.
+    """Write an energy and its hyper-parameters to one file, completely or not at all.
 
     ```python
     ebm.save("moons.ebm", energy)
@@ -32,7 +32,7 @@ def save(path: str | os.PathLike, energy: PyTree) -> None:
 
     **Arguments**
 
-    - `path`: the file; one that exists is replaced.
+    - `path`: the file; an existing one is replaced.
     - `energy`: an energy, or any pytree of arrays.
     """
     write_file(Path(path), describe(energy), named_arrays(energy))
@@ -41,19 +41,19 @@ def save(path: str | os.PathLike, energy: PyTree) -> None:
 def load(path: str | os.PathLike, *, like: PyTree = None) -> Any:
     """Read what [`save`][numpyro_ebm.save] wrote.
 
-    Without `like`, energies of this library and what they are made of (Equinox layers,
-    NumPyro distributions and transforms, JAX activations) are rebuilt. Nothing is unpickled,
-    and no name in the file is imported: classes are looked up in a fixed table.
+    Without `like`, energies of this library and their parts (Equinox layers, NumPyro
+    distributions and transforms, JAX activations) are rebuilt. Nothing is unpickled, and no
+    name in the file is imported: classes are looked up in a fixed table.
 
     **Arguments**
 
     - `path`: the file.
-    - `like`: an energy of the same structure, whose arrays are replaced: needed where classes
-      or functions of your own take part.
+    - `like`: an energy of the same structure, whose arrays are replaced: needed if it contains
+      classes or functions of your own.
 
-    **Raises** `ValueError` if the file is not one of `save`'s or has changed since, holds a
-    class of your own and no `like` is given, or disagrees with `like` or with the class that
-    the library has now.
+    **Raises** `ValueError` if the file was not written by `save` or has changed since, holds a
+    class of your own and no `like` is given, or disagrees with `like` or with the library's
+    current class.
     """
     path = Path(path)
     description, arrays = read_file(path)
@@ -97,7 +97,7 @@ def _check_age(description: dict, arrays: dict[str, Array], own: dict[str, Array
             "cannot take it. `ebm.load(path)`, without `like`, reads it, unless it holds a "
             "class of your own: then it needs the version that wrote it."
         )
-    # The parts of a foreign class, such as the state of a run, are known by their names alone.
+    # Parts of a foreign class, such as the state of a run, are known only by their names.
     if {_INSIDE.sub("", name) for name in own} == arrays.keys() != own.keys():
         raise UnreadableError(
             "The file holds a network without a reference, or is from a version in which a "
@@ -121,7 +121,7 @@ def named_arrays(tree: PyTree) -> dict[str, Array]:
 
 
 def _encode(obj: Any, index: dict[int, str]) -> Any:
-    """What `obj` is, in JSON; arrays by their names in the file."""
+    """`obj` as JSON; arrays appear by their names in the file."""
     if obj is None or type(obj) in (bool, int, float, str):
         return obj
     if id(obj) in index:
@@ -170,7 +170,7 @@ def _decode_by_name(code: dict, arrays: dict[str, Array]) -> Any:
 
 
 def _upgraded(code: Any) -> Any:
-    """A description from before 0.1, when a network held its own reference, as one of now."""
+    """A pre-0.1 description, when a network held its own reference, as a current one."""
     if isinstance(code, list):
         return [_upgraded(item) for item in code]
     if not isinstance(code, dict):
@@ -194,7 +194,7 @@ def _look_up(table: dict[str, Any], name: str) -> Any:
 
 
 def _difference(saved: Any, own: Any, path: str = "energy") -> str | None:
-    """Where two descriptions differ first."""
+    """The first place in which two descriptions differ."""
     if type(saved) is type(own) is dict and saved.keys() == own.keys():
         pairs = ((saved[k], own[k], path if k in _SILENT else f"{path}.{k}") for k in saved)
     elif type(saved) is type(own) is list and len(saved) == len(own):
@@ -207,7 +207,7 @@ def _difference(saved: Any, own: Any, path: str = "energy") -> str | None:
     return next((difference for difference in found if difference is not None), None)
 
 
-#: In the name of an array: a network, inside of the `Tilted` that holds its reference now.
+#: In the name of an array: a network inside the `Tilted` that now holds its reference.
 _INSIDE = re.compile(r"\.energy(?=\.(network|kernels|biases|head)\b)")
 _NETWORKS = {"MLPEnergy": "MLPNetwork", "ConvEnergy": "ConvNetwork"}
 _CONTAINERS = {kind.__name__: kind for kind in (tuple, list, dict, OrderedDict)}
@@ -219,7 +219,7 @@ def _fields(obj: Any) -> dict[str, Any]:
         return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
     values, aux = obj.tree_flatten()
     if isinstance(obj, dist.Distribution):
-        # By name: NumPyro's order of the fields depends on the run of Python.
+        # By name: NumPyro's order of the fields changes between runs of Python.
         data, static = _distribution_fields(type(obj))
         return {**dict(zip(data, values, strict=True)), **dict(zip(static, aux, strict=True))}
     names, static = aux
@@ -266,7 +266,7 @@ _BUILD = {
 
 @functools.cache
 def _classes() -> dict[str, dict[str, type]]:
-    """Everything a file may name; a name that isn't here is looked up nowhere else."""
+    """Everything a file may name; a name that isn't here is not looked up elsewhere."""
     modules = _subclasses(eqx.Module, energies, eqx.nn) | {"Frozen": Frozen}
     moves = (transforms.Transform, constraints.Constraint)
     return {

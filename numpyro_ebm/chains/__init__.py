@@ -1,4 +1,4 @@
-"""The engine of chains: moves, their adaptation, and what runs them. Knows no NumPyro model."""
+"""The engine of chains: moves, their adaptation, and the loop. Knows no NumPyro model."""
 
 from ._adaptation import (
     NO_ADAPTATION as NO_ADAPTATION,

@@ -1,4 +1,4 @@
-"""Warm-up: Stan's schedule, dual averaging and Welford's covariance, by BlackJAX."""
+"""Warm-up: Stan's schedule, dual averaging and Welford's covariance, from BlackJAX."""
 
 import abc
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ from ._move import AbstractMove, Report, dimension
 
 
 class AdaptState(NamedTuple):
-    """What a warm-up carries, with NumPyro's names for what it adapts.
+    """The state of a warm-up, with NumPyro's names for what it adapts.
 
     - **step_size**: used by the next transition.
-    - **inverse_mass_matrix**: used by the next transition, diagonal or whole.
+    - **inverse_mass_matrix**: used by the next transition, diagonal or dense.
     - **schedule**: for each warm-up step, whether the metric learns from it, and whether it is
       the last of a window.
     - **step_size_state**, **metric_state**: BlackJAX's dual averaging and Welford states.
@@ -33,14 +33,14 @@ class AdaptState(NamedTuple):
 
 
 class Travel(eqx.Module):
-    r"""The first part of a warm-up, in which chains move by another move.
+    r"""The first part of a warm-up, which uses another move.
 
-    A local move that has neither a step nor a metric goes nowhere from a bad start: it learns
-    both from chains that hardly move. Trajectories travel, and what they learn serves it.
+    From a bad start, a local move with neither step nor metric tuned goes nowhere: it would
+    learn both from chains that hardly move. Trajectories do travel, and teach it both.
 
-    - **move**: makes the transitions, on the states of the move that it stands in for.
-    - **share**: of the warm-up.
-    - **power**: where the step of `move` is $\epsilon$, that of the other is $\epsilon^k/k$:
+    - **move**: makes the transitions, on the states of the move that it replaces.
+    - **share**: the fraction of the warm-up.
+    - **power**: if the step of `move` is $\epsilon$, that of the other is $\epsilon^k/k$:
       Langevin's $\eta = \epsilon^2/2$.
     """
 
@@ -50,11 +50,11 @@ class Travel(eqx.Module):
     target_accept_prob: float = 0.8
 
     def stands_in(self, step_size: Scalar) -> Scalar:
-        """The step of `move` with which to begin, where the other would take `step_size`."""
+        """The initial step of `move`, if the other's step is `step_size`."""
         return (self.power * step_size) ** (1 / self.power)
 
     def hands_over(self, step_size: Scalar) -> Scalar:
-        """The step of the other, where `move` has come to `step_size`."""
+        """The other's step, if the step of `move` has become `step_size`."""
         return step_size**self.power / self.power
 
 
@@ -67,7 +67,7 @@ class AbstractAdaptation(eqx.Module):
 
     @abc.abstractmethod
     def init(self, move: Any, position: Point, num_warmup: int) -> Any:
-        """Before the first transition of chains at points like `position`."""
+        """The state before the first transition of chains at points like `position`."""
 
     @abc.abstractmethod
     def tune(self, move: Any, state: Any) -> Any:
@@ -77,20 +77,20 @@ class AbstractAdaptation(eqx.Module):
     def update(self, i: Array, state: Any, positions: Point, reports: Report) -> Any:
         """Learn from transition `i` of chains stacked along a leading axis.
 
-        After warm-up the state stays as it is.
+        After warm-up the state does not change.
         """
 
     def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
-        """Another move that begins a warm-up, if any, and for how many transitions."""
+        """Another move for the start of a warm-up, if any, and its number of transitions."""
         return None, 0
 
     def follow(self, step_size: Scalar, tuning: Scalar, gain: float = 0.05) -> Scalar:
-        """A step of Robbins and Monro [1951] towards the target, where no warm-up tunes it.
+        """A step of Robbins and Monro [1951] towards the target, without a warm-up.
 
         **Arguments**
 
         - `tuning`: the mean of `Report.tuning` over the last transitions.
-        - `gain`: how fast the step size follows; slowly while an energy is learned.
+        - `gain`: how fast the step size follows; slow while an energy is learned.
         """
         raise TypeError(f"`{type(self).__name__}` tunes more than one step size.")
 
@@ -98,16 +98,16 @@ class AbstractAdaptation(eqx.Module):
 class Adaptation(AbstractAdaptation):
     """Adapts step size and metric by Stan's windows [Hoffman and Gelman 2014].
 
-    It learns from all the chains that it is given: one update on their mean acceptance, as
-    many updates as chains would swing [BlackJAX #1003].
+    It learns from all chains together: one update on their mean acceptance, because one update
+    per chain would oscillate [BlackJAX #1003].
     """
 
     adapt_step_size: bool = eqx.field(static=True)
     adapt_mass_matrix: bool = eqx.field(static=True)
     dense_mass: bool = eqx.field(static=True)
-    #: Of the mean of `Report.tuning`; the same as of the acceptance, for most kernels.
+    #: For the mean of `Report.tuning`; for most kernels, the target acceptance.
     target_tuning: float
-    #: Shrink the metric of a short window, as Stan does, but relative to the scales found.
+    #: Shrink the metric of a short window, like Stan, but relative to the scales found.
     regularize_mass_matrix: bool = eqx.field(static=True, default=True)
     travel: Travel | None = None
 
@@ -152,7 +152,7 @@ class Adaptation(AbstractAdaptation):
 
     def _num_travel(self, num_warmup: int) -> int:
         share = 0.0 if self.travel is None else self.travel.share
-        # A part of a few transitions would learn no step to hand over.
+        # A part of only a few transitions would learn no step to hand over.
         return 0 if share < 1 and num_warmup < _SHORT else round(share * num_warmup)
 
     def tune(self, move: AbstractMove, state: AdaptState) -> AbstractMove:
@@ -187,7 +187,7 @@ class Adaptation(AbstractAdaptation):
     ) -> AdaptState:
         is_slow, is_window_end = state.schedule[i]
         if self.adapt_step_size:
-            # One NaN would poison the average for good; it means that a proposal was rejected.
+            # One NaN would ruin the average for good; it means that a proposal was rejected.
             tuning = jnp.nan_to_num(reports.tuning).mean(0)
             state = self._learn_step_size(i, state, tuning)
         if self.adapt_mass_matrix:
@@ -213,11 +213,11 @@ class Adaptation(AbstractAdaptation):
         state = state._replace(inverse_mass_matrix=metric, metric_state=fresh)
         if not self.adapt_step_size:
             return state
-        # The best step depends on the metric: start over from where this window got to.
+        # The best step depends on the metric: start over from this window's average.
         return self._start_over(state, _averaged(state))
 
     def _end_stage(self, i: Array, state: AdaptState) -> AdaptState:
-        """The average of the steps, at the end of a warm-up and where `travel` hands over."""
+        """Use the average step at the end of a warm-up, and when `travel` hands over."""
         num_warmup = len(state.schedule)
         num_travel = self._num_travel(num_warmup)
         step_size = _averaged(state)
@@ -239,20 +239,20 @@ class Adaptation(AbstractAdaptation):
         return jax.tree.map(lambda x: jnp.broadcast_to(x, step_size.shape), as_arrays(begun))
 
 
-#: What leaves a move as it is.
+#: Leaves a move unchanged.
 NO_ADAPTATION = Adaptation(False, False, False, 0.5)
 
-#: Transitions of a warm-up below which no other move makes the first of them, and no metric
-#: is learnt where one would.
+#: Below this number of transitions, a warm-up does not start with another move, and learns
+#: no metric if it would have.
 _SHORT = 50
 
 
 def learns_metric(
     adapt_mass_matrix: bool | None, adapt_step_size: bool, dense_mass: bool
 ) -> bool:
-    """Whether a kernel adapts its metric; if nothing is said, along with its step.
+    """Whether a kernel adapts its metric; by default, if it adapts its step.
 
-    A step that is given is in units of the metric that is given.
+    A given step is in units of the given metric.
     """
     return (
         adapt_step_size or bool(dense_mass) if adapt_mass_matrix is None else adapt_mass_matrix
@@ -271,11 +271,11 @@ def _averaged(state: AdaptState) -> Scalar:
 def _schedule(num_warmup: int, num_travel: int, would_travel: bool) -> Array:
     """Stan's windows; if the first part of the warm-up travels, in that part."""
     if would_travel and num_travel == 0:
-        # A few local moves can teach nothing but their step.
+        # A few local moves can teach only their step.
         return jnp.zeros((num_warmup, 2), bool)
     build = blackjax().adaptation.staged_adaptation.build_schedule
     num_rest = num_warmup - num_travel if num_travel else 0
-    # Trajectories need no metric to arrive, and what follows them adapts the step again.
+    # Trajectories arrive without a metric, and the move after them adapts the step again.
     sizes = {"initial_buffer_size": 25, "final_buffer_size": 25} if num_rest else {}
     stages = jnp.asarray(build(num_warmup - num_rest, **sizes), bool).reshape(-1, 2)
     return jnp.concatenate([stages, jnp.zeros((num_rest, 2), bool)])

@@ -37,12 +37,12 @@ class GeometricPath(AbstractEnergy):
 
 
 class Particles(NamedTuple):
-    r"""Where particles stand on a path.
+    r"""The state of particles on a path.
 
     - **chains**: their states, which cache energies and gradients of the target, whatever
       $\beta$ they were moved at.
-    - **reference**: the energies, and gradients, of the reference there.
-    - **step_size**: of the next move; **accept_prob**: the mean acceptance of the last.
+    - **reference**: the reference's energies, and gradients, at the same points.
+    - **step_size**: for the next move; **accept_prob**: the mean acceptance of the last.
     """
 
     chains: ChainState
@@ -52,13 +52,13 @@ class Particles(NamedTuple):
 
     @property
     def log_ratio(self) -> Float[Array, " particle"]:
-        r"""$E_0(x) - E(x)$, minus infinity where it isn't a number."""
+        r"""$E_0(x) - E(x)$, or minus infinity if it is NaN."""
         ratio = self.reference["logdensity"] + self.chains.move_state.logdensity
         return jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
 
 
 class Annealing(eqx.Module):
-    r"""How particles move at each $\beta$: `num_steps` transitions, whose step size follows."""
+    r"""Moves particles at each $\beta$ by `num_steps` transitions; the step size follows."""
 
     sampler: Sampler
     reference: AbstractEnergy
@@ -71,7 +71,7 @@ class Annealing(eqx.Module):
         return self.start_at(start_key, self.reference.sample(draw_key, (num_particles,)))
 
     def start_at(self, rng_key: Key, points: Array) -> Particles:
-        """Particles that stand at `points`."""
+        """Particles at `points`."""
         points = as_floats(points)
         fixed = Sampler(self.sampler.move, NO_ADAPTATION)
         chains = start(rng_key, fixed, self.energy, points, 0)
@@ -80,8 +80,8 @@ class Annealing(eqx.Module):
 
     def move_at(self, particles: Particles, beta: Scalar) -> Particles:
         r"""`particles` after transitions that leave $e^{-E_\beta}$ invariant."""
-        # The states know the target, and the reference is cheap: mixing what is cached saves
-        # the gradient with which a kernel would otherwise begin at each new energy.
+        # The states know the target, and the reference is cheap: mixing the caches saves the
+        # gradient that a kernel would otherwise compute at each new energy.
         step_size = particles.step_size
         move = self.sampler.move.with_step(step_size)
         path = GeometricPath(reference=self.reference, energy=self.energy, beta=beta)
@@ -101,12 +101,12 @@ class Annealing(eqx.Module):
         return {"logdensity": values, "logdensity_grad": slopes}
 
 
-#: How fast the step size follows from one temperature to the next.
+#: How fast the step size follows between temperatures.
 _GAIN = 1.5
 
 
 def _heated(chains: ChainState, reference: dict[str, Any], beta: Scalar) -> ChainState:
-    r"""The caches of the target as those of the path: $-(1-\beta)E_0 - \beta E$."""
+    r"""The target's caches converted to those of the path: $-(1-\beta)E_0 - \beta E$."""
 
     def mix(cached: Array, of_reference: Array) -> Array:
         return beta * cached - (1 - beta) * of_reference
@@ -133,11 +133,11 @@ def _with_caches(
 
 
 class Descent(NamedTuple):
-    r"""Where tempered sequential Monte Carlo has come.
+    r"""How far tempered sequential Monte Carlo has come.
 
-    - **particles**: of equal weights.
-    - **beta**: how far down the path; **num_levels**: after how many steps.
-    - **log_ratio_z**: an estimate of $Z_\beta/Z_0$, as a logarithm; unbiased if the way was
+    - **particles**: with equal weights.
+    - **beta**: the position on the path; **num_levels**: the number of steps so far.
+    - **log_ratio_z**: an estimate of $Z_\beta/Z_0$, as a logarithm; unbiased if the path was
       not chosen by these particles.
     """
 
@@ -150,9 +150,9 @@ class Descent(NamedTuple):
 def begin(rng_key: Key, annealing: Annealing, num_particles: int) -> Descent:
     r"""Draws of the reference where the target has a density, and the share of them.
 
-    A draw of infinite energy is dead at any $\beta > 0$, and no step down, however short, would
-    leave it a weight. So the first step, of length zero, drops them, and others take their
-    places: the path begins at the reference cut down to where the energy is finite.
+    A draw of infinite energy has weight zero at any $\beta > 0$, however short the step. So the
+    first step, of length zero, drops such draws, and others replace them: the path begins at
+    the reference restricted to finite energies.
     """
     start_key, source_key = jr.split(rng_key)
     particles = annealing.start(start_key, num_particles)
@@ -174,10 +174,10 @@ def descend(
     visit: Callable[[Any, Descent, Descent], Any] = lambda kept, old, new: kept,
     kept: Any = None,
 ) -> tuple[Descent, Any]:
-    """Adaptive tempered sequential Monte Carlo, from where it begins to the target.
+    """Adaptive tempered sequential Monte Carlo, from its start to the target.
 
-    `advance(log_ratio, room)` says how far the next level lies below, at most `room`. `visit`
-    sees each level and the one before it, and returns what is to be kept.
+    `advance(log_ratio, room)` returns the length of the next step, at most `room`. `visit` sees
+    the state after each step and the one before it, and returns what is kept.
     """
 
     def level(carry: tuple[Descent, Any]) -> tuple[Descent, Any]:
@@ -196,7 +196,7 @@ def descend(
 
 
 def next_descent(rng_key: Key, annealing: Annealing, old: Descent, beta: Scalar) -> Descent:
-    """Particles weighed for `beta`, resampled and moved there."""
+    """Particles weighted for `beta`, resampled and moved there."""
     delta = beta - old.beta
     log_weights = jnp.where(delta > 0, delta * old.particles.log_ratio, 0)
     log_sum, num = logsumexp(log_weights), len(log_weights)
@@ -212,7 +212,7 @@ def next_descent(rng_key: Key, annealing: Annealing, old: Descent, beta: Scalar)
 
 
 def keeping_ess(target_ess: Any) -> Callable[[Array, Scalar], Scalar]:
-    """Steps after which the effective sample size is `target_ess` of the particles."""
+    """Steps after which the effective sample size is a share `target_ess` of the particles."""
     smc = blackjax().smc
 
     def advance(log_ratio: Array, room: Scalar) -> Scalar:
@@ -223,12 +223,12 @@ def keeping_ess(target_ess: Any) -> Callable[[Array, Scalar], Scalar]:
     return advance
 
 
-#: More than this many steps down mean that the reference misses the target.
+#: More steps than this mean that the reference misses the target.
 MAX_LEVELS = 10_000
 
 
 def _resampled(particles: Particles, source: Array) -> Particles:
-    """Particles at the places of others; each keeps its own random numbers."""
+    """Particles moved to the places of others; each keeps its own random numbers."""
     chains = particles.chains
     moved = jax.tree.map(lambda x: x[source], (chains.move_state, particles.reference))
     return particles._replace(chains=chains._replace(move_state=moved[0]), reference=moved[1])

@@ -17,10 +17,10 @@ from ._state import ChainState
 
 
 class Sampler(eqx.Module):
-    """What the engine knows of a kernel: how chains move, and how a warm-up tunes that.
+    """What the engine needs from a kernel: how chains move, and how a warm-up tunes that.
 
-    Its numbers are arguments of what is compiled: an equal kernel made anew, or one with
-    another step size, compiles nothing.
+    Its numbers are arguments of compiled code: an equal kernel made anew, or one with another
+    step size, compiles nothing.
     """
 
     move: AbstractMove
@@ -70,7 +70,7 @@ def _start(
 
 
 def refresh_chains(sampler: Sampler, energy: Energy, state: ChainState) -> ChainState:
-    """`state` with the energies and gradients that it caches computed anew."""
+    """`state` with its cached energies and gradients recomputed."""
     fresh = map_chains(lambda one: sampler.move.refresh(one, energy), state.move_state)
     return state._replace(move_state=fresh)
 
@@ -78,7 +78,7 @@ def refresh_chains(sampler: Sampler, energy: Energy, state: ChainState) -> Chain
 def transition(
     sampler: Sampler, energy: Energy, state: ChainState
 ) -> tuple[ChainState, Report]:
-    """One transition of all chains, by the move whose turn it is."""
+    """One transition of all chains, by the move of the current phase."""
 
     def step(move: AbstractMove) -> tuple[ChainState, Report]:
         new, report = _step(move, sampler, energy, _packed(move, state))
@@ -114,7 +114,7 @@ def advance(
     traveller, num_travel = sampler.adaptation.traveller(state.num_warmup)
     if traveller is None or num_travel == 0:
         return run(sampler.move, (state, kept), num_steps)
-    # Two loops, because a condition in one would be felt in every step.
+    # Two loops, because a condition in one would cost time in every step.
     num_first = jnp.clip(num_travel - state.i, 0, num_steps)
     carry = run(traveller, (state, kept), num_first)
     return run(sampler.move, carry, num_steps - num_first)
@@ -127,12 +127,12 @@ def _step(
     adaptation, keys, i = sampler.adaptation, state.rng_key, state.i
     tuned = adaptation.tune(move, state.adapt_state)
     move_state, report = _step_all(tuned, keys, i, state.move_state, energy)
-    if not sampler.move.is_hamiltonian:  # What travels in its place may be.
+    if not sampler.move.is_hamiltonian:  # The move that travels in its place may be.
         report = report._replace(energy=None)
-    # One array instead of three: for one chain each costs a tenth of a small network.
+    # One array instead of three: for one chain, each costs a tenth of a small network.
     counts = report.accept_prob, report.diverging, report.n_grad
     row = jnp.stack([jnp.asarray(x, state.totals.dtype) for x in counts], -1)
-    # What comes after the warm-up is counted apart.
+    # The time after the warm-up is counted separately.
     totals = jnp.where(i == state.num_warmup, 0, state.totals)
     positions = _move_axis(move, move_state, back=True).position
     adapt_state = adaptation.update(i, state.adapt_state, positions, report)
@@ -142,7 +142,7 @@ def _step(
 def _step_all(
     move: AbstractMove, rng_keys: Key, i: Array, states: Any, energy: Energy
 ) -> tuple[Any, Report]:
-    """Transition `i` of many chains, none of which goes where its energy is not finite."""
+    """Transition `i` of many chains; none moves to a point of non-finite energy."""
     new, infos = move.step_all(rng_keys, i, states, energy)
     reports = jax.vmap(move.report)(infos)
     axis = move.chain_axis(states)
@@ -150,7 +150,7 @@ def _step_all(
 
 
 def _packed(move: AbstractMove, state: ChainState) -> ChainState:
-    """`state` laid out as `step_all` wants it."""
+    """`state` in the layout that `step_all` expects."""
     return state._replace(move_state=_move_axis(move, state.move_state))
 
 
@@ -167,7 +167,7 @@ def _move_axis(move: AbstractMove, states: Any, back: bool = False) -> Any:
 def run_alone(
     rng_keys: Key, sampler: Sampler, energy: Energy, starts: Point, num_steps: int
 ) -> ChainState:
-    """Where independent chains end, one per key, each of which adapts for half of the way."""
+    """The ends of independent chains, one per key; each adapts for the first half."""
 
     def run(rng_key: Key, position: Point) -> ChainState:
         chain_key, _ = jr.split(rng_key)
@@ -182,21 +182,21 @@ def run_chains(
 ) -> tuple[Point, ChainState, Scalar]:
     """`num_steps` transitions of chains from `positions`, by `kernel.move`, at its step size.
 
-    What objectives, normalisers and tasks share: a pure function, to be called inside of `jit`.
-    It keeps nothing from call to call but positions, so no cached energy can go stale when
-    parameters change. Nothing adapts, and no gradient flows through the chains.
+    Objectives, normalisers and tasks share it: a pure function, to be called inside `jit`. It
+    keeps only positions between calls, so no cached energy can go stale when parameters change.
+    Nothing adapts, and no gradient flows through the chains.
 
     **Arguments**
 
     - `positions`: stacked along a leading chain axis, on the support of the energy.
 
-    **Returns** where the chains end, their state in unconstrained space, and the mean of what
-    their step size is tuned by, for `Adaptation.follow`.
+    **Returns** where the chains end, their state in unconstrained space, and the mean of the
+    quantity that tunes their step size, for `Adaptation.follow`.
     """
     energy, move, positions = map(_constant, (energy, move, positions))
     energy, transform = unconstrained(as_energy(energy))
     if transform is not None:
-        # A point on the boundary lies infinitely far out.
+        # A point on the boundary is infinitely far away.
         free = jax.vmap(transform.inv)(positions)
         positions = jnp.nan_to_num(free, posinf=_FAR, neginf=-_FAR)
     state = start(rng_key, Sampler(move, NO_ADAPTATION), energy, positions, 0)
@@ -205,7 +205,7 @@ def run_chains(
     return ends, state, tuning
 
 
-#: Where a chain starts in unconstrained space that would start at the boundary.
+#: Where a chain that would start at the boundary starts in unconstrained space.
 _FAR = 10.0
 
 

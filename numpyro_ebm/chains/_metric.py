@@ -21,18 +21,18 @@ class Algorithm(NamedTuple):
 
 
 def begin_moments(dense_mass: bool, size: int, metric: Array) -> Any:
-    """BlackJAX's Welford state before the first of points of `size` coordinates."""
+    """BlackJAX's Welford state before the first point, for points of `size` coordinates."""
     mass_matrix = blackjax().adaptation.mass_matrix
     algorithm = Algorithm(*mass_matrix.mass_matrix_adaptation(not dense_mass))
     return as_arrays(algorithm.init(size, metric))
 
 
 def metric_of(moments: Any, old: Array, regularize: bool) -> Array:
-    r"""$\frac{n}{n+5}S + \frac{5}{n+5}10^{-3}D$ of a window of $n$ points of covariance $S$.
+    r"""$\frac{n}{n+5}S + \frac{5}{n+5}10^{-3}D$ for a window of $n$ points with covariance $S$.
 
-    In Stan $D$ is the identity: it protects short windows, and takes all coordinates of scales
-    far below one for wider than they are. Here it is the larger of the variances found now and
-    in the last window. A coordinate that has not moved keeps what it had.
+    In Stan $D$ is the identity: it protects short windows, but overstates the width of
+    coordinates whose scales are far below one. Here it is the larger of the variances found now
+    and in the last window. A coordinate that has not moved keeps its value.
     """
     _, m2, count = moments
     found = m2 / jnp.maximum(count - 1, 1)
@@ -49,7 +49,7 @@ def learn_moments(metric_state: Any, positions: Point) -> Any:
     """BlackJAX's Welford state after a batch of points [Chan, Golub and LeVeque 1983]."""
     mean, m2, count = old = metric_state.wc_state
     flat: Float[Array, "n d"] = jax.vmap(lambda x: ravel_pytree(x)[0])(positions)
-    # A chain that ran away must not take the metric of the others with it.
+    # A runaway chain must not spoil the metric of the others.
     kept = jnp.isfinite(flat).all(1, keepdims=True)
     flat = jnp.where(kept, flat, mean)
     size = kept.sum()

@@ -1,4 +1,4 @@
-"""`AbstractMove`: one algorithm, with everything that may change as an array."""
+"""`AbstractMove`: one algorithm, with everything that may change stored as an array."""
 
 import abc
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from ..energies import AbstractEnergy, is_discrete
 
 
 class Report(NamedTuple):
-    """What every move can say about a transition.
+    """What every move reports about a transition.
 
     - **accept_prob**: the acceptance probability of the proposal.
-    - **diverging**: whether the error of the energy passed 1000, or anything was not finite.
-    - **n_grad**: the number of gradients (of energies, if there are none) it evaluated.
-    - **tuning**: what the adaptation of the step size steers to its target; it falls as the
+    - **diverging**: whether the energy error exceeded 1000, or anything was not finite.
+    - **n_grad**: the number of gradients (or of energies, if there are none) evaluated.
+    - **tuning**: the quantity that step size adaptation steers to its target; it falls as the
       step grows.
-    - **energy**: of a Hamiltonian move, the Hamiltonian at the end, momentum included.
+    - **energy**: for a Hamiltonian move, the Hamiltonian at the end, momentum included.
     """
 
     accept_prob: Scalar
@@ -34,35 +34,35 @@ class Report(NamedTuple):
 
 
 class AbstractMove(eqx.Module):
-    """One Markov transition that leaves $e^{-E}$ invariant, or about so: see `is_exact`.
+    """One Markov transition that leaves $e^{-E}$ invariant, at least nearly: see `is_exact`.
 
     `init` and `step` are pure and pass BlackJAX's own state and info through; `report` reads
-    the info. The step size and the metric are fields, so that adapting them, like changing the
+    the info. The step size and the metric are fields, so adapting them, like changing the
     energy, recompiles nothing. The state caches the energy and its gradient: after the energy
-    has changed, `refresh` them.
+    has changed, `refresh` it.
     """
 
     step_size: eqx.AbstractVar[float | Scalar]
-    #: The diagonal or the whole of the inverse mass matrix; `None` is the identity.
+    #: The inverse mass matrix, dense or its diagonal; `None` is the identity.
     inverse_mass_matrix: eqx.AbstractVar[Array | None]
     #: Whether its reports hold a Hamiltonian.
     is_hamiltonian: ClassVar[bool] = False
 
     @property
     def is_exact(self) -> bool:
-        """Whether $e^{-E}$ is invariant indeed, whatever the step size."""
+        """Whether $e^{-E}$ is exactly invariant, whatever the step size."""
         return True
 
     @abc.abstractmethod
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
-        """The state of a chain that stands at `position`."""
+        """The state of a chain at `position`."""
 
     @abc.abstractmethod
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
-        """One transition: the next state, and BlackJAX's information about the way there."""
+        """One transition: the next state, and BlackJAX's information about it."""
 
     def report(self, info: Any) -> Report:
-        """What `info` says of the transition; here, of any info with an `acceptance_rate`.
+        """Turn `info` into a report; by default, any info with an `acceptance_rate`.
 
         Without `is_divergent` nothing diverged, and without `num_integration_steps` it took one
         gradient.
@@ -105,12 +105,12 @@ class AbstractMove(eqx.Module):
         return map_chains(step, rng_keys, states)
 
     def chain_axis(self, states: Any) -> int:
-        """Where `step_all` wants the axis of chains."""
+        """The position of the chain axis that `step_all` expects."""
         return 0
 
     def refresh(self, state: Any, energy: Energy) -> Any:
-        """`state` with the energy and the gradient that it caches computed anew."""
-        # Only momenta are drawn from the key, and they are kept.
+        """`state` with its cached energy and gradient recomputed."""
+        # The key only draws momenta, and the old ones are kept.
         fresh = self.init(jr.key(0), state.position, energy)
         cached = {"logdensity", "logdensity_grad"} & set(state._fields)
         return state._replace(**{name: getattr(fresh, name) for name in cached})
@@ -138,7 +138,7 @@ def map_chains(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 def settle(old: Any, new: Any, report: Report) -> tuple[Any, Report]:
-    """`new` if its energy is finite, as `log_density` sees it; or else `old`, a divergence."""
+    """`new` if its energy is finite, as `log_density` sees it; else `old`, a divergence."""
     finite = jnp.isfinite(new.logdensity)
     state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     return state, report._replace(
@@ -151,7 +151,7 @@ def settle(old: Any, new: Any, report: Report) -> tuple[Any, Report]:
 def report(
     accept_prob: Any, diverging: Any = False, n_grad: Any = 1, tuning: Any = None
 ) -> Report:
-    """A [`Report`][numpyro_ebm.kernels.Report] of arrays, steered by the acceptance."""
+    """A [`Report`][numpyro_ebm.kernels.Report] of arrays, tuned by the acceptance."""
     accept_prob = jnp.asarray(accept_prob, jnp.result_type(float))
     return Report(
         accept_prob=accept_prob,
@@ -162,16 +162,16 @@ def report(
 
 
 def tuning_of_error(error: Any) -> Scalar:
-    """A tuning of mean 0.9 where `error`, in parts of what is allowed, has the mean one.
+    """A tuning whose mean is 0.9 if `error`, as a fraction of what is allowed, has mean one.
 
-    A dual averaging that waits for one failure in a hundred hardly feels that there was none,
-    and follows a single chain that always fails; here the error counts for ten times more,
-    and ten times the allowed one is the most that counts.
+    A dual averaging that targets one failure in a hundred hardly notices if there is none, and
+    follows a single chain that always fails. Here the error counts ten times as much, capped at
+    ten times what is allowed.
     """
     return 1 - jnp.minimum(jnp.nan_to_num(error, nan=jnp.inf), 10) / 10
 
 
-#: The target of such a tuning.
+#: The target of this tuning.
 TUNED_ERROR = 0.9
 
 
@@ -186,10 +186,10 @@ def dimension(position: Point) -> int:
 
 
 def log_density(energy: Energy) -> Callable[[Point], Scalar]:
-    """BlackJAX wants the log-density, which is minus the energy; NaN makes it reject.
+    """The log-density that BlackJAX needs, minus the energy; NaN makes it reject.
 
-    It is NaN where the energy is minus infinity, because terms overflowed with both signs: a
-    chain would stay there for good. And where the position is not finite, whatever the energy.
+    It is NaN if the energy is minus infinity, because terms overflowed with both signs: a chain
+    would stay there for good. It is also NaN if the position is not finite, at any energy.
     """
 
     def log_density(x: Point) -> Scalar:

@@ -1,4 +1,4 @@
-"""`ChainState`: where chains stand."""
+"""`ChainState`: the state of the chains."""
 
 from typing import Any, NamedTuple
 
@@ -8,14 +8,14 @@ from .._types import Array, Float, Int, Key, Point
 
 
 class ChainState(NamedTuple):
-    """Where chains stand, after `i` transitions of each.
+    """The state of the chains, after `i` transitions of each.
 
     - **i**: the number of transitions made.
     - **move_state**: BlackJAX's states, stacked along a leading chain axis.
-    - **totals**: of each chain, sums since the start of the warm-up, or since its end. Read
+    - **totals**: sums for each chain, since the start of the warm-up, or since its end. Read
       them as `accept_prob`, a mean, `num_diverging` and `n_grad`, the number of gradients.
     - **adapt_state**: step size and metric, the same for all chains, and their adaptation.
-    - **rng_key**: of each chain; transition `i` draws from `fold_in(rng_key, i)`.
+    - **rng_key**: one per chain; transition `i` draws from `fold_in(rng_key, i)`.
     """
 
     i: Array

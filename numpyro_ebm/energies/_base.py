@@ -1,4 +1,4 @@
-"""`AbstractEnergy`, its algebra, and `as_energy`, the door for everything else."""
+"""`AbstractEnergy`, its algebra, and `as_energy`, which converts everything else."""
 
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -23,7 +23,7 @@ from ._supports import intersection, same_support
 
 
 class _Unknown:
-    """`None` of every instance; not a property, so that a subclass may make it a field."""
+    """`None` on every instance; not a property, so that a subclass may make it a field."""
 
     def __get__(self, instance: Any, owner: type) -> None:
         if instance is None:
@@ -34,17 +34,17 @@ _UNKNOWN: Any = _Unknown()
 
 
 class AbstractEnergy(eqx.Module):
-    r"""$E(x)$, where $p(x) \propto e^{-E(x)}$ on one point $x$; batches are `jax.vmap`'s.
+    r"""$E(x)$, where $p(x) \propto e^{-E(x)}$ on one point $x$; for batches use `jax.vmap`.
 
-    A subclass says what `__call__(x)` is and what shape one point has (`event_shape`, or
-    `None` if it takes any). What else it may know is `None` unless it says otherwise: its
-    normaliser `log_z`, exact draws by `sampler(rng_key, sample_shape=())`, `mean` and
-    `variance`, and a `reference`, a proper density from which chains can come down to it. They
-    belong to its `support`, by default all real points.
+    A subclass defines `__call__(x)` and the shape of one point (`event_shape`, or `None` if it
+    takes any). Everything else is `None` unless defined: the normaliser `log_z`, exact draws by
+    `sampler(rng_key, sample_shape=())`, `mean` and `variance`, and a `reference`, a proper
+    density from which chains can be annealed to the energy. They belong to its `support`, by
+    default all real points.
 
     Energies add up to a product of experts, `a + b`; `w * a` weights an expert, `a / T` sets a
     temperature, `a - w * b` negates. Weights and temperatures are arrays that do not train.
-    Printing an energy shows its formula, `eqx.tree_pprint(energy)` all that is in it.
+    Printing an energy shows its formula, `eqx.tree_pprint(energy)` all its contents.
     """
 
     #: NumPy scalars would otherwise swallow `np.float64(2) * energy` into an object array.
@@ -56,8 +56,8 @@ class AbstractEnergy(eqx.Module):
     #: only some of the coordinates are.
     levels: ClassVar[tuple[float, ...] | None] = None
 
-    #: If points are dicts of the sites of a NumPyro model: the names of those whose prior or
-    #: Jacobian it counts, and whether each is unconstrained.
+    #: If points are dicts of a NumPyro model's sites: the names of the sites whose prior or
+    #: Jacobian this energy includes, and whether each is unconstrained.
     sites: ClassVar[tuple[tuple[str, bool], ...]] = ()
 
     log_z = _UNKNOWN
@@ -68,7 +68,7 @@ class AbstractEnergy(eqx.Module):
 
     @property
     def support(self) -> constraints.Constraint | None:
-        """A NumPyro constraint on one point, or `None` where experts disagree about it."""
+        """A NumPyro constraint on one point, or `None` if experts disagree about it."""
         return constraints.real
 
     @property
@@ -96,7 +96,7 @@ class AbstractEnergy(eqx.Module):
         try:
             return self._formula()
         except (AttributeError, TypeError):
-            # JAX and `eqx.filter` put placeholders where arrays were.
+            # JAX and `eqx.filter` put placeholders in place of arrays.
             return type(self).__name__
 
     def _formula(self) -> str:
@@ -160,7 +160,7 @@ class Sum(AbstractEnergy):
 
     @property
     def support(self) -> constraints.Constraint | None:
-        # Where one expert is confined, all are.
+        # If one expert is confined, all are.
         return intersection([term.support for term in self.terms])
 
     @property
@@ -215,7 +215,7 @@ class Scaled(AbstractEnergy):
 
 
 def proper_part(energy: AbstractEnergy) -> AbstractEnergy | None:
-    """A density that one can draw from: `energy` itself if it is one, else its reference."""
+    """A density that can be sampled: `energy` itself if it is one, else its reference."""
     reference = unfreeze(energy.reference)
     parts = [energy] if reference is None else [energy, as_energy(reference)]
     drawn = (part for part in parts if part.sampler is not None and part.log_z is not None)
@@ -226,10 +226,10 @@ def as_energy(
     obj: AbstractEnergy | dist.Distribution | Callable[[Any], Any],
     event_shape: Shape | None = None,
 ) -> AbstractEnergy:
-    """Turn whatever is one into an energy.
+    """Convert `obj` to an energy.
 
-    An energy is itself, a NumPyro distribution becomes its negative log-density, and any
-    other callable becomes a [`FunctionEnergy`][numpyro_ebm.energies.FunctionEnergy].
+    An energy is returned as it is, a NumPyro distribution becomes its negative log-density, and
+    any other callable becomes a [`FunctionEnergy`][numpyro_ebm.energies.FunctionEnergy].
 
     **Arguments**
 
@@ -257,7 +257,7 @@ def energy_named(name: str, obj: Any) -> AbstractEnergy:
 
 @functools.singledispatch
 def convert(obj: Any, name: str, event_shape: Shape | None) -> AbstractEnergy:
-    """The argument `name` as an energy; `_bridges` registers what else can be one."""
+    """The argument `name` as an energy; `_bridges` registers other types."""
     raise TypeError(
         f"`{name}` must be an energy, a NumPyro distribution or a callable from one point "
         f"to a scalar, got {type(obj).__name__}."

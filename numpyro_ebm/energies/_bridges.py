@@ -63,10 +63,10 @@ class FunctionEnergy(AbstractEnergy):
 
 
 class DistributionEnergy(AbstractEnergy):
-    r"""$-\log q(x)$ of a NumPyro distribution: normalised, $\log Z = 0$, drawn from exactly.
+    r"""$-\log q(x)$ of a NumPyro distribution: normalised, $\log Z = 0$, with exact draws.
 
-    It is infinite where a coordinate leaves its interval or half-line. A support of another
-    shape, such as the simplex, has to be kept by whoever moves `x`.
+    It is infinite if a coordinate leaves its interval or half-line. A support of another shape,
+    such as the simplex, is not checked: whatever moves `x` has to keep it.
     """
 
     distribution: dist.Distribution
@@ -98,7 +98,7 @@ class DistributionEnergy(AbstractEnergy):
 
     @property
     def _sites(self) -> list[Any]:
-        """The energies, as distributions, that it is made of."""
+        """The energies, as distributions, that it contains."""
 
         def is_site(node: Any) -> bool:
             return hasattr(node, "log_z_error")
@@ -107,7 +107,7 @@ class DistributionEnergy(AbstractEnergy):
         return [node for node in leaves if is_site(node)]
 
     def _log_z_error(self, site: Any) -> Scalar:
-        # A site that is expanded has one constant, which counts as often.
+        # An expanded site has one constant, which counts once per copy.
         copies = math.prod(self.event_shape) / math.prod(site.shape())
         return copies * site.log_z_error
 
@@ -116,7 +116,7 @@ class DistributionEnergy(AbstractEnergy):
         if is_real(support) or elementwise(support).event_dim:
             return -jnp.asarray(self.distribution.log_prob(x))
         inside = jnp.all(support(x))
-        # NumPyro's log_prob may be finite, or NaN, out there.
+        # Outside, NumPyro's log_prob may be finite, or NaN.
         safe = jnp.where(inside, x, support.feasible_like(x))
         return jnp.where(inside, -jnp.asarray(self.distribution.log_prob(safe)), jnp.inf)
 

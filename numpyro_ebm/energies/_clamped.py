@@ -1,4 +1,4 @@
-"""An energy of some coordinates, the others fixed."""
+"""An energy of some coordinates, with the others fixed."""
 
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -22,7 +22,7 @@ from ._transforms import restricted
 class Clamped(AbstractEnergy):
     r"""$E(x_\text{free}, x_\text{clamped})$ of the free coordinates; see `clamp`.
 
-    Its point is the vector of the free coordinates, in the order they have in `x`.
+    Its point is the vector of the free coordinates, in their order in `x`.
     """
 
     energy: AbstractEnergy
@@ -39,7 +39,7 @@ class Clamped(AbstractEnergy):
         return restricted(self.energy.support, self.free_index, shape)
 
     def complete(self, free: Float[Array, " n"]) -> Float[Array, "*event"]:
-        """The full point, with `free` in its place."""
+        """The full point, with `free` filled in."""
         values = unfreeze(self.values)
         return values.ravel().at[self.free_index].set(free).reshape(values.shape)
 
@@ -64,12 +64,12 @@ def clamp(energy: Any, mask: Any, values: Any) -> Clamped:
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `mask`: `True` where a coordinate is clamped; of the shape of one point, not traced.
-    - `values`: what the clamped coordinates are; ignored, NaN or not, where they are free.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `mask`: `True` if a coordinate is clamped; has the shape of one point, not traced.
+    - `values`: the values of the clamped coordinates; ignored, NaN or not, for free ones.
 
-    **Raises** `ValueError` for shapes that don't fit, NaN where clamped, or nothing free, and
-    for a support that ties coordinates to each other, such as the simplex.
+    **Raises** `ValueError` if shapes don't fit, a clamped value is NaN, nothing is free, or the
+    support ties coordinates to each other, as the simplex does.
     """
     energy = as_energy(energy)
     if isinstance(mask, Tracer):

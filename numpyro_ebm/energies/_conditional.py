@@ -55,12 +55,12 @@ class ConditionalEnergy(eqx.Module):
 
 
 def is_conditional(energy: Any) -> bool:
-    """Whether it is an energy only at a condition."""
+    """Whether it needs a condition to be an energy."""
     return isinstance(energy, ConditionalEnergy)
 
 
 class Given(AbstractEnergy):
-    r"""$y \mapsto E(y; x)$ at a fixed $x$, made by `ConditionalEnergy.given`."""
+    r"""$y \mapsto E(y; x)$ at a fixed $x$, returned by `ConditionalEnergy.given`."""
 
     conditional: ConditionalEnergy
     condition: Frozen | Any

@@ -13,7 +13,7 @@ from .._types import Array
 
 
 class Box(Constraint):
-    """Bounds of each coordinate, which may be infinite."""
+    """Bounds on each coordinate, which may be infinite."""
 
     def __init__(self, lower_bound: Any, upper_bound: Any) -> None:
         self.lower_bound = lower_bound
@@ -43,7 +43,7 @@ class Box(Constraint):
 
 
 class BoxTransform(Transform):
-    """From free coordinates: by a sigmoid, an exponential, or as they are."""
+    """From free coordinates: by a sigmoid, an exponential, or the identity."""
 
     domain: ClassVar[Any] = constraints.real
 
@@ -77,7 +77,7 @@ class BoxTransform(Transform):
         return isinstance(other, BoxTransform) and self.box.eq(other.box, static=static)
 
     def _bounds(self) -> tuple[Array, Array, Array, Array]:
-        """Bounds, zero and one where they are infinite, and which of them are finite."""
+        """Bounds, with zero and one for infinite ones, and which of them are finite."""
         low, high = jnp.asarray(self.box.lower_bound), jnp.asarray(self.box.upper_bound)
         above, below = jnp.isfinite(low), jnp.isfinite(high)
         low = jnp.where(above, low, 0)
@@ -92,7 +92,7 @@ class BoxTransform(Transform):
 
 
 class Preimage(Constraint):
-    """The points that a one-to-one transform takes into a constraint."""
+    """The points that a one-to-one transform maps into a constraint."""
 
     def __init__(self, base: Constraint, transform: Transform) -> None:
         self.base = base

@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 
 def name_of(obj: Any) -> str:
-    """What to call a function, a transform or a distribution in a formula."""
+    """The name of a function, a transform or a distribution in a formula."""
     while isinstance(obj, dist.Independent | dist.ExpandedDistribution):
         obj = obj.base_dist
     return getattr(obj, "__name__", type(obj).__name__)

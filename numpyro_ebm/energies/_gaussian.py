@@ -85,7 +85,7 @@ class GaussianMixture(AbstractEnergy):
 
     **Arguments**
 
-    - `weights`: $w_k$, positive; they are scaled to add to one.
+    - `weights`: $w_k$, positive; they are scaled to sum to one.
     - `locs`: $\mu_k$, of shape `(k, d)`.
     - `covariance_matrices`: $\Sigma_k$, of shape `(k, d, d)`, or `(d, d)` if all are the same.
     """

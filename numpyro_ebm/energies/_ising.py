@@ -24,16 +24,16 @@ class IsingModel(AbstractEnergy):
     r"""$-K\sum_{\langle ij\rangle} s_i s_j - h\sum_i s_i$, with $s_i = \pm 1$ on a lattice.
 
     `log_z` is Kaufman's exact solution on a two-dimensional torus without a field
-    [[Kaufman 1949](https://doi.org/10.1103/PhysRev.76.1232)], that of the transfer matrix on a
-    ring, and otherwise an enumeration of up to 20 spins; larger lattices don't know theirs.
-    A torus of an odd side is frustrated by a negative coupling, and Kaufman's terms cancel:
-    there a transfer matrix is applied, up to a shorter side of 9. Beyond it the value is
-    checked, and a coupling at which too few digits are left raises an error. Moments and exact
-    draws are by enumeration.
+    [[Kaufman 1949](https://doi.org/10.1103/PhysRev.76.1232)], the transfer matrix's on a ring,
+    and otherwise an enumeration of up to 20 spins; for larger lattices it is unknown. A
+    negative coupling frustrates a torus with an odd side, and Kaufman's terms cancel: a
+    transfer matrix is used instead, up to a shorter side of 9. Beyond that the value is
+    checked, and raises an error if too few digits are left. Moments and exact draws use
+    enumeration.
 
     **Arguments**
 
-    - `shape`: of the lattice, one- or two-dimensional, and of one point.
+    - `shape`: the shape of the lattice, one- or two-dimensional, and of one point.
     - `coupling`: $K$, the inverse temperature times the interaction.
     - `field`: $h$, or `None` for none.
     - `periodic`: whether opposite edges are neighbours.
@@ -61,7 +61,7 @@ class IsingModel(AbstractEnergy):
     def log_z(self) -> Scalar | None:
         field = jnp.zeros(()) if self.field is None else self.field
         if self.periodic and sum(size > 1 for size in self.shape) < 2:
-            # Along a side of one, each spin is its own neighbour, on both ends of a bond.
+            # Along a side of one, each spin is its own neighbour, at both ends of a bond.
             own = self.num_spins * (len(self.shape) - 1) * self.coupling
             return ring_log_z(self.num_spins, self.coupling, field) + own
         if self.periodic and self.field is None:
@@ -90,11 +90,11 @@ class IsingModel(AbstractEnergy):
         return self._draw if is_enumerable(self.num_spins) else None
 
     def states(self) -> Float[Array, "n *shape"]:
-        """All configurations, $2^n$ of them."""
+        """All $2^n$ configurations."""
         return (2 * bits(self.num_spins) - 1).reshape(-1, *self.shape)
 
     def gibbs_sweep(self, rng_key: Key, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Each spin drawn given its neighbours, a sublattice without neighbours at a time."""
+        """Draw each spin given its neighbours, one sublattice without neighbours at a time."""
         colors = self._colors()
         for color, key in enumerate(jr.split(rng_key, colors.max() + 1)):
             up = jr.bernoulli(key, jax.nn.sigmoid(2 * self._field_at(x)))
@@ -115,7 +115,7 @@ class IsingModel(AbstractEnergy):
         return states[jr.categorical(rng_key, -jax.vmap(self)(states), shape=sample_shape)]
 
     def _field_at(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """What each spin feels of its neighbours and of the field."""
+        """The field on each spin, from its neighbours and from outside."""
         field = jnp.zeros_like(x) if self.field is None else jnp.full_like(x, self.field)
         for axis, size in enumerate(self.shape):
             if size == 1:
@@ -129,7 +129,7 @@ class IsingModel(AbstractEnergy):
         return field
 
     def _colors(self) -> np.ndarray:
-        """Numbers for the spins, no two neighbours of one number."""
+        """Colours of the spins, as numbers; no two neighbours share one."""
         odd = self.periodic and any(n % 2 for n in self.shape if n > 1)
         lines = [np.arange(n) % 2 for n in self.shape]
         for line in lines if odd else ():

@@ -1,4 +1,4 @@
-"""Energies of what is seen and what is not, and what is left of them without the latter."""
+"""Energies with latent variables, and their marginals."""
 
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -16,16 +16,16 @@ from ._formula import name_of
 
 
 class LatentEnergy(AbstractEnergy):
-    r"""$E(x, z)$ of a point and what isn't seen of it.
+    r"""$E(x, z)$ of a point $x$ and a latent $z$.
 
-    Its point is `{"x": x, "z": z}`, so that a kernel samples both together:
+    Its point is `{"x": x, "z": z}`, so a kernel samples both together:
     `MCMC(ebm.MALA(potential_fn=energy), ...)` with such a dict as `init_params`.
 
     **Arguments**
 
     - `fn`: a callable `fn(x, z)` to a scalar.
     - `x_shape`: the shape of one `x`.
-    - `is_mixed`: whether `z` is discrete, so that no gradient moves it.
+    - `is_mixed`: whether `z` is discrete, so no gradient can move it.
     """
 
     fn: Any
@@ -38,7 +38,7 @@ class LatentEnergy(AbstractEnergy):
 
     @property
     def event_shape(self) -> None:
-        """None: a dict has no one shape."""
+        """None: a dict has no single shape."""
 
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.fn)(x["x"], x["z"])
@@ -46,8 +46,8 @@ class LatentEnergy(AbstractEnergy):
     def marginal(self, values: Any, log_weights: Any = 0.0) -> "Marginal":
         r"""$-\log\sum_k w_k\,e^{-E(x, z_k)}$, the energy of `x` alone.
 
-        Exact if `values` are all the values that a discrete `z` takes. With the nodes and
-        weights of a quadrature rule, it is as good as the rule.
+        Exact if `values` are all the values of a discrete `z`. With the nodes and weights of a
+        quadrature rule, it is as accurate as the rule.
 
         **Arguments**
 
@@ -73,7 +73,7 @@ class LatentEnergy(AbstractEnergy):
 
 
 class Marginal(AbstractEnergy):
-    r"""$-\log\sum_k w_k\,e^{-E(x, z_k)}$, made by `LatentEnergy.marginal`."""
+    r"""$-\log\sum_k w_k\,e^{-E(x, z_k)}$, returned by `LatentEnergy.marginal`."""
 
     joint: LatentEnergy
     nodes: Frozen | tuple[Array, Array]

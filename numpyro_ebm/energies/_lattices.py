@@ -22,25 +22,25 @@ def ring_log_z(num_spins: int, coupling: Scalar, field: Scalar) -> Scalar:
     shift = jnp.abs(coupling) + jnp.abs(field)
     middle = 0.5 * (jnp.exp(coupling + field - shift) + jnp.exp(coupling - field - shift))
     gap = 0.5 * (jnp.exp(coupling + field - shift) - jnp.exp(coupling - field - shift))
-    # A root of zero would have no slope.
+    # A root of zero would have no gradient.
     root = jnp.sqrt(gap**2 + jnp.exp(jnp.maximum(-2 * (coupling + shift), -80)))
     log_first = shift + jnp.log(middle + root)
     ratio = (middle - root) / (middle + root)
     if num_spins % 2 == 0:
         return num_spins * log_first + jnp.log1p(ratio**num_spins)
-    # Where the powers of both eigenvalues almost cancel, what is left: u of |ratio| = 1 - u.
+    # What is left if the powers of both eigenvalues almost cancel: u of |ratio| = 1 - u.
     log_middle = coupling + jnp.abs(field) + jnp.log1p(jnp.exp(-2 * jnp.abs(field)))
     cancels = log_middle - log_first < jnp.log(0.5)
     plain = jnp.log1p(jnp.where(cancels, 0, ratio) ** num_spins)
     log_u = jnp.where(cancels, log_middle - log_first, -1.0)
-    # 1 - (1 - u)^n, in factors that are one where u vanishes.
+    # 1 - (1 - u)^n, in factors that are one if u vanishes.
     log_power = jnp.log(num_spins) + log_u + _log_over(lambda u: -jnp.log1p(-u), jnp.exp(log_u))
     left = log_power + _log_over(lambda y: -jnp.expm1(-y), jnp.exp(log_power))
     return num_spins * log_first + jnp.where(cancels, left, plain)
 
 
 def _log_over(fn: Callable[[Array], Array], x: Array) -> Array:
-    """`log(fn(x) / x)`, of a function whose slope at zero is one."""
+    """`log(fn(x) / x)` for a function whose slope at zero is one."""
     is_tiny = x < 1e-6
     safe = jnp.where(is_tiny, 1e-6, x)
     return jnp.where(is_tiny, 0, jnp.log(fn(safe) / safe))
@@ -49,7 +49,7 @@ def _log_over(fn: Callable[[Array], Array], x: Array) -> Array:
 @functools.partial(jax.jit, static_argnums=0)
 def torus_log_z(shape: Shape, coupling: Scalar) -> Scalar:
     if all(size % 2 == 0 for size in shape):
-        # Turning every other spin around changes the sign of the coupling.
+        # Flipping every other spin changes the sign of the coupling.
         return _kaufman(shape, jnp.where(coupling < 0, -coupling, coupling))[0]
     if min(shape) <= _MAX_WIDTH:
         return jax.lax.cond(
@@ -83,10 +83,10 @@ def _kaufman(shape: Shape, coupling: Scalar) -> tuple[Scalar, Scalar]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _by_transfer(shape: Shape, coupling: Scalar) -> Scalar:
-    r"""$\log\operatorname{Tr} V^n$, bond by bond, of terms that are all positive.
+    r"""$\log\operatorname{Tr} V^n$, bond by bond; all terms are positive.
 
-    The rows of a table are the states of the first line of spins, of which the first one is
-    up, and its columns those of the last line.
+    The rows of a table are the states of the first line of spins, whose first spin is up; the
+    columns are those of the last line.
     """
     width, length = sorted(shape)
     spins = 2 * bits(width) - 1
@@ -109,7 +109,7 @@ def _by_transfer(shape: Shape, coupling: Scalar) -> Scalar:
 
 @_by_transfer.defjvp
 def _by_transfer_jvp(shape: Shape, primals: tuple, tangents: tuple) -> tuple[Scalar, Scalar]:
-    # Forward: no table has to be kept for the way back.
+    # Forward mode: no table has to be stored for a backward pass.
     log_z, slope = jax.jvp(
         lambda k: _by_transfer.fun(shape, k), primals, (jnp.ones_like(primals[0]),)
     )
@@ -117,10 +117,10 @@ def _by_transfer_jvp(shape: Shape, primals: tuple, tangents: tuple) -> tuple[Sca
 
 
 def _pfaffian(shape: Shape, t: Scalar, shift: tuple[int, int]) -> tuple[Scalar, Scalar]:
-    """One of them, as the logarithm of its positive part and a factor that changes sign.
+    """One Pfaffian, as the logarithm of its positive part and a factor that changes sign.
 
-    A wave of angles (p, q) has the square (1 + t^2)^2 - 2t(1 - t^2)(cos p + cos q), the root of
-    which is 1 - 2t - t^2 at (0, 0), 1 + 2t - t^2 at (pi, pi), and positive at all others.
+    A wave of angles (p, q) has the square (1 + t^2)^2 - 2t(1 - t^2)(cos p + cos q). Its root
+    is 1 - 2t - t^2 at (0, 0), 1 + 2t - t^2 at (pi, pi), and positive at all others.
     """
     rows, columns = (
         np.cos(np.pi * (2 * np.arange(n) + s) / n) for n, s in zip(shape, shift, strict=True)

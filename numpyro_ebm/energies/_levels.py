@@ -11,12 +11,12 @@ from ._supports import elementwise
 
 
 def is_discrete(energy: Any) -> bool:
-    """Whether an energy, an expert in it, or a distribution in it is about integers."""
+    """Whether an energy, or an expert or distribution in it, has integer coordinates."""
     return bool(_discrete_parts(energy))
 
 
 def discrete_levels(energy: Any) -> tuple[float, float] | None:
-    """The two values of a coordinate of a discrete energy; `None` if there are no two."""
+    """The two levels of a discrete energy's coordinates; `None` if there are not two."""
     parts = _discrete_parts(energy)
     levels = {part.levels if isinstance(part, AbstractEnergy) else (0.0, 1.0) for part in parts}
     counts = [x for x in parts if not isinstance(x, AbstractEnergy) and not _is_binary(x)]

@@ -18,16 +18,16 @@ class LogZ(eqx.Module):
     r"""$\log\int e^{-E(x)}\,dx$, estimated, and how far to trust it.
 
     - **estimate**: of $\log Z$.
-    - **std_error**: its standard error; infinite where nothing is known about the error.
-    - **lower**, **upper**: estimates of bounds, $E\log w \le \log Z \le E'\log w'$, where the
+    - **std_error**: its standard error; infinite if nothing is known about the error.
+    - **lower**, **upper**: estimates of bounds, $E\log w \le \log Z \le E'\log w'$, if the
       method has them, else infinite. The upper one holds if draws of the target were exact.
     - **upper_is_exact**: whether they were.
-    - **ess**: how many independent weights of one size would tell as much.
-    - **df**: degrees of freedom of the Student-t law of the error; infinite is normal.
+    - **ess**: effective sample size: how many equal weights carry the same information.
+    - **df**: degrees of freedom of the error's Student-t law; infinite means normal.
     - **checks**: what would make the error meaningless, and whether it happened.
-    - **method**: the name of what estimated it.
+    - **method**: the name of the estimator.
 
-    **Raises** `ValueError` for an estimate that is not finite, and for NaN or negative errors,
+    **Raises** `ValueError` if the estimate is not finite or an error is NaN or negative,
     unless a check failed.
     """
 
@@ -43,7 +43,7 @@ class LogZ(eqx.Module):
 
     def __check_init__(self) -> None:
         is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))
-        if is_traced or not self.ok:  # Where a check failed, it says so.
+        if is_traced or not self.ok:  # A failed check is reported by `problems`.
             return
         as_finite("estimate", self.estimate)
         for name in ("std_error", "ess", "df"):
@@ -58,7 +58,7 @@ class LogZ(eqx.Module):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What happened of that which makes the error meaningless; empty is good."""
+        """The checks that failed and make the error meaningless; empty is good."""
         return tuple(check for check, failed in self.checks.items() if bool(failed))
 
     @property
@@ -68,7 +68,7 @@ class LogZ(eqx.Module):
     def interval(self, prob: float = 0.95) -> tuple[float, float]:
         r"""Ends of a confidence interval of $\log Z$.
 
-        **Raises** `ValueError`, with the reason, where the draws cannot carry one.
+        **Raises** `ValueError`, with the reason, if the draws cannot support one.
         """
         check_probability("prob", prob)
         if self.problems:
@@ -97,7 +97,7 @@ class LogZ(eqx.Module):
 
 
 def judged(log_z: LogZ, checks: dict[str, Any]) -> LogZ:
-    """`log_z` with more checks, and an infinite error where one of them failed."""
+    """`log_z` with more checks, and an infinite error if one of them failed."""
     checks = {text: jnp.asarray(failed, bool) for text, failed in checks.items()}
     failed = jnp.stack(list(checks.values())).any()
     std_error = jnp.where(failed, jnp.inf, log_z.std_error)

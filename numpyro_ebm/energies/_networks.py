@@ -1,4 +1,4 @@
-"""Networks with the defaults that practice found, on top of a proper density."""
+"""Networks with defaults that work in practice, on top of a proper density."""
 
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -35,19 +35,19 @@ def MLPEnergy(
     r"""$f_\theta(x) - \log q(x)$, where $f_\theta$ is a multilayer perceptron on the flat $x$.
 
     A function that builds [`Tilted(network, reference)`][numpyro_ebm.Tilted]. The reference
-    $q$ makes it a proper density wherever $f_\theta$ grows slower than $-\log q$ falls, and is
+    $q$ makes it a proper density if $f_\theta$ grows more slowly than $-\log q$ falls, and is
     the natural start of annealing; it doesn't train. The default suits data of unit scale: see
     [`Standardize`][numpyro_ebm.energies.Standardize].
 
     **Arguments**
 
     - `event_shape`: the shape of one point.
-    - `width_size`, `depth`: of the hidden layers.
+    - `width_size`, `depth`: the size of the hidden layers and their number.
     - `activation`: smooth, because score matching differentiates twice. A `relu` has no
       curvature to learn from.
-    - `spectral_norm`: divide each weight matrix by (a bound, within a few per cent, of) its
-      largest singular value, so that $f_\theta$ is Lipschitz. It slows the divergence of
-      contrastive divergence on images, and costs expressivity.
+    - `spectral_norm`: divide each weight matrix by its largest singular value (by a bound
+      within a few per cent of it), so that $f_\theta$ is Lipschitz. This slows the divergence
+      of contrastive divergence on images, at a cost in expressivity.
     - `reference`: a NumPyro distribution or an energy with a `log_z`; a number for
       independent normals of that scale; `None` for the bare network.
     - `key`: for the weights.
@@ -73,16 +73,16 @@ def ConvEnergy(
 ) -> AbstractEnergy:
     r"""$f_\theta(x) - \log q(x)$, where $f_\theta$ is a convolutional network on an image.
 
-    A function that builds [`Tilted(network, reference)`][numpyro_ebm.Tilted]. The network:
-    convolutions, each followed by `activation`, then one linear layer; no pooling, no batch
-    norm. On a CPU a convolution is a sum of matrix products, because XLA runs `lax.conv`
-    several times slower inside `lax.scan` than outside
+    A function that builds [`Tilted(network, reference)`][numpyro_ebm.Tilted]. The network
+    consists of convolutions, each followed by `activation`, then one linear layer; no pooling,
+    no batch norm. On a CPU a convolution is a sum of matrix products, because XLA runs
+    `lax.conv` several times slower inside `lax.scan` than outside
     ([jax#12868](https://github.com/jax-ml/jax/issues/12868)); elsewhere it is `lax.conv`.
 
     **Arguments**
 
     - `event_shape`: `(height, width, channels)`, or `(height, width)` for one channel.
-    - `channels`: how many each convolution puts out.
+    - `channels`: the number of output channels of each convolution.
     - `kernel_size`: odd; edges are padded with zeros.
     - `strides`: one per convolution; by default 1, then 2s.
     - `activation`, `spectral_norm`, `reference`, `key`: see
@@ -105,7 +105,7 @@ def ConvEnergy(
 
 
 class MLPNetwork(AbstractEnergy):
-    r"""$f_\theta(x)$, a multilayer perceptron on the flat $x$, made by `MLPEnergy`."""
+    r"""$f_\theta(x)$, a multilayer perceptron on the flat $x$, built by `MLPEnergy`."""
 
     network: eqx.nn.MLP
     event_shape: Shape = eqx.field(static=True)
@@ -126,7 +126,7 @@ class MLPNetwork(AbstractEnergy):
 
 
 class ConvNetwork(AbstractEnergy):
-    r"""$f_\theta(x)$, a convolutional network on an image, made by `ConvEnergy`."""
+    r"""$f_\theta(x)$, a convolutional network on an image, built by `ConvEnergy`."""
 
     kernels: tuple[Float[Array, "k k c_in c_out"], ...]
     biases: tuple[Float[Array, " c_out"], ...]
@@ -155,7 +155,7 @@ class ConvNetwork(AbstractEnergy):
 def convolve(
     image: Float[Array, "h w c_in"], kernel: Float[Array, "k k c_in c_out"], stride: int
 ) -> Float[Array, "h_out w_out c_out"]:
-    """A convolution padded with zeros, in the form that is fast on the platform it runs on."""
+    """A zero-padded convolution, in the form that is fast on the current platform."""
     dtype = jnp.result_type(image, kernel)
     image, kernel = image.astype(dtype), kernel.astype(dtype)
     return lax.platform_dependent(
@@ -189,7 +189,7 @@ def _convolve_by_lax(image: Array, kernel: Array, stride: int) -> Array:
 def _conv_layers(
     shape: Shape, channels: Shape, size: int, strides: tuple[int, ...], key: Key
 ) -> tuple[tuple[Array, ...], tuple[Array, ...], eqx.nn.Linear]:
-    """Kernels, biases and the linear layer on what they leave of an image."""
+    """Filters, biases and the linear layer on the image that they leave."""
     height, width, *depth = shape
     *conv_keys, head_key = jr.split(key, len(channels) + 1)
     inputs = [depth[0] if depth else 1, *channels[:-1]]
@@ -205,7 +205,7 @@ def _conv_layers(
 
 
 def _conv_weights(key: Key, size: int, c_in: int, c_out: int) -> tuple[Array, Array]:
-    # Uniform by the fan-in, as in `eqx.nn.Conv2d`.
+    # Uniform, scaled by the fan-in, as in `eqx.nn.Conv2d`.
     kernel_key, bias_key = jr.split(key)
     limit = (size * size * c_in) ** -0.5
     kernel = jr.uniform(kernel_key, (size, size, c_in, c_out), minval=-limit, maxval=limit)
@@ -215,8 +215,8 @@ def _conv_weights(key: Key, size: int, c_in: int, c_out: int) -> tuple[Array, Ar
 def _norm_bound(matrix: Float[Array, "m n"]) -> Scalar:
     r"""$\lVert(A^\top A)^{32}\rVert_F^{1/64} \ge \lVert A\rVert_2$, by the Gram iteration.
 
-    Above the norm by less than $n^{1/128}$, without a state to carry or a singular vector to
-    differentiate [[Delattre et al. 2023](https://arxiv.org/abs/2305.16173)].
+    Exceeds the norm by a factor below $n^{1/128}$, without a state to carry or a singular
+    vector to differentiate [[Delattre et al. 2023](https://arxiv.org/abs/2305.16173)].
     """
     gram = matrix @ matrix.T if len(matrix) < matrix.shape[1] else matrix.T @ matrix
     log_norm = jnp.zeros(())
@@ -242,7 +242,7 @@ def _as_strides(strides: Sequence[int] | None, num_convolutions: int) -> tuple[i
 
 
 def _tilted(network: AbstractEnergy, reference: Any) -> AbstractEnergy:
-    """A network on what its `reference` stands for, or as it is."""
+    """A network tilting its `reference`; unchanged if there is none."""
     if reference is None:
         return network
     if isinstance(reference, int | float):

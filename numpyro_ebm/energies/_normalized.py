@@ -1,4 +1,4 @@
-"""Energies that know their constant, and mixtures of them."""
+"""Energies with a known constant, and mixtures of them."""
 
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -25,14 +25,14 @@ from ._supports import hull, is_real, same_support
 
 
 class Normalized(AbstractEnergy):
-    r"""$E(x)$ with its $\log Z$, so that $\log p(x) = -E(x) - \log Z$ is a log-density.
+    r"""$E(x)$ with its $\log Z$, so $\log p(x) = -E(x) - \log Z$ is a log-density.
 
-    The constant belongs to the parameters that the energy has now. It doesn't train: an
+    The constant belongs to the energy's current parameters. It doesn't train: an
     [`Estimator`][numpyro_ebm.Estimator] that trains the energy drops it.
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes.
     - `log_z`: $\log\int e^{-E(x)}\,dx$, or a [`LogZ`][numpyro_ebm.energies.LogZ] with its
       error, as [`log_partition`][numpyro_ebm.log_partition] returns it.
     - `std_error`: the standard error of `log_z`, if it was estimated; infinite if unknown.
@@ -86,15 +86,15 @@ class Normalized(AbstractEnergy):
 class Mixture(AbstractEnergy):
     r"""$-\log\sum_i w_i\,e^{-E_i(x) - \log Z_i}$: experts in true proportions, $\log Z = 0$.
 
-    Without their constants, experts would share the mass by $w_i Z_i$: of $x^2/2$ and
-    $(x-6)^2/0.02$, mixed half and half, the wide one would get 0.909. So each expert must know
-    its `log_z`. The weights don't train. An expert counts on its own support alone; that of the
-    mixture holds them all.
+    Without their constants, experts would share the mass by $w_i Z_i$: in an equal mixture of
+    $x^2/2$ and $(x-6)^2/0.02$, the wide one would get 0.909. So each expert must know its
+    `log_z`. The weights don't train. An expert counts on its own support only; the support of
+    the mixture contains them all.
 
     **Arguments**
 
-    - `energies`: what [`as_energy`][numpyro_ebm.as_energy] takes, each with a `log_z`.
-    - `weights`: $w_i$, positive; they are scaled to add to one.
+    - `energies`: anything [`as_energy`][numpyro_ebm.as_energy] takes, each with a `log_z`.
+    - `weights`: $w_i$, positive; they are scaled to sum to one.
 
     **Raises** `ValueError` if an expert doesn't know its `log_z`.
     """
@@ -153,10 +153,10 @@ class Mixture(AbstractEnergy):
 
     @property
     def partition(self) -> LogZ | None:
-        """What the errors of the experts' constants do to the log-density, on average."""
+        """The average effect of the errors in the experts' constants on the log-density."""
         if self.log_z is None:
             return None
-        # Its slope in one of the constants is minus that expert's share of the mass.
+        # The slope in one of the constants is minus that expert's share of the mass.
         known = [_partition(energy) for energy in self.energies]
         errors = jnp.stack([each.std_error for each in known])
         error = jnp.sqrt(jnp.sum((self.weights * errors) ** 2))
@@ -171,7 +171,7 @@ class Mixture(AbstractEnergy):
 
     @property
     def reference(self) -> Any:
-        """That of each expert, in the same proportions."""
+        """The experts' references, in the same proportions."""
         parts = [proper_part(energy) for energy in self.energies]
         return None if None in parts else Mixture(parts, self.weights)
 
@@ -199,7 +199,7 @@ class Mixture(AbstractEnergy):
 
 
 class Confined(AbstractEnergy):
-    """An energy that is infinite outside of its support."""
+    """An energy that is infinite outside its support."""
 
     energy: AbstractEnergy
 
@@ -214,7 +214,7 @@ class Confined(AbstractEnergy):
     def __call__(self, x: Point) -> Scalar:
         support: Any = self.support
         inside = jnp.all(support(x))
-        # What lies outside may be NaN, and so would be the gradient.
+        # Outside, the energy may be NaN, and so would be the gradient.
         safe = jnp.where(inside, x, support.feasible_like(x))
         return jnp.where(inside, self.energy(safe), jnp.inf)
 
@@ -223,13 +223,13 @@ class Confined(AbstractEnergy):
 
 
 def confined(energy: Any) -> AbstractEnergy:
-    """`energy`, infinite outside of its support."""
+    """`energy`, infinite outside its support."""
     energy = as_energy(energy)
     return energy if energy.support is None or is_real(energy.support) else Confined(energy)
 
 
 def forget_constants(energy: Any) -> Any:
-    """`energy` before it trains: without the constants that will no longer be true."""
+    """`energy` before it trains: without the constants that training will invalidate."""
     return jax.tree.map(_forget, energy, is_leaf=_has_constant)
 
 
@@ -247,7 +247,7 @@ def _forget(node: Any) -> Any:
 
 
 def _forget_in_mixture(mixture: Mixture) -> Mixture:
-    """Experts without constants, which stay in the weights: the same energy."""
+    """Experts without constants, which move into the weights: the same energy."""
     energies = tuple(map(forget_constants, mixture.energies))
     pairs = zip(mixture.energies, energies, strict=True)
     lost = [0.0 if new.log_z is not None else old.log_z or 0.0 for old, new in pairs]

@@ -30,12 +30,12 @@ class ModelEnergy(AbstractEnergy):
 
     Its point is the dict of the model's unconstrained latent sites, as for NumPyro's HMC: a
     model is an expert like any other, and `MCMC(ebm.NUTS(potential_fn=energy), ...)` samples
-    it. The arguments of the model are data, they don't train.
+    it. The arguments of the model are data; they don't train.
 
     **Arguments**
 
-    - `model`: a NumPyro model without discrete latent sites. If it subsamples, it does so once
-      and for all.
+    - `model`: a NumPyro model without discrete latent sites. Any subsample is drawn once and
+      then fixed.
     - `args`, `kwargs`: the arguments of the model.
     """
 
@@ -50,12 +50,12 @@ class ModelEnergy(AbstractEnergy):
 
     @property
     def event_shape(self) -> None:
-        """None: a dict has no one shape."""
+        """None: a dict has no single shape."""
 
     def init(
         self, rng_key: Key, init_strategy: Callable[..., Any] = init_to_uniform
     ) -> dict[str, Array]:
-        """A start for a chain, found as NumPyro finds it."""
+        """A start for a chain, found by NumPyro's method."""
         args, kwargs = unfreeze(self.arguments)
         info = initialize_model(
             rng_key,
@@ -85,7 +85,7 @@ class ModelEnergy(AbstractEnergy):
         return handlers.seed(self.model, jr.key(0))
 
     def _own(self, values: dict[str, Array]) -> dict[str, Array]:
-        # A site that is left out would be drawn from its prior.
+        # A missing site would be drawn from its prior.
         missing = [name for name, _ in self.sites if name not in values]
         if missing:
             raise ValueError(
@@ -101,21 +101,20 @@ class ModelEnergy(AbstractEnergy):
 class OnSite(AbstractEnergy):
     r"""An energy of one site, lifted to the dict of all unconstrained sites.
 
-    With `model`, it is an expert on a site that a model has: $E(x)$ with $x$ as the model
-    constrains it, so that `model + OnSite(energy, "x", model)` is what
-    `numpyro.factor("expert", -energy(x))` inside of the model would make. The Jacobian of the
-    site is the model's, and counts once.
+    With `model`, it is an expert on a site of that model: $E(x)$ with the constrained $x$, so
+    `model + OnSite(energy, "x", model)` equals what `numpyro.factor("expert", -energy(x))`
+    inside the model would give. The Jacobian of the site is the model's, and counts once.
 
-    Without `model`, $e^{-E}$ is the density of a site of its own on `support`:
-    $E(T(z)) - \log\lvert T'(z)\rvert$, what a site `EnergyDistribution(energy,
+    Without `model`, $e^{-E}$ is the density of a separate site on `support`:
+    $E(T(z)) - \log\lvert T'(z)\rvert$, which a site `EnergyDistribution(energy,
     support=support)` adds to the potential.
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes.
     - `site`: the name of the site.
     - `model`: the [`ModelEnergy`][numpyro_ebm.ModelEnergy] that has the site.
-    - `support`: the support of a site of its own, by default the energy's.
+    - `support`: the support of a separate site, by default the energy's.
     """
 
     energy: AbstractEnergy
@@ -146,7 +145,7 @@ class OnSite(AbstractEnergy):
 
     @property
     def event_shape(self) -> None:
-        """None: a dict has no one shape."""
+        """None: a dict has no single shape."""
 
     def __call__(self, x: dict[str, Array]) -> Scalar:
         values = x if self.model is None else self.model.constrain(x)
@@ -159,7 +158,7 @@ class OnSite(AbstractEnergy):
 
 
 def _latent_sites(model: Any, args: tuple, kwargs: dict) -> tuple[tuple[str, bool], ...]:
-    """Names of the latent sites, and whether each is unconstrained as it is."""
+    """Names of the latent sites, and whether each is unconstrained to begin with."""
     found = {}
 
     def look() -> None:

@@ -17,15 +17,15 @@ from ._supports import is_real
 def check_energy(energy: AbstractEnergy, event_shape: Shape) -> None:
     """Raise unless `energy` maps one point of shape `event_shape` to a scalar.
 
-    Only shapes are evaluated: nothing is compiled and nothing runs. The energy's own arrays may
-    be shapes, too.
+    Only shapes are evaluated: nothing is compiled or run. The energy's own arrays may be
+    shapes, too.
     """
     point = jax.ShapeDtypeStruct(event_shape, jnp.result_type(float))
     known = energy.event_shape
     if known is not None and known != event_shape:
         raise ValueError(_shape_message(event_shape, known))
     try:
-        # A new function each time: JAX would look an energy up by comparing its arrays.
+        # A new function each time: JAX would look up an energy by comparing its arrays.
         shapes, rest = eqx.partition(energy, lambda x: isinstance(x, jax.ShapeDtypeStruct))
         value = jax.eval_shape(lambda s, x: eqx.combine(s, rest)(x), shapes, point)
     except Exception as error:
@@ -51,7 +51,7 @@ def _shape_message(got: Shape, known: Shape) -> str:
 
 
 def check_points(energy: AbstractEnergy, points: Any, name: str) -> None:
-    """Raise unless points, stacked along the first axis, lie where `energy` lives."""
+    """Raise unless points, stacked along the first axis, lie on the support of `energy`."""
     support: Any = energy.support
     if isinstance(points, Tracer) or support is None:
         return

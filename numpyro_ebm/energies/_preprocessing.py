@@ -1,4 +1,4 @@
-"""Transforms of data that, inside `Transformed`, keep their log-determinants."""
+"""Transforms of data that keep their log-determinants inside `Transformed`."""
 
 import math
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ class Standardize(Transform):
     r"""$T(x) = (x - \mu)/\sigma$, a NumPyro transform.
 
     `Transformed(energy, Standardize.fit(data))` is an energy of raw data whose network sees
-    numbers of unit scale.
+    inputs of unit scale.
     """
 
     domain: ClassVar[Any] = constraints.real
@@ -31,7 +31,7 @@ class Standardize(Transform):
 
     @classmethod
     def fit(cls, data: Float[Array, "n *event"]) -> "Standardize":
-        """By mean and standard deviation of each coordinate; a constant one keeps its scale."""
+        """Fit mean and standard deviation per coordinate; a constant one keeps its scale."""
         data = as_data(data)
         scale = data.std(0)
         return cls(data.mean(0), jnp.where(scale > 0, scale, 1))
@@ -57,15 +57,15 @@ class Standardize(Transform):
 class Logit(Transform):
     r"""$T(x) = \operatorname{logit}(\alpha + (1 - 2\alpha)\,x/n)$, from pixels in $[0, n]$.
 
-    Pixels, unlike energies over $\mathbb R^d$, have bounds; this takes them out to infinity
+    Pixels, unlike energies over $\mathbb R^d$, have bounds; this maps the bounds to infinity
     [[Dinh et al. 2017](https://arxiv.org/abs/1605.08803)]. The log-density of pixels that were
     integers before [`dequantize`][numpyro_ebm.energies.dequantize] is the usual one: divided by
     $-d\log 2$ it is in bits per dimension. Sample the energy of $T(x)$, and map the draws back
-    by `Logit(...).inv`.
+    with `Logit(...).inv`.
 
     **Arguments**
 
-    - `num_levels`: $n$, 256 for bytes and 1 for pixels that were divided by it.
+    - `num_levels`: $n$, 256 for bytes and 1 for pixels divided by 256.
     - `alpha`: keeps the edges finite.
     """
 

@@ -1,4 +1,4 @@
-"""Energies with binary hidden units: normalised by enumeration."""
+"""Energies with binary hidden units, normalised by enumeration."""
 
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -21,7 +21,7 @@ from ._states import bits, is_enumerable
 
 
 class AbstractRBM(AbstractEnergy):
-    r"""A restricted Boltzmann machine: its energy is the free energy of the visible units.
+    r"""A restricted Boltzmann machine; its energy is the free energy of the visible units.
 
     **Arguments**
 
@@ -44,7 +44,7 @@ class AbstractRBM(AbstractEnergy):
 
     @classmethod
     def create(cls, num_visible: int, num_hidden: int, *, key: Key) -> Self:
-        """A machine to be trained, its weights of standard deviation 0.01 [Hinton 2012]."""
+        """A machine to train, whose weights have standard deviation 0.01 [Hinton 2012]."""
         weights = 0.01 * jr.normal(key, (num_visible, num_hidden))
         return cls(weights, jnp.zeros(num_visible), jnp.zeros(num_hidden))
 
@@ -54,7 +54,7 @@ class AbstractRBM(AbstractEnergy):
 
     @property
     def joint(self) -> LatentEnergy:
-        """The energy of both layers, a point `{"x": v, "z": h}`."""
+        """The energy of both layers; a point is `{"x": v, "z": h}`."""
         return LatentEnergy(self.joint_energy, self.event_shape)
 
     @abc.abstractmethod
@@ -66,13 +66,13 @@ class AbstractRBM(AbstractEnergy):
         r"""$p(v \mid h)$, independent units."""
 
     def gibbs_sweep(self, rng_key: Key, x: Float[Array, " v"]) -> Float[Array, " v"]:
-        """The hidden units given the visible ones, and those given the hidden ones."""
+        """Draw the hidden units given the visible ones, then the visible ones given those."""
         hidden_key, visible_key = jr.split(rng_key)
         hidden = as_floats(self.hidden_given_visible(x).sample(hidden_key))
         return as_floats(self.visible_given_hidden(hidden).sample(visible_key))
 
     def hidden_given_visible(self, visible: Float[Array, "*n v"]) -> dist.Distribution:
-        r"""$p(h \mid v)$: independent units, of mean $\sigma(c + W^\top v)$."""
+        r"""$p(h \mid v)$: independent units with mean $\sigma(c + W^\top v)$."""
         return _bernoulli(self.hidden_bias + visible @ self.weights)
 
 
@@ -81,7 +81,7 @@ class BernoulliRBM(AbstractRBM):
 
     A restricted Boltzmann machine: visible units $v$ and hidden units $h$ in $\{0, 1\}$ with
     the joint energy $-b^\top v - c^\top h - v^\top W h$, which is `rbm.joint`. If either layer
-    has at most 20 units, `log_z`, the moments and `sample` are exact, by enumeration of it.
+    has at most 20 units, enumerating it gives exact `log_z`, moments and `sample`.
 
     **Arguments**
 
@@ -116,7 +116,7 @@ class BernoulliRBM(AbstractRBM):
         return -biases - visible @ self.weights @ hidden
 
     def visible_given_hidden(self, hidden: Float[Array, "*n h"]) -> dist.Distribution:
-        r"""$p(v \mid h)$: independent units, of mean $\sigma(b + W h)$."""
+        r"""$p(v \mid h)$: independent units with mean $\sigma(b + W h)$."""
         return _bernoulli(self.visible_bias + hidden @ self.weights.T)
 
     def __call__(self, x: Float[Array, " v"]) -> Scalar:
@@ -149,9 +149,9 @@ class BernoulliRBM(AbstractRBM):
 class GaussianBernoulliRBM(AbstractRBM):
     r"""$\tfrac12\lVert v - b\rVert^2 - \sum_j \operatorname{softplus}(c_j + W_j^\top v)$.
 
-    The free energy of real visible units $v$ with binary hidden units, of the joint energy
-    $\tfrac12\lVert v - b\rVert^2 - c^\top h - v^\top W h$: a mixture of $2^H$ Gaussians in the
-    guise of a network. With up to 20 hidden units, `log_z`, the moments and `sample` are exact.
+    The free energy of real visible units $v$ with binary hidden units, for the joint energy
+    $\tfrac12\lVert v - b\rVert^2 - c^\top h - v^\top W h$: a mixture of $2^H$ Gaussians written
+    as a network. With up to 20 hidden units, `log_z`, the moments and `sample` are exact.
 
     **Arguments**
 
@@ -161,7 +161,7 @@ class GaussianBernoulliRBM(AbstractRBM):
 
     @property
     def joint(self) -> LatentEnergy:
-        """The energy of both layers, a point `{"x": v, "z": h}`, real and binary."""
+        """The energy of both layers; a point is `{"x": v, "z": h}`, real and binary."""
         return LatentEnergy(self.joint_energy, self.event_shape, is_mixed=True)
 
     @property

@@ -5,7 +5,7 @@ import numpy as np
 from .._checks import as_floats
 from .._types import Array, Float
 
-#: 2^20 states of 20 units are 80 MB.
+#: 2^20 states of 20 units take 80 MB.
 _MAX_ENUMERATED = 20
 
 

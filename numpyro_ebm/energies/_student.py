@@ -1,4 +1,4 @@
-"""Student's t, of any number of coordinates."""
+"""Student's t, in any number of coordinates."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ class StudentT(AbstractEnergy):
 
 
 def _log_gamma_ratio(x: Scalar, num_halves: int) -> Scalar:
-    r"""$\log\Gamma(x + k/2) - \log\Gamma(x)$, in which the large parts have cancelled."""
+    r"""$\log\Gamma(x + k/2) - \log\Gamma(x)$, with the large parts cancelled."""
     whole, half = divmod(num_halves, 2)
     steps = sum((jnp.log(x + i) for i in range(whole)), jnp.zeros_like(x))
     if not half:
@@ -91,6 +91,6 @@ def _log_gamma_ratio(x: Scalar, num_halves: int) -> Scalar:
     return steps + jnp.where(x > _LARGE, large, exact)
 
 
-#: From where on Stirling's series of a ratio has all digits.
+#: From here on Stirling's series of a ratio is accurate to all digits.
 _LARGE = 30.0
 _STIRLING = (-1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144)

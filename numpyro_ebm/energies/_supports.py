@@ -60,7 +60,7 @@ def same_support(a: Any, b: Any) -> bool:
 
 
 def box_of(support: Any) -> tuple[Any, Any] | None:
-    """The bounds of each coordinate, if a constraint is made of nothing else."""
+    """The bounds of each coordinate, if the constraint consists of bounds only."""
     base = elementwise(support)
     if base is None or base.is_discrete:
         return None
@@ -87,7 +87,7 @@ def _box_of_cat(support: Any) -> tuple[Array, Array] | None:
 
 
 def box(low: Any, high: Any) -> Constraint | None:
-    """Bounds as the simplest constraint that they make; `None` if nothing lies between."""
+    """Bounds as the simplest equivalent constraint; `None` if nothing lies between them."""
     if isinstance(low, Tracer) or isinstance(high, Tracer):
         return Box(low, high)
     low, high = np.asarray(low), np.asarray(high)
@@ -104,7 +104,7 @@ def box(low: Any, high: Any) -> Constraint | None:
 
 
 def intersection(supports: Sequence[Any]) -> Constraint | None:
-    """Where all of some constraints hold; `None` if that is nowhere, or unknown."""
+    """Where all the constraints hold; `None` if that is nowhere, or unknown."""
     bounded = [support for support in supports if not is_real(support)]
     if not bounded:
         return constraints.real
@@ -112,7 +112,7 @@ def intersection(supports: Sequence[Any]) -> Constraint | None:
 
 
 def hull(supports: Sequence[Any]) -> Constraint | None:
-    """A constraint that holds wherever one of some does; `None` if it is unknown."""
+    """A constraint that holds wherever any of `supports` does; `None` if unknown."""
     if any(map(is_real, supports)):
         return constraints.real
     return _combined(supports, np.minimum, np.maximum)
@@ -144,7 +144,7 @@ def is_within(inner: Any, outer: Any) -> bool:
     if None in bounds or any(isinstance(x, Tracer) for x in jax.tree.leaves(bounds)):
         return False
     (low, high), (outer_low, outer_high) = (map(np.asarray, each) for each in bounds if each)
-    # Where a map ends is known up to rounding.
+    # The image of a map ends at a point known only up to rounding.
     sizes = [np.abs(np.where(np.isfinite(x), x, 0)) for x in (low, high)]
     slack = _ROUNDING * np.maximum(*sizes)
     return bool(np.all(low >= outer_low - slack) & np.all(high <= outer_high + slack))

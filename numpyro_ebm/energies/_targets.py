@@ -1,4 +1,4 @@
-"""Densities of known normaliser and moments, by which samplers and estimators are judged."""
+"""Densities with known normaliser and moments, to test samplers and estimators."""
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ class DoubleWell(AbstractEnergy):
 
     **Arguments**
 
-    - `a`: positive; `b`: any, below zero there is one well.
+    - `a`: positive; `b`: any; below zero there is one well.
     """
 
     a: Scalar = eqx.field(converter=finite("a"), default=1.0)
@@ -49,7 +49,7 @@ class DoubleWell(AbstractEnergy):
         return jnp.sum(self.a * x**4 - self.b * x**2)
 
     def _rule(self) -> tuple[Float[Array, " n"], Float[Array, " n"], Scalar]:
-        r"""Nodes $x^2$ of one coordinate, log weights, and the height of what they leave out.
+        r"""Nodes $x^2$ of one coordinate, log weights, and the log height taken out of them.
 
         The trapezoidal rule out to 60 nats above the wells; its error falls faster than any
         power of the spacing (Trefethen and Weideman 2014). The closed form has Bessel functions
@@ -57,12 +57,12 @@ class DoubleWell(AbstractEnergy):
         """
         ratio, reach = self.b / (2 * self.a), jnp.sqrt(60 / self.a)
         grid, step = jnp.linspace(-1, 1, 4001, retstep=True)
-        # Wells that lie apart, by u = x^2 - b/2a, in which each is a Gaussian.
+        # If the wells lie apart: u = x^2 - b/2a, in which each is a Gaussian.
         are_apart = ratio > reach
         u = jax.lax.stop_gradient(reach) * grid
         squares = jnp.where(are_apart, ratio + u, 1)
         apart = -self.a * u**2 - 0.5 * jnp.log(squares) + jnp.log(reach * step)
-        # Of others, x itself; where it ends does not matter.
+        # Otherwise x itself; where the grid ends does not matter.
         end = reach**2 / (jnp.sqrt(ratio**2 + reach**2) - ratio)
         end = jax.lax.stop_gradient(jnp.sqrt(jnp.where(ratio > 0, ratio + reach, end)))
         x = end * grid
@@ -126,7 +126,7 @@ class Ring(AbstractEnergy):
 
     def _sample_radius(self, rng_key: Key, shape: Shape) -> Array:
         # The density s exp(-(s-r)^2/2w^2) lies under a Gaussian at its mode, because log s
-        # lies under its tangent there: exact rejection, which accepts most.
+        # lies under its tangent there: exact rejection, with high acceptance.
         mode = 0.5 * (self.radius + jnp.sqrt(self.radius**2 + 4 * self.width**2))
 
         def propose(carry: tuple) -> tuple:
@@ -142,7 +142,7 @@ class Ring(AbstractEnergy):
 
 
 class Banana(AbstractEnergy):
-    r"""$x_1^2/2a^2 + (x_2 - b x_1^2)^2/2c^2$: a Gaussian, sheared by a parabola."""
+    r"""$x_1^2/2a^2 + (x_2 - b x_1^2)^2/2c^2$: a Gaussian sheared by a parabola."""
 
     a: Scalar = eqx.field(converter=finite("a"), default=1.0)
     b: Scalar = eqx.field(converter=finite("b"), default=0.5)
@@ -212,7 +212,7 @@ class Funnel(AbstractEnergy):
 
     def __call__(self, x: Float[Array, " d"]) -> Scalar:
         v, rest = x[0], x[1:]
-        # Where the neck is too narrow for floats, zero times infinity would be NaN.
+        # If the neck is too narrow for floats, zero times infinity would be NaN.
         precision = jnp.exp(jnp.minimum(-v, 80.0))
         return 0.5 * (v / self.scale) ** 2 + 0.5 * jnp.sum(rest**2 * precision + v)
 

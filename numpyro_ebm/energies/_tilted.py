@@ -14,12 +14,12 @@ from ._formula import show_sum
 class Tilted(AbstractEnergy):
     r"""$E(x) - \log q(x)$: the reference density $q$, tilted by $e^{-E}$.
 
-    A bounded or linear network alone cannot be normalised; tilting a proper density can,
-    whatever a bounded network does. The reference does not train.
+    A bounded or linear network alone cannot be normalised. Tilting a proper density with a
+    bounded network always can. The reference does not train.
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, typically a network.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes, typically a network.
     - `reference`: a NumPyro distribution, or an energy that knows its `log_z`.
     """
 
@@ -47,7 +47,7 @@ class Tilted(AbstractEnergy):
 
 
 def _check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy:
-    """`reference` as an energy; raises unless it is normalised and on points of that shape."""
+    """`reference` as an energy; raises unless it is normalised and has points of that shape."""
     base = energy_named("reference", unfreeze(reference))
     if base.log_z is None:
         raise ValueError(

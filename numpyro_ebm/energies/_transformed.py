@@ -27,13 +27,13 @@ class Transformed(AbstractEnergy):
     If $E$ is the energy of $y = T(x)$, this is the energy of $x$. With `biject_to(support)` it
     is an energy over unconstrained points; with
     [`Standardize`][numpyro_ebm.energies.Standardize], preprocessing becomes part of the energy.
-    Its support is what $T$ takes into the support of
-    $E$. It has the same $\log Z$, exact draws and the reference, pushed forward, if $T$ reaches
-    all of that support; else it is $E$ cut down to what $T$ reaches, and knows none of them.
+    Its support consists of the points that $T$ maps into the support of $E$. If $T$ reaches all
+    of that, $\log Z$ is the same, and exact draws and the reference are mapped along; otherwise
+    it is $E$ restricted to what $T$ reaches, and has none of them.
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, on points $T(x)$.
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes, on points $T(x)$.
     - `transform`: a NumPyro transform. It doesn't train.
 
     **Raises** `ValueError` if it is not known whether $T$ reaches all of the support.
@@ -88,7 +88,7 @@ class Transformed(AbstractEnergy):
         reference = proper_part(self.energy)
         if reference is None or not self.is_onto:
             return None
-        # Of a wider support, the transform would reach a part alone.
+        # If its support is wider, the transform reaches only part of it.
         supports = elementwise(reference.support), elementwise(self.energy.support)
         if not same_support(*supports):
             return None
@@ -125,7 +125,7 @@ def _is_onto(energy: AbstractEnergy, transform: Transform) -> bool:
 
 
 def _check_dimension(energy: AbstractEnergy, transform: Transform) -> None:
-    """Raise where the Jacobian of all coordinates is not that of the points of a support."""
+    """Raise if the Jacobian of all coordinates is not that of the points of the support."""
     if box_of(energy.support) is not None or keeps_volume(transform):
         return
     shape = energy.event_shape
@@ -139,7 +139,7 @@ def _check_dimension(energy: AbstractEnergy, transform: Transform) -> None:
 
 
 def unconstrained(energy: AbstractEnergy) -> tuple[AbstractEnergy, Transform | None]:
-    """`energy` in the space in which chains move, and the map from there, if it is another."""
+    """`energy` in the space in which chains move, and the map from there if it differs."""
     if is_discrete(energy) or is_real(energy.support):
         return energy, None
     transform = bijection(energy.support)
@@ -161,7 +161,7 @@ def unconstrained_from(
     free, transform = unconstrained(energy)
     if transform is None and (is_discrete(energy) or is_real(reference.support)):
         return reference, free, None
-    # Events are of one shape, however each support counts its dimensions.
+    # Events have one shape, however each support counts its dimensions.
     if not same_support(elementwise(energy.support), elementwise(reference.support)):
         raise ValueError(
             f"The reference has the support {reference.support}, the energy "

@@ -1,4 +1,4 @@
-"""What NumPyro's transforms do to the points of a support."""
+"""How NumPyro's transforms act on the points of a support."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from ._supports import box, box_of, elementwise, is_real, is_within
 
 
 def preimage(support: Any, transform: Transform) -> Constraint | None:
-    """Where a one-to-one transform leads into `support`, which lies in what it maps onto."""
+    """Where a one-to-one transform maps into `support`, which lies in its codomain."""
     if is_real(support):
         return domain_of(transform)
     bounds = box_of(support)
@@ -38,12 +38,12 @@ def preimage(support: Any, transform: Transform) -> Constraint | None:
 
 
 def domain_of(transform: Transform) -> Any:
-    """Where a transform is defined, all of its parts included."""
+    """Where a transform is defined, including all its parts."""
     return codomain_of(transform.inv)
 
 
 def codomain_of(transform: Transform) -> Any:
-    """What a transform maps onto, all of its parts included."""
+    """What a transform maps onto, including all its parts."""
     if isinstance(transform, IndependentTransform):
         base = codomain_of(transform.base_transform)
         return constraints.independent(base, transform.reinterpreted_batch_ndims)
@@ -63,14 +63,14 @@ def _parts(transform: Any) -> list[Transform]:
 
 
 def image(support: Any, transform: Transform) -> Constraint | None:
-    """Where a transform takes the points of `support`."""
+    """Where a transform maps the points of `support`."""
     if not is_within(transform.domain, support) and is_within(support, transform.domain):
         return preimage(support, transform.inv)
     return transform.codomain
 
 
 def restricted(support: Any, index: Array, shape: Shape) -> Constraint | None:
-    """What a constraint on points of a shape says of the coordinates at a flat index.
+    """The constraint that `support` puts on the coordinates at a flat index of a point.
 
     `None` if it ties coordinates to each other.
     """
@@ -100,14 +100,14 @@ def keeps_volume(transform: Any) -> bool:
 def _is_elementwise(transform: Any) -> bool:
     while isinstance(transform, IndependentTransform):
         transform = transform.base_transform
-    # One-to-one on the line is monotone.
+    # One-to-one on the line means monotone.
     return transform.domain.event_dim == transform.codomain.event_dim == 0
 
 
 def support_of(distribution: dist.Distribution) -> Any:
-    """The support of a NumPyro distribution, also of a transformed one.
+    """The support of a NumPyro distribution, transformed ones included.
 
-    NumPyro's own for the latter is what the transform maps onto, whatever its base is.
+    For those, NumPyro's own is what the transform maps onto, whatever the base is.
     """
     if isinstance(distribution, dist.Independent):
         base = support_of(distribution.base_dist)

@@ -1,4 +1,4 @@
-"""How one moves: BlackJAX's algorithms as NumPyro kernels, and Gibbs for what is discrete."""
+"""How chains move: BlackJAX's algorithms as NumPyro kernels, and Gibbs kernels."""
 
 from ..chains import (
     AbstractAdaptation as AbstractAdaptation,

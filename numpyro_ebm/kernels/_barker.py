@@ -17,10 +17,10 @@ from ._numpyro import AbstractKernel
 
 
 class BarkerMove(AbstractMove):
-    r"""A Gaussian step whose coordinates turn to where the score points, most of the time.
+    r"""A Gaussian step whose coordinates take the sign of the score, most of the time.
 
-    BlackJAX's `barker` computes $\log(1+e^a)$ by an exponential that overflows at $a = 89$, so
-    that nothing is accepted where the score is steep.
+    BlackJAX's `barker` computes $\log(1+e^a)$ with an exponential that overflows at $a = 89$,
+    so it accepts nothing if the score is steep.
     """
 
     step_size: float | Scalar
@@ -40,7 +40,7 @@ class BarkerMove(AbstractMove):
         there = unravel(flat + _times(root, unravel(jump)))
         proposal = self.init(rng_key, there, energy)
         back = _times(root.T, proposal.logdensity_grad)
-        # Of the way there the logarithm is -softplus(-jump * slope), up to a constant.
+        # The log-probability of this step is -softplus(-jump * slope), up to a constant.
         ways = (softplus(-jump * slope) - softplus(jump * back)).sum()
         log_ratio = proposal.logdensity - state.logdensity + ways
         accept_prob = jnp.nan_to_num(jnp.exp(jnp.minimum(log_ratio, 0)))
@@ -66,25 +66,25 @@ class BarkerMH(AbstractKernel):
     r"""Barker's proposal [Livingstone and Zanella 2022].
 
     A Gaussian step $z \sim N(0, \sigma^2 M^{-1})$, each coordinate of which keeps its sign with
-    probability $1/(1 + e^{-z s(x)})$. Asymptotically exact. As MALA it takes one gradient a
-    transition; it is less efficient at the best step and forgives a bad one. Shown by
+    probability $1/(1 + e^{-z s(x)})$. Asymptotically exact. Like MALA, it takes one gradient
+    per transition; it is less efficient at the best step and more robust to a bad one. Shown by
     `tests/kernels/test_detailed_balance.py` and `test_exactness.py`.
 
-    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
-    to where the target is and learn the metric; the rest adapts the step of the kernel.
+    The first 60 % of the warm-up runs Hamiltonian trajectories of up to 64 steps, which travel
+    to the target and learn the metric; the rest adapts the kernel's own step.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: $\sigma$; where adaptation starts.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
     - `adapt_step_size`: adapt $\sigma$ in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
     - `target_accept_prob`: 0.4 is optimal in high dimension.
-    - `init_strategy`: where chains of a model start.
+    - `init_strategy`: where the chains of a model start.
     """
 
     def __init__(

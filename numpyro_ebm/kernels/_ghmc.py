@@ -16,7 +16,7 @@ from ._numpyro import AbstractKernel
 
 
 class GHMCMove(AbstractMove):
-    """One leapfrog step of a momentum that persists, accepted by a slice that persists too."""
+    """One leapfrog step with a persistent momentum, accepted by a slice that persists too."""
 
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
@@ -26,18 +26,18 @@ class GHMCMove(AbstractMove):
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         start_key, momentum_key = jr.split(rng_key)
         state = blackjax().mcmc.ghmc.init(position, log_density(energy), start_key)
-        # BlackJAX begins with a momentum of unit masses, which is not that of the metric.
+        # BlackJAX starts with a momentum of unit masses, which does not match the metric.
         metric = blackjax().mcmc.metrics.default_metric(self.metric(position))
         return state._replace(momentum=metric.sample_momentum(momentum_key, position))
 
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
-        # After the time `trajectory_length`, 1/e of the momentum is left.
+        # After time `trajectory_length`, 1/e of the momentum is left.
         alpha = -jnp.expm1(-2 * self.step_size / self.trajectory_length)
         metric = euclidean(self.metric(state.position))
         new, info = blackjax().mcmc.ghmc.build_kernel()(
             rng_key, state, log_density(energy), self.step_size, metric, alpha, alpha / 2
         )
-        # A proposal of infinite energy is rejected, and 0 * inf must not become the slice.
+        # A proposal of infinite energy is rejected; the slice must not become 0 * inf.
         return new._replace(slice=jnp.nan_to_num(new.slice)), with_end_energy(
             info, state, metric
         )
@@ -49,28 +49,28 @@ class GHMCMove(AbstractMove):
 class GHMC(AbstractKernel):
     r"""Generalised HMC [Horowitz 1991], with Neal's persistent slice [Neal 2020].
 
-    Underdamped Langevin dynamics with a Metropolis correction: one gradient a transition, and a
-    momentum that lasts for several. Asymptotically exact, not reversible. Shown by
+    Underdamped Langevin dynamics with a Metropolis correction: one gradient per transition, and
+    a momentum that lasts for several. Asymptotically exact, not reversible. Shown by
     `tests/kernels/test_hamiltonian.py` and `test_exactness.py`.
 
-    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
-    to where the target is and learn the metric; the rest adapts the step of the kernel.
+    The first 60 % of the warm-up runs Hamiltonian trajectories of up to 64 steps, which travel
+    to the target and learn the metric; the rest adapts the kernel's own step.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: the leapfrog step; where adaptation starts.
-    - `inverse_mass_matrix`: diagonal or whole, over the flattened position; where adaptation
+    - `inverse_mass_matrix`: diagonal or dense, over the flattened position; where adaptation
       starts.
     - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
-    - `target_accept_prob`: high, because a rejection turns the momentum around.
-    - `trajectory_length`: the time in which the momentum is forgotten, down to $1/e$. With the
-      metric learnt, the target is about one unit wide.
-    - `init_strategy`: where chains of a model start.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `target_accept_prob`: high, because a rejection reverses the momentum.
+    - `trajectory_length`: the time in which the momentum decays to $1/e$. Once the metric is
+      learnt, the target is about one unit wide.
+    - `init_strategy`: where the chains of a model start.
     """
 
     move: GHMCMove

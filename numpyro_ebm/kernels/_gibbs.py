@@ -1,4 +1,4 @@
-"""Discrete energies: blocks of independent units, and single flips that a gradient proposes."""
+"""Discrete energies: blocks of independent units, and single flips proposed by a gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from ._numpyro import AbstractKernel
 
 
 class BlockGibbsState(NamedTuple):
-    """Where a chain stands, with BlackJAX's names."""
+    """The state of a chain, with BlackJAX's names."""
 
     position: Array
     logdensity: Scalar
@@ -27,7 +27,7 @@ class BlockGibbsInfo(NamedTuple):
 
 
 class FlipState(NamedTuple):
-    """Where a chain stands, with BlackJAX's names."""
+    """The state of a chain, with BlackJAX's names."""
 
     position: Array
     logdensity: Scalar
@@ -43,7 +43,7 @@ class FlipInfo(NamedTuple):
 
 
 class BlockGibbsMove(AbstractMove):
-    """Each block of the energy in turn, drawn given the others."""
+    """Draws each block of the energy in turn, given the others."""
 
     step_size: float | Scalar = 1.0
     inverse_mass_matrix: Array | None = None
@@ -136,12 +136,12 @@ def _random_units(rng_key: Key, energy: Energy, shape: Shape) -> Array:
 
 
 class BlockGibbs(AbstractKernel):
-    r"""Gibbs sampling by blocks of units that are independent given the others.
+    r"""Gibbs sampling in blocks of units that are independent given the others.
 
-    Of a restricted Boltzmann machine, the hidden layer given the visible one and then the
-    visible one; of an Ising model, the sublattices of one colour after another (two on a
-    lattice of even sides, as on a checkerboard, and three else). Asymptotically exact, without
-    a rejection. Shown by `tests/kernels/test_discrete.py` against enumeration.
+    A restricted Boltzmann machine draws the hidden layer given the visible one, then the
+    visible one; an Ising model draws one sublattice (colour) after another: two on a lattice of
+    even sides, as on a checkerboard, else three. Asymptotically exact, without rejections.
+    Shown by `tests/kernels/test_discrete.py` against enumeration.
 
     ```python
     mcmc = MCMC(ebm.BlockGibbs(potential_fn=rbm), num_warmup=100, num_samples=1000)
@@ -172,16 +172,16 @@ class BlockGibbs(AbstractKernel):
 class GibbsWithGradients(AbstractKernel):
     r"""Gibbs with gradients [Grathwohl et al. 2021], for any energy of two-valued units.
 
-    One gradient of the energy, continued to real points, tells for all units at once what
-    flipping one would change; a unit is chosen by that, and the flip accepted by Metropolis.
-    Asymptotically exact for any energy; the better the gradient foretells a flip, the more is
-    accepted. One gradient a transition, at most one flip. Shown by
+    One gradient of the energy, extended to real points, estimates for all units at once how a
+    flip would change it. This picks a unit, and Metropolis accepts or rejects its flip.
+    Asymptotically exact for any energy; the better the gradient predicts a flip, the higher the
+    acceptance. One gradient per transition, at most one flip. Shown by
     `tests/kernels/test_discrete.py` against enumeration.
 
     **Arguments**
 
-    - `potential_fn`: a discrete energy, such as [`IsingModel`][numpyro_ebm.IsingModel],
-      [`BernoulliRBM`][numpyro_ebm.BernoulliRBM], sums of them and multiples.
+    - `potential_fn`: a discrete energy, such as [`IsingModel`][numpyro_ebm.IsingModel] or
+      [`BernoulliRBM`][numpyro_ebm.BernoulliRBM], or sums and multiples of them.
     """
 
     def __init__(

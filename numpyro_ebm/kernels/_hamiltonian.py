@@ -1,4 +1,4 @@
-"""What Hamiltonian moves share: metric, trajectories, step, and what BlackJAX says of them."""
+"""What Hamiltonian moves share: metric, trajectories, step, and their reports."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from ..chains import AbstractMove, Report, blackjax, log_density, report
 
 
 def hamiltonian_report(info: Any) -> Report:
-    """What BlackJAX says of a trajectory, its Hamiltonian included."""
+    """BlackJAX's info on a trajectory as a report, Hamiltonian included."""
     one = report(info.acceptance_rate, info.is_divergent, info.num_integration_steps)
     return one._replace(energy=info.energy)
 
@@ -19,14 +19,14 @@ def hamiltonian_report(info: Any) -> Report:
 def euclidean(metric: Array) -> Any:
     r"""BlackJAX's metric, whose kinetic energy $\tfrac12 p^\top M^{-1}p$ is never negative.
 
-    Of a momentum that ran away, the terms of a dense metric overflow with both signs, and their
-    sum may be minus infinity: every proposal would be accepted. NaN is rejected.
+    If a momentum runs away, the terms of a dense metric overflow with both signs, and their sum
+    may be minus infinity: every proposal would be accepted. NaN is rejected.
     """
     exact = blackjax().mcmc.metrics.default_metric(metric)
 
     def kinetic_energy(momentum: Point, position: Point | None = None) -> Scalar:
         energy = exact.kinetic_energy(momentum, position)
-        # Added, because the velocity is the gradient; rounding may take a zero below zero.
+        # Added, because the velocity is the gradient; rounding may push a zero below zero.
         return energy + jnp.where(energy > -1, 0, jnp.nan)
 
     return exact._replace(kinetic_energy=kinetic_energy)
@@ -35,10 +35,10 @@ def euclidean(metric: Array) -> Any:
 def jittered(
     rng_key: Key, step_size: Any, length: Any, max_steps: int = 1000
 ) -> tuple[Scalar, Array]:
-    """A step that varies by 20 %, and how many of them make `length` on average.
+    """A step that varies by 20 %, and the number of steps that gives `length` on average.
 
-    Trajectories of one length resonate with the target: around a whole period of a Gaussian
-    they come back to where they began, and are accepted.
+    Trajectories of a single length resonate with the target: after a whole period of a Gaussian
+    they return to where they began, and are accepted.
     """
     num_steps = jnp.clip(jnp.round(length / step_size), 1, max_steps).astype(int)
     factor = jr.uniform(rng_key, (), jnp.result_type(float), minval=0.8, maxval=1.2)
@@ -46,7 +46,7 @@ def jittered(
 
 
 def with_end_energy(info: Any, state: Any, metric: Any) -> Any:
-    """`info` with the Hamiltonian where the chain is: BlackJAX's is that of the proposal."""
+    """`info` with the Hamiltonian at the chain's position: BlackJAX gives the proposal's."""
     start = metric.kinetic_energy(info.momentum) - state.logdensity
     return info._replace(energy=jnp.where(info.is_accepted, info.energy, start))
 
@@ -54,7 +54,7 @@ def with_end_energy(info: Any, state: Any, metric: Any) -> Any:
 def with_found_step_size(
     move: Any, rng_key: Key, position: Point, energy: Energy
 ) -> AbstractMove:
-    """`move` with the step at which one leapfrog begins to be rejected, if it looks for it."""
+    """`move` with the step at which a leapfrog starts to be rejected, if it searches for it."""
     if not move.find_step_size:
         return move
     hmc, metric = blackjax().mcmc.hmc, euclidean(move.metric(position))

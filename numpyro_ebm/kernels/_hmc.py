@@ -32,13 +32,13 @@ from ._state import KernelState
 
 
 class HMCMove(AbstractMove):
-    """A leapfrog trajectory of a given length, its end accepted by Metropolis."""
+    """A leapfrog trajectory of a given length, whose end is accepted by Metropolis."""
 
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
     is_hamiltonian: ClassVar[bool] = True
     trajectory_length: float | Scalar | None = 2 * math.pi
-    #: A fixed number of steps instead, of a step that does not vary.
+    #: A fixed number of steps instead, with a step that does not vary.
     num_steps: int | None = eqx.field(static=True, default=None)
     find_step_size: bool = eqx.field(static=True, default=False)
     max_steps: int = eqx.field(static=True, default=1000)
@@ -53,7 +53,7 @@ class HMCMove(AbstractMove):
             length, most = self.trajectory_length, self.max_steps
             step_size, num_steps = jittered(jitter_key, step_size, length, most)
         hmc, metric = blackjax().mcmc.hmc, euclidean(self.metric(state.position))
-        # A move for which this one stands in may keep more in its state.
+        # The move it stands in for may keep more in its state.
         start = hmc.HMCState(state.position, state.logdensity, state.logdensity_grad)
         new, info = hmc.build_kernel()(
             rng_key, start, log_density(energy), step_size, metric, num_steps
@@ -70,10 +70,10 @@ class HMCMove(AbstractMove):
 def travelling(
     inverse_mass_matrix: Array | None, adapt_step_size: bool, power: int = 1
 ) -> Travel | None:
-    """Trajectories for the first part of the warm-up of a local move, if its step adapts.
+    """Trajectories for the first part of a local move's warm-up, if its step adapts.
 
     A quarter of a period of a target as wide as the metric says; before the metric is known,
-    as many steps as one can afford.
+    as many steps as are affordable.
     """
     if not adapt_step_size:
         return None
@@ -84,32 +84,32 @@ def travelling(
 class HMC(AbstractKernel):
     r"""Hamiltonian Monte Carlo [Duane et al. 1987; Neal 2011].
 
-    Asymptotically exact. The step varies by 20 % from transition to transition: trajectories of
-    one length resonate with the target, so that a chain can accept 0.995 of its proposals and
-    not move. Shown by `tests/kernels/test_hamiltonian.py` (acceptance against a closed form,
+    Asymptotically exact. The step varies by 20 % between transitions: trajectories of a single
+    length resonate with the target, so a chain can accept 0.995 of its proposals and not move.
+    Shown by `tests/kernels/test_hamiltonian.py` (acceptance against a closed form,
     reversibility) and `test_exactness.py`.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: the leapfrog step; where adaptation starts.
-    - `inverse_mass_matrix`: diagonal or whole, over the flattened position; where adaptation
+    - `inverse_mass_matrix`: diagonal or dense, over the flattened position; where adaptation
       starts.
     - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
     - `target_accept_prob`: 0.65 is optimal in high dimension; a little more is robust.
-    - `num_steps`: a fixed number of leapfrog steps, which all have the same step; with
-      `trajectory_length=None`, or their step is `trajectory_length / num_steps`, as in NumPyro.
+    - `num_steps`: a fixed number of leapfrog steps. Set `trajectory_length=None` as well, or
+      their step is `trajectory_length / num_steps`, as in NumPyro; either way it does not vary.
     - `trajectory_length`: the mean length of a trajectory, of at most 1000 steps.
-    - `init_strategy`: where chains of a model start.
+    - `init_strategy`: where the chains of a model start.
     - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
-      leapfrog step begins to be rejected.
+      leapfrog step starts to be rejected.
     - `forward_mode_differentiation`: must be False; BlackJAX differentiates in reverse mode.
-    - `regularize_mass_matrix`: shrink the metric of a short window, as Stan and NumPyro do but
-      relative to the scales found: an absolute shrinkage hides scales far below one.
+    - `regularize_mass_matrix`: shrink the metric of a short window, like Stan and NumPyro but
+      relative to the scales found: absolute shrinkage hides scales far below one.
     """
 
     move: HMCMove

@@ -27,7 +27,7 @@ from ._numpyro import AbstractKernel
 
 
 class LangevinState(NamedTuple):
-    """Where a chain stands, with BlackJAX's names."""
+    """The state of a chain, with BlackJAX's names."""
 
     position: Point
     logdensity: Scalar
@@ -35,17 +35,17 @@ class LangevinState(NamedTuple):
 
 
 class LangevinInfo(NamedTuple):
-    """The acceptance that MALA would give to the step, and whether it was taken at all."""
+    """The acceptance that MALA would give the step, and whether the step was taken."""
 
     acceptance_rate: Scalar
     is_divergent: Array
 
 
 class LangevinMove(AbstractMove):
-    r"""$x' = x + \eta M^{-1} s(x) + \sqrt{2\eta}\,M^{-1/2}\epsilon$, where it does not diverge.
+    r"""$x' = x + \eta M^{-1} s(x) + \sqrt{2\eta}\,M^{-1/2}\epsilon$, unless it diverges.
 
     BlackJAX's `overdamped_langevin` is this without a metric. Here many chains draw their noise
-    as one flat array, which on a CPU takes a fifth of the time of one short row a chain.
+    as one flat array, which on a CPU takes a fifth of the time of one short row per chain.
     """
 
     step_size: float | Scalar
@@ -65,7 +65,7 @@ class LangevinMove(AbstractMove):
         return self._step(unravel(jr.normal(rng_key, flat.shape)), state, energy)
 
     def chain_axis(self, states: LangevinState) -> int:
-        # Sums over rows of few coordinates are slow: there chains come last.
+        # Sums over rows of few coordinates are slow: then chains are the last axis.
         num_chains = states.logdensity.size
         size = sum(x.size for x in jax.tree.leaves(states.position))
         return -1 if num_chains > 1 and size <= _SHORT * num_chains else 0
@@ -97,7 +97,7 @@ class LangevinMove(AbstractMove):
         end = kick(momentum, new.logdensity_grad)
         kinetic = jax.tree.map(lambda a, b: 0.5 * ((a - b) * (a + b)).sum(), noise, end)
         log_ratio = new.logdensity - state.logdensity + sum(jax.tree.leaves(kinetic))
-        # Where it is this large, or NaN, the chain runs away and would not come back: stay.
+        # If it is this large, or NaN, the chain would run away and not come back: stay.
         is_divergent = ~((log_ratio > -_DIVERGED) & (log_ratio < jnp.inf))
         new = jax.tree.map(lambda y, x: jnp.where(is_divergent, x, y), new, state)
         accept_prob = jnp.where(is_divergent, 0, jnp.exp(jnp.minimum(0, log_ratio)))
@@ -126,7 +126,7 @@ def _normal_like(rng_key: Key, positions: Point) -> Point:
 
 
 def flat_normal(rng_key: Key, shape: Shape) -> Array:
-    """Normal draws of `shape`, at the speed of a flat array in the cache."""
+    """Normal draws of `shape`, as fast as a flat array that fits in the cache."""
     size = math.prod(shape)
     num_blocks = 16 if size >= _CACHE else 1
     rows = -(-size // num_blocks)
@@ -138,49 +138,49 @@ def flat_normal(rng_key: Key, shape: Shape) -> Array:
         noise = block(rng_key)
     else:
         noise = jax.lax.map(block, jr.split(rng_key, num_blocks)).reshape(-1)[:size]
-    # Without the barrier XLA draws in rows of the last axis, however short.
+    # Without the barrier XLA draws in rows of the last axis, however short they are.
     return jax.lax.optimization_barrier(noise).reshape(shape)
 
 
-#: NumPyro's and BlackJAX's threshold of an error of the energy.
+#: NumPyro's and BlackJAX's threshold for an energy error.
 _DIVERGED = 1000
-#: Coordinates in a row that is too short to be summed fast.
+#: Number of coordinates in a row that is too short for a fast sum.
 _SHORT = 32
-#: Numbers that, with the words they are made from, no longer stay in a core's cache.
+#: How many numbers, with the random words behind them, overflow a core's cache.
 _CACHE = 2**18
 
 
 class UnadjustedLangevin(AbstractKernel):
     r"""Langevin steps without a correction: $x' = x + \eta\,s(x) + \sqrt{2\eta}\,\epsilon$.
 
-    **Biased**, to first order in $\eta$: on a Gaussian of precision $A$ the chain draws from
-    the covariance $A^{-1}(1 - \eta A/2)^{-1}$. At the step where MALA would accept 0.574,
-    $E[x^2]$ is 20 % too large on a Gaussian in 64 dimensions and 145 % on some networks; at
-    0.99 it is 1 to 5 %. Where a step would run away, its energy off by more than 1000, the
-    chain stays and says that it diverged. Use [`MALA`][numpyro_ebm.MALA] at the same cost
-    unless a paper asks for this. Shown by `tests/kernels/test_langevin.py` against its own
-    stationary and finite-step laws.
+    **Biased**, to first order in $\eta$: on a Gaussian of precision $A$ the chain has the
+    covariance $A^{-1}(1 - \eta A/2)^{-1}$. At the step where MALA would accept 0.574, $E[x^2]$
+    is 20 % too large on a Gaussian in 64 dimensions and 145 % on some networks; at 0.99 it is
+    1 to 5 %. If a step would run away, its energy off by more than 1000, the chain stays and
+    reports a divergence. Use [`MALA`][numpyro_ebm.MALA] at the same cost unless a paper asks
+    for this. Shown by `tests/kernels/test_langevin.py` against its own stationary and
+    finite-step laws.
 
-    There is no acceptance; `accept_prob` is that which MALA would have, and the distance of its
-    mean from one is a measure of the bias.
+    Nothing is accepted or rejected; `accept_prob` is the probability that MALA would have. How
+    far its mean is from one measures the bias.
 
-    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
-    to where the target is and learn the metric; the rest adapts the step of the kernel.
+    The first 60 % of the warm-up runs Hamiltonian trajectories of up to 64 steps, which travel
+    to the target and learn the metric; the rest adapts the kernel's own step.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: BlackJAX's $\eta$; where adaptation starts.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
     - `adapt_step_size`: adapt $\eta$ in warm-up, until MALA would accept
       `target_accept_prob`.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
       adapts, or if `dense_mass`.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
     - `target_accept_prob`: close to one for a small bias.
-    - `init_strategy`: where chains of a model start.
+    - `init_strategy`: where the chains of a model start.
     """
 
     def __init__(

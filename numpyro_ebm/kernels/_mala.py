@@ -1,4 +1,4 @@
-"""The Metropolis-adjusted Langevin algorithm, with a step that is given or finds itself."""
+"""The Metropolis-adjusted Langevin algorithm, with a given or a self-tuning step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ class MALAMove(AbstractMove):
         return blackjax().mcmc.hmc.init(position, log_density(energy))
 
     def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
-        # One leapfrog step of size sqrt(2 eta) is the same proposal, and takes a metric.
+        # One leapfrog step of size sqrt(2 eta) is the same proposal, and supports a metric.
         return blackjax().mcmc.hmc.build_kernel()(
             rng_key,
             state,
@@ -43,10 +43,10 @@ class MALAMove(AbstractMove):
 
 
 class AutoMALAMove(AbstractMove):
-    r"""A MALA step of $4^j\eta$, with the first $j$ that accepts a middling share.
+    r"""A MALA step of $4^j\eta$, with the first $j$ whose acceptance is in a middle range.
 
-    What is middling is drawn anew in each transition, and the proposal must find the same $j$
-    on its way back.
+    The range is drawn anew in each transition, and the search from the proposal must find the
+    same $j$.
     """
 
     step_size: float | Scalar
@@ -66,9 +66,9 @@ class AutoMALAMove(AbstractMove):
         )
 
     def report(self, info: Any) -> Report:
-        # The search asks 2 + |j| times, both ways.
+        # The search evaluates 2 + |j| steps, in both directions.
         forth, back = jnp.abs(info.step_index), jnp.abs(info.reverse_step_index)
-        # Half of the searches should go up: then the step is the median of what they choose.
+        # Half of the searches should go up: then the step is the median of the chosen ones.
         tuning = 0.5 + 0.5 * jnp.sign(info.step_index)
         return report(info.acceptance_rate, info.is_divergent, 5 + forth + back, tuning)
 
@@ -76,11 +76,11 @@ class AutoMALAMove(AbstractMove):
 class MALA(AbstractKernel):
     r"""Metropolis-adjusted Langevin: $x' = x + \eta\,s(x) + \sqrt{2\eta}\,\epsilon$.
 
-    Asymptotically exact. One gradient a transition. Shown by `tests/kernels/test_mala.py`
+    Asymptotically exact. One gradient per transition. Shown by `tests/kernels/test_mala.py`
     against a closed-form acceptance probability and by `tests/kernels/test_exactness.py`.
 
-    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
-    to where the target is and learn the metric; the rest adapts the step of the kernel.
+    The first 60 % of the warm-up runs Hamiltonian trajectories of up to 64 steps, which travel
+    to the target and learn the metric; the rest adapts the kernel's own step.
 
     ```python
     mcmc = MCMC(ebm.MALA(model), num_warmup=500, num_samples=1000, num_chains=4)
@@ -89,16 +89,16 @@ class MALA(AbstractKernel):
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: BlackJAX's $\eta$ (HMC's step is $\sqrt{2\eta}$); where adaptation starts.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
     - `adapt_step_size`: adapt $\eta$ in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
       adapts, or if `dense_mass`.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
     - `target_accept_prob`: 0.574 is optimal in high dimension [Roberts and Rosenthal 1998].
-    - `init_strategy`: where chains of a model start.
+    - `init_strategy`: where the chains of a model start.
     """
 
     def __init__(
@@ -129,27 +129,27 @@ class AutoMALA(AbstractKernel):
     r"""MALA that finds its step in every transition [Biron-Lattes et al. 2024].
 
     Asymptotically exact: a Gibbs draw of the step [Bou-Rabee, Carpenter and Marsden 2024],
-    BlackJAX's `gist_step_size` with the symmetric criterion of AutoStep [Liu et al. 2024].
-    Where the scale of the target changes from place to place, as in a funnel or a quartic tail,
-    no single step of [`MALA`][numpyro_ebm.MALA] will do: a fair share of its chains gets stuck.
-    The price is 5 gradients a transition and more, and all of many chains wait for the longest
-    search. Shown by exact rank tests in `tests/kernels/test_ranks.py`.
+    BlackJAX's `gist_step_size` with the symmetric criterion of AutoStep [Liu et al. 2024]. If
+    the scale of the target varies in space, as in a funnel or a quartic tail, no single step of
+    [`MALA`][numpyro_ebm.MALA] suits it, and many chains get stuck. The price is at least 5
+    gradients per transition, and with many chains all wait for the longest search. Shown by
+    exact rank tests in `tests/kernels/test_ranks.py`.
 
-    The first 60 % of the warm-up are Hamiltonian trajectories of up to 64 steps, which travel
-    to where the target is and learn the metric; the rest adapts the step of the kernel.
+    The first 60 % of the warm-up runs Hamiltonian trajectories of up to 64 steps, which travel
+    to the target and learn the metric; the rest adapts the kernel's own step.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
-    - `step_size`: $\eta$, from which each search starts; it goes up to $2^{20}$ times farther.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or whole, over the flattened position.
+    - `step_size`: $\eta$, from which each search starts; it goes up to a factor of $2^{20}$.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
     - `adapt_step_size`: in warm-up, move $\eta$ to the median of the steps chosen.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
       adapts, or if `dense_mass`.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
-    - `init_strategy`: where chains of a model start.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `init_strategy`: where the chains of a model start.
     """
 
     def __init__(

@@ -23,12 +23,12 @@ from ..chains import (
 from ._hamiltonian import jittered
 from ._numpyro import AbstractKernel
 
-#: McLachlan's integrator evaluates two gradients a step.
+#: McLachlan's integrator evaluates two gradients per step.
 _GRADIENTS = 2
 
 
 class UnadjustedMCLMCMove(AbstractMove):
-    """One step of a particle of constant speed that the score steers and noise turns."""
+    """One step of a particle of constant speed, steered by the score and turned by noise."""
 
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
@@ -62,7 +62,7 @@ class UnadjustedMCLMCMove(AbstractMove):
 
 
 class AdjustedMCLMCMove(AbstractMove):
-    """A trajectory of constant speed that the score steers, its end accepted by Metropolis."""
+    """A constant-speed trajectory steered by the score, whose end is accepted by Metropolis."""
 
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
@@ -91,7 +91,7 @@ class AdjustedMCLMCMove(AbstractMove):
 
 
 def _length(trajectory_length: Any, position: Point) -> Any:
-    # The speed is one: across a target of unit variances in d dimensions it takes sqrt(d).
+    # The speed is one: crossing a target of unit variances in d dimensions takes sqrt(d).
     return jnp.sqrt(dimension(position)) if trajectory_length is None else trajectory_length
 
 
@@ -114,24 +114,24 @@ def _check_diagonal(inverse_mass_matrix: Any) -> None:
 class UnadjustedMCLMC(AbstractKernel):
     r"""Microcanonical Langevin Monte Carlo [Robnik et al. 2023], without a correction.
 
-    **Biased**, by the error of the integrator: its step is tuned to a variance of the energy
-    of `energy_variance` per dimension, which keeps the error of variances to some percent. In
-    return it needs few gradients in high dimension, two a transition. `accept_prob` is one.
-    Shown by `tests/kernels/test_exactness.py`, bias and all.
+    **Biased**, by the error of the integrator: its step is tuned so that the variance of the
+    energy is `energy_variance` per dimension, which keeps variances accurate to a few per cent.
+    In return it needs few gradients in high dimension, two per transition. `accept_prob` is
+    one. Shown by `tests/kernels/test_exactness.py`, bias included.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
-    - `step_size`: of the integrator; where adaptation starts.
+    - `step_size`: the integrator's step; where adaptation starts.
     - `inverse_mass_matrix`: its diagonal, over the flattened position.
     - `adapt_step_size`: adapt the step in warm-up, to `energy_variance`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
-    - `energy_variance`: the variance of the energy's error in a step, per dimension.
-    - `trajectory_length`: after which the direction is forgotten; $\sqrt d$ by default, the
+    - `energy_variance`: the variance of the energy error of a step, per dimension.
+    - `trajectory_length`: how long the direction is remembered; by default $\sqrt d$, the
       width of a target of unit variances in $d$ dimensions.
-    - `init_strategy`: where chains of a model start.
+    - `init_strategy`: where the chains of a model start.
     """
 
     def __init__(
@@ -161,23 +161,23 @@ class UnadjustedMCLMC(AbstractKernel):
 class AdjustedMCLMC(AbstractKernel):
     r"""Microcanonical HMC: the trajectories of MCLMC with a Metropolis correction.
 
-    Asymptotically exact [Robnik, Cohn-Gordon and Seljak 2025]. The direction is fresh in each
-    transition, and the step varies by 20 %. Two gradients a step. Shown by
+    Asymptotically exact [Robnik, Cohn-Gordon and Seljak 2025]. Each transition draws a new
+    direction, and the step varies by 20 %. Two gradients per step. Shown by
     `tests/kernels/test_hamiltonian.py` (reversibility) and `test_exactness.py`.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
-    - `step_size`: of the integrator; where adaptation starts.
+    - `step_size`: the integrator's step; where adaptation starts.
     - `inverse_mass_matrix`: its diagonal, over the flattened position.
     - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
     - `target_accept_prob`: the mean acceptance probability.
-    - `trajectory_length`: the mean length of a trajectory, of at most 1000 steps; $\sqrt d$ by
-      default, the width of a target of unit variances in $d$ dimensions.
-    - `init_strategy`: where chains of a model start.
+    - `trajectory_length`: the mean length of a trajectory, of at most 1000 steps; by default
+      $\sqrt d$, the width of a target of unit variances in $d$ dimensions.
+    - `init_strategy`: where the chains of a model start.
     """
 
     def __init__(

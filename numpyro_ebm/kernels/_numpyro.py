@@ -25,12 +25,12 @@ from ._target import EnergyTarget, ModelTarget
 class AbstractKernel(MCMCKernel):
     """A [`move`][numpyro_ebm.kernels.AbstractMove] that NumPyro's `MCMC` can run.
 
-    A subclass makes its move and passes it here. Everything that adapts is in the state, and
-    the potential is built from the current model arguments in every transition, so NumPyro's
-    composite kernels see no stale value. But `MCMC` does not tell a kernel when it goes on from
-    `post_warmup_state` with new arguments. The state then holds the energy that its points had
-    under the old ones, and a chain that compares with it may freeze, as NumPyro's own do. So
-    set `mcmc.post_warmup_state = kernel.refresh(mcmc.last_state, model_args, model_kwargs)`.
+    A subclass builds its move and passes it here. Everything that adapts is in the state, and
+    every transition rebuilds the potential from the current model arguments, so NumPyro's
+    composite kernels see no stale value. But `MCMC` does not tell a kernel when it resumes from
+    `post_warmup_state` with new arguments. The state then holds energies under the old
+    arguments, and a chain that compares with them may freeze, as NumPyro's own do. So set
+    `mcmc.post_warmup_state = kernel.refresh(mcmc.last_state, model_args, model_kwargs)`.
     """
 
     move: AbstractMove
@@ -66,7 +66,7 @@ class AbstractKernel(MCMCKernel):
 
     @property
     def potential_fn(self) -> AbstractEnergy | None:
-        """The energy it samples; `None` for a kernel made from a model."""
+        """The energy that it samples; `None` for a kernel made from a model."""
         return self._target.energy if isinstance(self._target, EnergyTarget) else None
 
     @property
@@ -80,7 +80,7 @@ class AbstractKernel(MCMCKernel):
 
     @property
     def default_fields(self) -> tuple[str, ...]:
-        # All that ArviZ's `sample_stats` wants, without `extra_fields`.
+        # All that ArviZ's `sample_stats` needs, without `extra_fields`.
         return (
             "z",
             "potential_energy",
@@ -92,7 +92,7 @@ class AbstractKernel(MCMCKernel):
         )
 
     def parts_by_value(self) -> tuple[Any, ...]:
-        """By what kernels compare: one made anew with the same arguments compiles nothing."""
+        """What kernels are compared by: an equal kernel made anew compiles nothing."""
         return self.move, self.adaptation, self.init_strategy, self._target
 
     def __eq__(self, other: object) -> bool:
@@ -119,7 +119,7 @@ class AbstractKernel(MCMCKernel):
 
         **Raises** `ValueError` if a chain could never leave its start, and
         [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if the model, or a potential made
-        of one, infers parameters of an energy without its normaliser.
+        from one, infers parameters of an energy without its normaliser.
         """
         split = jr.split if is_prng_key(rng_key) else jax.vmap(jr.split, out_axes=1)
         chain_key, start_key = split(rng_key)
@@ -142,7 +142,7 @@ class AbstractKernel(MCMCKernel):
     def refresh(
         self, state: KernelState, model_args: tuple, model_kwargs: dict | None
     ) -> KernelState:
-        """Recompute the energy and gradient that `state` caches, for a target that changed."""
+        """Recompute the energy and gradient cached in `state`, after the target has changed."""
         energy = self.get_potential_fn(model_args, model_kwargs)
         return refreshed_state(self._sampler(state.z), energy, state)
 
@@ -166,7 +166,7 @@ class AbstractKernel(MCMCKernel):
     def get_potential_fn(
         self, model_args: tuple = (), model_kwargs: dict | None = None
     ) -> Energy:
-        """The energy over unconstrained space, for these arguments of the model."""
+        """The energy on unconstrained space, for these model arguments."""
         return self._known_target.potential_fn(model_args, model_kwargs or {})
 
     def get_constrain_fn(
@@ -176,18 +176,18 @@ class AbstractKernel(MCMCKernel):
         *,
         return_deterministic: bool = False,
     ) -> Callable[[Point], Any]:
-        """What conditions the other blocks of a composite kernel: values of the sites alone.
+        """The site values that other blocks of a composite kernel condition on.
 
         **Arguments**
 
-        - `return_deterministic`: run the model, and return its deterministic sites as well.
+        - `return_deterministic`: run the model, and return its deterministic sites too.
         """
         arguments = model_args, model_kwargs or {}
         return self._known_target.constrain_fn(*arguments, return_deterministic)
 
     @property
     def _sample_fn(self) -> Any:
-        # `MCMC` reads this: `None` makes it call `init` before it samples.
+        # `MCMC` reads this: if it is `None`, it calls `init` before it samples.
         return None if self._target is None else self._target.sample_fn
 
     @property

@@ -20,7 +20,7 @@ from ._state import KernelState
 
 
 class NUTSMove(AbstractMove):
-    """A Hamiltonian trajectory that doubles until it turns, and a point drawn from it."""
+    """A Hamiltonian trajectory that doubles until it turns back, and a point drawn from it."""
 
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
@@ -51,8 +51,8 @@ class NUTSMove(AbstractMove):
 class NUTS(AbstractKernel):
     """The no-U-turn sampler [Hoffman and Gelman 2014], in BlackJAX's multinomial form.
 
-    Asymptotically exact; shown by `tests/kernels/test_exactness.py`. Chains that run
-    vectorized all wait for the longest trajectory among them.
+    Asymptotically exact; shown by `tests/kernels/test_exactness.py`. Vectorized chains all wait
+    for the longest trajectory among them.
 
     ```python
     mcmc = MCMC(ebm.NUTS(model), num_warmup=500, num_samples=1000, num_chains=4)
@@ -61,24 +61,24 @@ class NUTS(AbstractKernel):
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: the leapfrog step; where adaptation starts.
-    - `inverse_mass_matrix`: diagonal or whole, over the flattened position; where adaptation
+    - `inverse_mass_matrix`: diagonal or dense, over the flattened position; where adaptation
       starts.
     - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
     - `target_accept_prob`: the mean acceptance probability along trajectories.
-    - `trajectory_length`: has no effect, as in NumPyro, so that both are called alike.
-    - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients a transition; a pair of them
-      is for the warm-up and for what comes after it.
-    - `init_strategy`: where chains of a model start.
+    - `trajectory_length`: has no effect, as in NumPyro; it keeps the two signatures alike.
+    - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients per transition; a pair gives
+      one depth for the warm-up and one for the time after it.
+    - `init_strategy`: where the chains of a model start.
     - `find_heuristic_step_size`: double or halve `step_size` before the warm-up, until one
-      leapfrog step begins to be rejected.
+      leapfrog step starts to be rejected.
     - `forward_mode_differentiation`: must be False; BlackJAX differentiates in reverse mode.
-    - `regularize_mass_matrix`: shrink the metric of a short window, as Stan and NumPyro do but
-      relative to the scales found: an absolute shrinkage hides scales far below one.
+    - `regularize_mass_matrix`: shrink the metric of a short window, like Stan and NumPyro but
+      relative to the scales found: absolute shrinkage hides scales far below one.
     """
 
     move: NUTSMove
@@ -131,5 +131,5 @@ class NUTS(AbstractKernel):
 
     @property
     def _max_tree_depth(self) -> int:
-        # ArviZ reads it to count the trajectories that were cut short.
+        # ArviZ reads it to count truncated trajectories.
         return self.move.max_tree_depth

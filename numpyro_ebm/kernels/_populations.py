@@ -1,4 +1,4 @@
-"""Populations that come down from a reference to the target, and need no warm-up."""
+"""Populations that anneal from a reference to the target, and need no warm-up."""
 
 import abc
 from typing import Any, NamedTuple
@@ -34,13 +34,13 @@ from ._sampler import check_exact, check_kernel, step_adaptation
 
 
 class Population(NamedTuple):
-    r"""Draws that came down together.
+    r"""Draws of one population.
 
     - **values**: `(draw, *event)`.
-    - **accept_prob**: the mean acceptance probability at the end of the way.
-    - **num_steps**: the number of transitions on the way.
-    - **log_z**: an estimate of $\log Z$, whose bias falls as draws grow; NaN where there is
-      none.
+    - **accept_prob**: the mean acceptance probability at the end of the path.
+    - **num_steps**: the number of transitions along the path.
+    - **log_z**: an estimate of $\log Z$, whose bias falls as the number of draws grows; NaN if
+      there is none.
     """
 
     values: Array
@@ -50,28 +50,27 @@ class Population(NamedTuple):
 
 
 class AbstractPopulation(eqx.Module):
-    """How a population of points is drawn together; [`sample`][numpyro_ebm.sample] draws it."""
+    """How to draw a population of points jointly; [`sample`][numpyro_ebm.sample] draws it."""
 
     @property
     def is_exact(self) -> bool:
-        """Whether its moves leave invariant what they move on."""
+        """Whether each move leaves its own target invariant."""
         return True
 
     @abc.abstractmethod
     def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
-        """`num_draws` points; a pure function, to be called inside of `jit`."""
+        """`num_draws` points; a pure function, to be called inside `jit`."""
 
 
 class TemperedSMC(AbstractPopulation):
     r"""Adaptive tempered sequential Monte Carlo [Del Moral, Doucet and Jasra 2006].
 
     Particles from a reference $q$, at $\lambda = 0$, are weighted, resampled and moved on
-    $q^{1-\lambda} e^{-\lambda E}$ as $\lambda$ rises to one, by steps that keep the effective
-    sample size. Asymptotically exact in the number of particles; at a finite number modes can
-    get lost, so that several populations, `num_chains` of them, should agree. Draws of the
-    reference where the energy is infinite are dropped first. A population that does not reach
-    $\lambda = 1$ is NaN. BlackJAX chooses $\lambda$ and resamples. Shown by
-    `tests/kernels/test_populations.py`.
+    $q^{1-\lambda} e^{-\lambda E}$ as $\lambda$ rises to one, in steps that keep the effective
+    sample size. Asymptotically exact in the number of particles; a finite population can lose
+    modes, so compare several, `num_chains` of them. Reference draws of infinite energy are
+    dropped first. A population that does not reach $\lambda = 1$ is NaN. BlackJAX chooses
+    $\lambda$ and resamples. Shown by `tests/kernels/test_populations.py`.
 
     ```python
     smc = ebm.TemperedSMC(ebm.MALA(), dist.Normal(0, 5).expand([2]).to_event(1))
@@ -80,12 +79,12 @@ class TemperedSMC(AbstractPopulation):
 
     **Arguments**
 
-    - `kernel`: what moves the particles, its step size tuned at every $\lambda$ if it adapts;
-      not one that is biased.
+    - `kernel`: moves the particles, its step size tuned at every $\lambda$ if it adapts; must
+      not be biased.
     - `reference`: a NumPyro distribution, or an energy with an exact `sampler`, wider than the
       target and on the same support.
     - `num_steps`: transitions at each $\lambda$.
-    - `target_ess`: the effective sample size after each step, as a part of the particles.
+    - `target_ess`: the effective sample size after each step, as a fraction of the particles.
     """
 
     sampler: Sampler
@@ -122,7 +121,7 @@ class TemperedSMC(AbstractPopulation):
         annealing = Annealing(self.sampler, reference, free, self.num_steps)
         start = begin(start_key, annealing, num_draws)
         end, _ = descend(loop_key, annealing, start, keeping_ess(self.target_ess))
-        # A population that stayed on the way is not one of the target.
+        # A population that stopped on the way did not reach the target.
         points = jnp.where(end.beta == 1, end.particles.chains.z, jnp.nan)
         log_z = self.reference.log_z
         return Population(
@@ -136,11 +135,11 @@ class TemperedSMC(AbstractPopulation):
 class AnnealedLangevin(AbstractPopulation):
     r"""Langevin dynamics on $E(x; \sigma)$ as $\sigma$ falls [Song and Ermon 2019].
 
-    For noise-conditional energies, as multi-scale denoising score matching learns them. From
+    For noise-conditional energies, as learned by multi-scale denoising score matching. From
     $N(0, \sigma_1^2)$ each point makes `num_steps` transitions of step $\eta\sigma_k^2$ at
-    every $\sigma_k$, and ends at the smallest. **Biased**: the proportions of modes are those
-    in which the last noise that joins them left them, and Langevin steps without a correction
-    add their own bias. With `kernel=ebm.MALA(...)` the law at each $\sigma_k$ is invariant.
+    every $\sigma_k$, and ends at the smallest. **Biased**: the proportions of the modes freeze
+    at the last noise scale that connects them, and Langevin steps without a correction add
+    their own bias. With `kernel=ebm.MALA(...)` the law at each $\sigma_k$ is invariant.
     Shown by `tests/kernels/test_populations.py`.
 
     ```python
@@ -150,7 +149,7 @@ class AnnealedLangevin(AbstractPopulation):
 
     **Arguments**
 
-    - `noise_scales`: $\sigma_1 > \dots > \sigma_K$, from the width of the data down.
+    - `noise_scales`: $\sigma_1 > \dots > \sigma_K$, starting at the width of the data.
     - `kernel`: [`UnadjustedLangevin`][numpyro_ebm.UnadjustedLangevin] or
       [`MALA`][numpyro_ebm.MALA]; its `step_size` is $\eta$ at $\sigma = 1$. Nothing adapts.
     - `num_steps`: transitions at each noise scale.

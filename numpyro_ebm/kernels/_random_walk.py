@@ -1,4 +1,4 @@
-"""The random walk of Metropolis."""
+"""Random-walk Metropolis."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,23 +34,23 @@ class RandomWalkMove(AbstractMove):
 class RandomWalkMetropolis(AbstractKernel):
     r"""A Gaussian random walk [Metropolis et al. 1953]: $x' = x + \sigma M^{-1/2}\epsilon$.
 
-    Asymptotically exact, and needs no gradient: for energies that have none, in a handful of
+    Asymptotically exact, without gradients: for energies that have none, in a handful of
     dimensions. Shown by `tests/kernels/test_detailed_balance.py` and `test_exactness.py`.
 
     **Arguments**
 
     - `model`: a NumPyro model; or
-    - `potential_fn`: an energy, what [`as_energy`][numpyro_ebm.as_energy] takes. It needs
+    - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: $\sigma$; where adaptation starts.
-    - `inverse_mass_matrix`: the covariance of a proposal, up to $\sigma^2$: diagonal or whole,
+    - `inverse_mass_matrix`: the covariance of a proposal, up to $\sigma^2$: diagonal or dense,
       over the flattened position.
     - `adapt_step_size`: adapt $\sigma$ in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the covariance in warm-up.
-    - `dense_mass`: learn the whole matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal.
     - `target_accept_prob`: 0.234 is optimal in high dimension [Roberts, Gelman and Gilks 1997],
       0.44 in one.
-    - `init_strategy`: where chains of a model start.
+    - `init_strategy`: where the chains of a model start.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The door from a kernel to the engine, and what is asked of it there."""
+"""How a kernel enters the engine, and what is checked there."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from ._numpyro import AbstractKernel
 def as_sampler(kernel: Any) -> Sampler:
     """How `kernel` moves chains, on any energy; its numbers become arrays.
 
-    **Raises** `TypeError` unless it is a kernel of this library, and `ValueError` if it has a
-    target of its own.
+    **Raises** `TypeError` unless it is a kernel of this library, and `ValueError` if it already
+    has a target.
     """
     check_free_kernel(kernel)
-    # Python's numbers would be constants of the compiled program.
+    # Python numbers would be constants of the compiled program.
     return jax.tree.map(_as_array, Sampler(kernel.move, kernel.adaptation))
 
 
@@ -41,7 +41,7 @@ def check_kernel(kernel: Any) -> None:
 
 
 def check_free_kernel(kernel: Any) -> None:
-    """Raise unless it is a kernel that has no target yet."""
+    """Raise unless it is a kernel without a target."""
     check_kernel(kernel)
     if kernel.has_target:
         raise ValueError(
@@ -51,7 +51,7 @@ def check_free_kernel(kernel: Any) -> None:
 
 
 def check_exact(kernel: AbstractKernel) -> None:
-    """Raise unless `kernel` leaves its target invariant, for what relies on that."""
+    """Raise unless `kernel` leaves its target invariant, for methods that rely on it."""
     if not kernel.move.is_exact:
         raise ValueError(
             f"`kernel` must leave its target invariant here, and `{type(kernel).__name__}` is "

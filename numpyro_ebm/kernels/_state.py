@@ -21,7 +21,7 @@ from ..chains import (
 
 
 class _OfTrajectories:
-    """An attribute of the states of Hamiltonian kernels alone, as in NumPyro."""
+    """An attribute that only states of Hamiltonian kernels have, as in NumPyro."""
 
     def __init__(self, field: str) -> None:
         self.field = field
@@ -41,15 +41,15 @@ class KernelState(eqx.Module):
     Their contents have NumPyro's names:
 
     - **i**: the number of transitions made.
-    - **z**, **potential_energy**, **z_grad**: where the chain is; the gradient is `None` if the
-      kernel needs none.
-    - **accept_prob**: the acceptance probability of the last proposal; of an unadjusted kernel
-      what it would be with an adjustment.
+    - **z**, **potential_energy**, **z_grad**: the chain's position, energy and gradient, which
+      is `None` if the kernel needs none.
+    - **accept_prob**: the acceptance probability of the last proposal; for an unadjusted
+      kernel, what it would be with an adjustment.
     - **mean_accept_prob**: its mean since the start of the warm-up, or since its end.
     - **diverging**: whether the proposal's energy error passed 1000 or was not finite.
     - **n_grad**: the number of gradients that the transition evaluated.
-    - **energy**, **num_steps**: of a Hamiltonian kernel, the Hamiltonian at the end of the
-      transition, momentum included, and the number of steps of its integrator.
+    - **energy**, **num_steps**: for a Hamiltonian kernel, the Hamiltonian at the end of the
+      transition, momentum included, and the number of integrator steps.
     - **move_state**: BlackJAX's state: position, log-density and its gradient.
     - **adapt_state**: step size, metric, and the state of their adaptation.
     - **rng_key**: transition `i` draws from `fold_in(rng_key, i)`.
@@ -107,12 +107,12 @@ class KernelState(eqx.Module):
         return self.report.n_grad
 
     def _one(self, batch: Any) -> Any:
-        """The chain in a batch of one, whose axis comes after that of many states."""
+        """The chain in a batch of one; its axis comes after the axis of many states."""
         axis = jnp.ndim(self.i)
         return jax.tree.map(lambda x: x[(slice(None),) * axis + (0,)], batch)
 
     def _replace(self, *, rng_key: Key) -> "KernelState":
-        # `MCMC` goes on from a state with another key.
+        # `MCMC` resumes from a state with another key.
         chain = self.chain._replace(rng_key=jnp.expand_dims(rng_key, jnp.ndim(self.i)))
         return KernelState(chain, self.report)
 
@@ -139,7 +139,7 @@ def start_state(
 
 def next_state(sampler: Sampler, energy: Energy, state: KernelState) -> KernelState:
     """One transition."""
-    # All chains are as far, and of a batch of numbers `cond` would run both branches.
+    # All chains have the same `i`; on a batch of numbers `cond` would run both branches.
     i = state.i.reshape(-1)[0]
 
     def move(one: KernelState) -> KernelState:
@@ -151,7 +151,7 @@ def next_state(sampler: Sampler, energy: Energy, state: KernelState) -> KernelSt
 
 
 def refreshed_state(sampler: Sampler, energy: Energy, state: KernelState) -> KernelState:
-    """`state` with the energy and gradient that it caches computed anew."""
+    """`state` with its cached energy and gradient recomputed."""
 
     def refresh(one: KernelState) -> KernelState:
         return KernelState(refresh_chains(sampler, energy, one.chain), one.report)

@@ -1,4 +1,4 @@
-"""What a model without latent sites does: nothing."""
+"""The move of a model without latent sites: it does nothing."""
 
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class StillMove(AbstractMove):
 
 
 def sampler_at(position: Point, sampler: Sampler) -> Sampler:
-    """`sampler`, if there is anything to move at all."""
+    """`sampler`, if there is anything to move."""
     if jax.tree.leaves(position):
         return sampler
     return Sampler(StillMove(jnp.mean(jnp.asarray(sampler.move.step_size))), NO_ADAPTATION)

@@ -23,7 +23,7 @@ from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 
 
 class ModelTarget:
-    """A NumPyro model, and what NumPyro makes of it when a chain starts."""
+    """A NumPyro model, and what NumPyro builds from it when a chain starts."""
 
     def __init__(self, model: Callable[..., Any], init_strategy: Callable[..., Any]) -> None:
         self.model = model
@@ -39,7 +39,7 @@ class ModelTarget:
 
     @property
     def sample_fn(self) -> Callable[..., Any] | None:
-        """The potential, once a trace has made one that may be used later."""
+        """The potential, once a trace has made one that stays valid."""
         traced = self._traced
         return None if traced is None or traced.is_temporary else traced.potential_fn
 
@@ -79,7 +79,7 @@ class ModelTarget:
         return self._needed("postprocess_fn").postprocess_fn(*args, **kwargs)
 
     def constrain_fn(self, args: tuple, kwargs: dict, with_deterministic: bool) -> Any:
-        """From unconstrained values of the sites to their values."""
+        """The map from unconstrained to constrained values of the sites."""
         transforms = self._needed("get_constrain_fn").transforms
         if with_deterministic or transforms.dynamic_support:
             return self.postprocess_fn(args, kwargs)
@@ -92,12 +92,12 @@ class ModelTarget:
 
 
 class _Traced(NamedTuple):
-    """What NumPyro made of a model.
+    """What NumPyro built from a model.
 
     - **potential_fn**, **postprocess_fn**: functions of the model's arguments.
-    - **transforms**: of its sites.
-    - **is_temporary**: whether the trace was under a transformation of JAX, and must not be
-      used after that.
+    - **transforms**: those of its sites.
+    - **is_temporary**: whether the trace was made inside a JAX transformation, and is invalid
+      after it.
     """
 
     potential_fn: Callable[..., Any]
@@ -107,7 +107,7 @@ class _Traced(NamedTuple):
 
 
 class EnergyTarget(NamedTuple):
-    """An energy, on whose support the points lie."""
+    """An energy; the points lie on its support."""
 
     energy: AbstractEnergy
 
@@ -168,7 +168,7 @@ def _start_block(
     args: tuple,
     kwargs: dict,
 ) -> Point | None:
-    """Check the sites of a block of `Gibbs`, which gives constrained `init_params`."""
+    """Check the sites of a block of `Gibbs`, which passes constrained `init_params`."""
     one_key = rng_key if is_prng_key(rng_key) else rng_key[0]
     trace = prototype_trace(model, one_key, args, kwargs)
     discrete = discrete_latent_sites(trace)

@@ -18,11 +18,11 @@ from ._sampler import check_kernel, step_adaptation
 
 
 class TemperingState(NamedTuple):
-    """One chain: a replica at each temperature, the first of which is the target's.
+    """One chain: one replica per temperature, the first at the target's.
 
     - **position**, **logdensity**: those of the first replica.
-    - **replicas**: states of the inner move, stacked, with the energies that no temperature
-      divides.
+    - **replicas**: stacked states of the inner move, whose energies are not divided by their
+      temperatures.
     - **parity**: which pairs of neighbours try to swap next, the even or the odd ones.
     """
 
@@ -33,7 +33,7 @@ class TemperingState(NamedTuple):
 
 
 class TemperingInfo(NamedTuple):
-    """What each replica reports, and the probability with which each pair would swap."""
+    """The report of each replica, and the swap probability of each pair."""
 
     reports: Report
     swap_prob: Float[Array, " pair"]
@@ -78,7 +78,7 @@ class TemperingMove(AbstractMove):
         replicas, reports = jax.vmap(move)(keys, state.replicas, self.step_size, beta)
         gain = (beta[:-1] - beta[1:]) * (replicas.logdensity[1:] - replicas.logdensity[:-1])
         swap_prob = jnp.nan_to_num(jnp.exp(jnp.minimum(0, gain)))
-        # Even and odd pairs in turn, not at random: replicas travel, and do not diffuse.
+        # Even and odd pairs in turn, not at random: replicas travel instead of diffusing.
         pairs = jnp.arange(len(swap_prob))
         swap = (pairs % 2 == state.parity) & (jr.uniform(swap_key, pairs.shape) < swap_prob)
         source = jnp.arange(len(beta)) + jnp.append(swap, False) - jnp.append(False, swap)
@@ -100,10 +100,10 @@ class TemperingMove(AbstractMove):
 
 
 class TemperingAdaptState(NamedTuple):
-    """What a warm-up carries: step sizes, one a temperature, and the ladder."""
+    """What a warm-up carries: one step size per temperature, and the ladder."""
 
     inner: AdaptState
-    #: Logarithms of the rungs, up to a constant, as parts of that of the highest temperature.
+    #: Logarithms of the rungs, up to a constant, as fractions of that of the top temperature.
     rungs: Float[Array, " pair"]
 
     @property
@@ -116,7 +116,7 @@ class TemperingAdaptState(NamedTuple):
 
 
 class TemperingAdaptation(AbstractAdaptation):
-    """Adapts a step size a temperature, and the ladder until all pairs swap equally often."""
+    """Adapts one step size per temperature, and the ladder until all pairs swap alike."""
 
     inner: Adaptation
     highest: Scalar
@@ -144,7 +144,7 @@ class TemperingAdaptation(AbstractAdaptation):
         inner = self.inner.update(i, state.inner, positions, reports._replace(tuning=steps))
         if not self.adapt_temperatures:
             return state._replace(inner=inner)
-        # Where more is swapped than elsewhere, the rung may be higher [Robbins and Monro 1951].
+        # If a pair swaps more often than others, its rungs may spread [Robbins and Monro 1951].
         swap = swaps.mean(0)
         gain = jnp.where(i < len(state.schedule), 2 * (i + 1.0) ** -0.6, 0)
         return TemperingAdaptState(inner, state.rungs + gain * (swap - swap.mean()))
@@ -153,11 +153,11 @@ class TemperingAdaptation(AbstractAdaptation):
 class ParallelTempering(AbstractKernel):
     r"""Parallel tempering [Geyer 1991]: chains at $E/T_k$ that swap places, for many modes.
 
-    Hot chains cross what separates modes, and hand what they find down to $T = 1$. The pairs
-    that try to swap are even and odd in turn, which sends replicas up and down the ladder
-    rather than to and fro [Okabe et al. 2001; Syed et al. 2022]. Asymptotically exact with an
-    inner kernel that is. Each transition makes one of the inner kernel at every temperature.
-    Shown by `tests/kernels/test_tempering.py`.
+    Hot chains cross between modes, and pass what they find down to $T = 1$. Even and odd pairs
+    try to swap in turn, which sends replicas up and down the ladder instead of letting them
+    diffuse [Okabe et al. 2001; Syed et al. 2022]. Asymptotically exact if the inner kernel is.
+    Each transition makes one inner transition at every temperature. Shown by
+    `tests/kernels/test_tempering.py`.
 
     ```python
     kernel = ebm.ParallelTempering(ebm.MALA(), temperatures=[1.0, 2.0, 4.0, 8.0])
@@ -166,12 +166,12 @@ class ParallelTempering(AbstractKernel):
 
     **Arguments**
 
-    - `kernel`: the inner kernel; under `MCMC`, with its model or potential. Its step size is
-      adapted at every temperature if it adapts one, its metric is the one it has.
+    - `kernel`: the inner kernel; under `MCMC`, with its model or potential. If its step size
+      adapts, it does so at every temperature; its metric stays fixed.
     - `temperatures`: rising from 1 to one at which nothing separates the modes any more; or
       $T_{\max}$ with `num_temperatures`, for a geometric ladder.
-    - `num_temperatures`: the number of rungs if `temperatures` is one number. Enough of them
-      that neighbours swap one time in five or more.
+    - `num_temperatures`: the number of rungs if `temperatures` is one number. Use enough for
+      neighbours to swap at least one time in five.
     - `adapt_temperatures`: move the temperatures between the two ends in warm-up, until all
       pairs swap equally often.
     """
@@ -221,7 +221,7 @@ def _of(replicas: Any, parity: Array) -> TemperingState:
 
 
 def _scaled(state: Any, beta: Any) -> Any:
-    """`state` of the inner move, the energy and its gradient times `beta`."""
+    """`state` of the inner move, with energy and gradient multiplied by `beta`."""
     cached = {"logdensity", "logdensity_grad"} & set(state._fields)
     new = {name: jax.tree.map(lambda x: beta * x, getattr(state, name)) for name in cached}
     return state._replace(**new)

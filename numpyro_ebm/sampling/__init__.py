@@ -1,4 +1,4 @@
-"""Draws: many chains, or populations, on an energy."""
+"""Draws from an energy, by many chains or by populations."""
 
 from ._draws import AbstractDraws as AbstractDraws, Draws as Draws, SiteDraws as SiteDraws
 from ._keep import Moments as Moments

@@ -34,7 +34,7 @@ class AbstractDraws(eqx.Module):
 
     @property
     def ok(self) -> bool:
-        """Whether every draw is finite, and no chain is stuck. It need not have mixed."""
+        """Whether every draw is finite, and no chain is stuck. This does not imply mixing."""
         return bool(jnp.all(self.finite & ~self.stuck))
 
     def __repr__(self) -> str:
@@ -54,11 +54,11 @@ class SiteDraws(AbstractDraws):
     """Draws of an [`EnergyDistribution`][numpyro_ebm.EnergyDistribution].
 
     - **values**: `(*sample_shape, *batch_shape, *event_shape)`, each draw exact or the end of
-      a chain of its own.
-    - **accept_prob**: the mean acceptance probability of each chain after its warm-up; one if
-      a draw is exact.
+      its own chain.
+    - **accept_prob**: the mean acceptance probability of each chain after its warm-up; one for
+      an exact draw.
     - **num_steps**: the length of each chain, `0` if draws are exact.
-    - **is_exact**: whether what drew them leaves the distribution of the energy invariant.
+    - **is_exact**: whether the method leaves the distribution of the energy invariant.
     """
 
     values: Array
@@ -76,17 +76,17 @@ class Draws(AbstractDraws):
     """Draws of an energy by [`sample`][numpyro_ebm.sample], and the health of its chains.
 
     - **values**: `(chain, draw, *event)`.
-    - **accept_prob**: the mean acceptance probability of each chain after its warm-up. Of an
-      unadjusted kernel, which accepts everything, what its `Report` says.
+    - **accept_prob**: the mean acceptance probability of each chain after its warm-up. For an
+      unadjusted kernel, which accepts everything, the value in its `Report`.
     - **num_steps**: the length of each chain.
-    - **stats**: what is kept of each draw, `(chain, draw)`: `potential_energy`, the energy at
-      the draw (of a constrained support, with the Jacobian), `accept_prob`, `diverging` (bool)
-      and `n_grad` (int); of a Hamiltonian kernel `energy`, that with its momentum.
-    - **state**: where the chains stand, for `init_state`; `None` of a population.
-    - **kernel**: the name of what drew them.
+    - **stats**: statistics of each draw, `(chain, draw)`: `potential_energy`, the energy at the
+      draw (with the Jacobian if the support is constrained), `accept_prob`, `diverging` (bool)
+      and `n_grad` (int); for a Hamiltonian kernel also `energy`, which includes the momentum.
+    - **state**: the states of the chains, for `init_state`; `None` for a population.
+    - **kernel**: the name of the kernel or population.
     - **is_exact**: whether that leaves the distribution of the energy invariant; an unadjusted
       kernel does not.
-    - **is_transformed**: whether chains moved in another space than that of the values.
+    - **is_transformed**: whether chains moved in a different space from the values.
     """
 
     values: PyTree
@@ -102,10 +102,10 @@ class Draws(AbstractDraws):
     def stuck(self) -> Array:
         r"""Which chains hardly moved.
 
-        Of 50 draws of a chain or more: in some coordinate (if values are integers, in all of
-        them) $\sum_t (x_{t+1}-x_t)^2 / 2\sigma^2 < 0.25$, where $\sigma$ is the spread of all
-        chains; of independent draws it is their number. Of fewer, or where only the ends of
-        chains are known: less than one proposal in ten was accepted; of an unadjusted kernel,
+        With 50 draws per chain or more: if in some coordinate (for integers, in all of them)
+        $\sum_t (x_{t+1}-x_t)^2 / 2\sigma^2 < 0.25$, where $\sigma$ is the spread of all chains;
+        for independent draws the sum is their number. With fewer draws, or only the ends of
+        chains: if less than one proposal in ten was accepted; for an unadjusted kernel, if
         more than nine transitions in ten diverged, as far as that is known.
         """
         if self.stats and self.stats["potential_energy"].shape[1] >= _ENOUGH_DRAWS:
@@ -124,13 +124,13 @@ class Draws(AbstractDraws):
         return f"{size} chains of {num_draws} draws"
 
 
-#: Draws from which their steps say whether a chain moves.
+#: Number of draws from which their steps show whether a chain moves.
 _ENOUGH_DRAWS = 50
 
 
 @eqx.filter_jit
 def _moved(values: PyTree) -> Float[Array, " chain"]:
-    """How far each chain moved, in the unit of independent draws: see `Draws.stuck`."""
+    """How far each chain moved, in units of independent draws: see `Draws.stuck`."""
     flat = [x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(values)]
     ways = jnp.concatenate([_ways(x.astype(jnp.result_type(float))) for x in flat], 1)
     discrete = jnp.stack([(x[:, -1] == jnp.floor(x[:, -1])).all() for x in flat]).all()
@@ -139,12 +139,12 @@ def _moved(values: PyTree) -> Float[Array, " chain"]:
 
 def _ways(x: Float[Array, "chain draw d"]) -> Float[Array, "chain d"]:
     means = x.mean(1)
-    # Robust: one chain that ran away must not make the others look still.
+    # Robust: one runaway chain must not make the others look stuck.
     low, high = jnp.nanquantile(means, jnp.array([0.25, 0.75]), axis=0)
     within = jnp.nanmedian(((x - means[:, None]) ** 2).mean(1), axis=0)
     variances = within + ((high - low) / _NORMAL_IQR) ** 2
     squares = ((x[:, 1:] - x[:, :-1]) ** 2).sum(1)
-    # Where nothing moves anywhere, nothing has a spread.
+    # If nothing moves anywhere, nothing has a spread.
     return jnp.where(variances > 0, squares / (2 * variances), squares)
 
 

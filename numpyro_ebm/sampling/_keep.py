@@ -17,15 +17,15 @@ class AbstractKeeper(eqx.Module):
 
     @abc.abstractmethod
     def empty(self, state: ChainState, points: Point) -> PyTree:
-        """Before the first transition of chains at `points`."""
+        """The arrays before the first transition of chains at `points`."""
 
     @abc.abstractmethod
     def update(self, kept: PyTree, state: ChainState, points: Point, report: Report) -> PyTree:
-        """After a transition of all chains, which has led to `state` and `points`."""
+        """The arrays after a transition of all chains to `state` and `points`."""
 
 
 class History(AbstractKeeper):
-    """Keeps draws and what is small beside them, `(chain, draw, ...)`."""
+    """Keeps draws and small statistics of them, `(chain, draw, ...)`."""
 
     first: Array
     thinning: Array
@@ -38,7 +38,7 @@ class History(AbstractKeeper):
         return cls(jnp.asarray(first), jnp.asarray(thinning), num_draws, names)
 
     def draws(self, kept: PyTree, num_draws: int) -> tuple[PyTree, dict[str, Array]]:
-        """The first `num_draws` draws, and what is kept of each, by name."""
+        """The first `num_draws` draws, and the statistics of each, by name."""
         values, rows = kept
         if num_draws < self.num_draws:
             values, rows = jax.tree.map(lambda x: x[:, :num_draws], (values, rows))
@@ -54,7 +54,7 @@ class History(AbstractKeeper):
         return jax.tree.map(empty, (points, row))
 
     def update(self, kept: PyTree, state: ChainState, points: Point, report: Report) -> PyTree:
-        # The last of `thinning` writes to a slot stays; those of the warm-up are overwritten.
+        # The last of `thinning` writes to a slot stays; warm-up writes are overwritten.
         slot = jnp.maximum(state.i - 1 - self.first, 0) // self.thinning
         energies = -state.move_state.logdensity
         stats = report._asdict() | {"potential_energy": energies}
@@ -64,9 +64,9 @@ class History(AbstractKeeper):
         )
 
 
-#: What is kept of each draw, in one array: for one chain, each more would be felt.
+#: The statistics of each draw, in one array: with one chain, each further array is felt.
 STATS = ("potential_energy", "accept_prob", "diverging", "n_grad")
-#: What of it is no float at the end.
+#: Those that are not floats in the end.
 DTYPES = {"diverging": bool, "n_grad": int}
 
 
@@ -78,7 +78,7 @@ class Half(NamedTuple):
     m2: Array
 
     def learn(self, half: Array, x: Array) -> "Half":
-        """One more value of each chain [Welford 1962]."""
+        """Add one value of each chain [Welford 1962]."""
         count = self.count[half] + 1
         delta = x - self.mean[half]
         mean = self.mean[half] + delta / count
@@ -133,10 +133,10 @@ class Halves(AbstractKeeper):
 
 
 class Moments(eqx.Module):
-    """Mean and variance over all draws of all chains, none of which was kept.
+    """Mean and variance over all draws of all chains, without keeping them.
 
     - **mean**, **variance**: of the statistic.
-    - **std_error**: of the mean, from how the means of chains differ; NaN of one chain.
+    - **std_error**: of the mean, from the spread of the chain means; NaN for one chain.
     - **rhat**: split R-hat [Gelman et al. 2013], the classical one, without ranks.
     - **accept_prob**, **state**: as in [`Draws`][numpyro_ebm.sampling.Draws].
     """

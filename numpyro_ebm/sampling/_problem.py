@@ -1,4 +1,4 @@
-"""Chains before their first transition: on what they move, where they start, going on."""
+"""Chains before their first transition: their target, where they start, and how they resume."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..kernels import as_sampler
 
 
 class Problem(eqx.Module):
-    """What chains move by, on what, and how their points become those of the user."""
+    """The kernel and target of the chains, and the map from their points to the user's."""
 
     sampler: Sampler
     energy: AbstractEnergy
@@ -43,7 +43,7 @@ def first_state(
     init_state: ChainState | None,
     sharding: Sharding | None,
 ) -> ChainState:
-    """Where chains are before a run: at a start, or where an earlier run left them."""
+    """The state before a run: at a start, or where an earlier run ended."""
     if init_state is not None:
         return _refresh(problem, init_state)
     positions = _positions(problem, energy, rng_key, init_params, num_chains)
@@ -99,7 +99,7 @@ def _start(
     num_warmup: int,
     sharding: Sharding | None,
 ) -> ChainState:
-    """The state of chains at `positions`; raises where one could never leave its start."""
+    """The state of chains at `positions`; raises if one could never leave its start."""
     if isinstance(sharding, NamedSharding):
         # On a mesh of explicit axes, each slice of an array would have to name its sharding.
         mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
@@ -130,13 +130,13 @@ def _start_chains(
 
 @eqx.filter_jit
 def _refresh(problem: Problem, state: ChainState) -> ChainState:
-    """`state` with what it caches computed anew, unless rounding alone makes a difference.
+    """`state` with its caches recomputed, unless only rounding makes a difference.
 
-    A chain that compares new energies with old ones can accept nothing any more.
+    A chain that compares new energies with old ones may never accept again.
     """
     old = state.move_state
     new = refresh_chains(problem.sampler, problem.energy, state).move_state
-    # Another program may round the same energy differently, which must change no draw.
+    # Another program may round the same energy differently; this must not change a draw.
     eps = jnp.finfo(old.logdensity.dtype).eps
     allowed = _NOTHING + _ROUNDING * eps * jnp.abs(old.logdensity).max()
     is_stale = _differs(new.logdensity, old.logdensity, allowed)
@@ -151,6 +151,6 @@ def _differs(new: Array, old: Array, allowed: Scalar) -> Array:
     return ~(jnp.abs(new - old).max() <= allowed)
 
 
-#: Errors of the last digit that another order of the same sums may make; and the error of a
-#: log acceptance, for one transition, that no chain would feel.
+#: Last-digit errors that another order of the same sums may cause; and the error of a log
+#: acceptance that no chain would feel in one transition.
 _ROUNDING, _NOTHING = 32, 1e-3

@@ -13,7 +13,7 @@ from ._problem import Problem
 def run_until(
     end: int, problem: Problem, state: ChainState, keeper: AbstractKeeper, progress_bar: bool
 ) -> tuple[ChainState, PyTree]:
-    """The chains after `end` transitions, fewer if interrupted, and what is kept of them."""
+    """The chains after `end` transitions, or fewer if interrupted, and what is kept of them."""
     kept = _empty(problem, keeper, state)
 
     def call(length: int) -> Progress:

@@ -1,4 +1,4 @@
-"""`sample` and `sample_moments`: many chains on an energy, outside of a NumPyro model."""
+"""`sample` and `sample_moments`: many chains on an energy, outside a NumPyro model."""
 
 import warnings
 from collections.abc import Callable
@@ -36,43 +36,42 @@ def sample(
     progress_bar: bool = True,
     sharding: Sharding | None = None,
 ) -> Draws:
-    r"""Draw from $p(x) \propto e^{-E(x)}$ by many chains at once.
+    r"""Draw from $p(x) \propto e^{-E(x)}$ with many chains at once.
 
     ```python
     draws = ebm.sample(jax.random.key(0), energy, ebm.MALA(), num_chains=1000)
     ```
 
-    Step size and metric adapt to all chains together, so that a short warm-up of many chains
-    does what takes one chain a long one. Kernels of local moves, such as `MALA`, first travel
-    by Hamiltonian trajectories, for 60 % of the warm-up. The energy, its parameters and the
-    step size are arguments of one compiled program: a second call with other values of them
-    compiles nothing.
+    Step size and metric adapt to all chains together, so many chains need a shorter warm-up
+    than one chain. Kernels with local moves, such as `MALA`, first travel by Hamiltonian
+    trajectories, for 60 % of the warm-up. The energy, its parameters and the step size are
+    arguments of one compiled program: a second call with other values compiles nothing.
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `kernel`: such as [`NUTS()`][numpyro_ebm.NUTS] or [`MALA()`][numpyro_ebm.MALA], of
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes.
+    - `kernel`: such as [`NUTS()`][numpyro_ebm.NUTS] or [`MALA()`][numpyro_ebm.MALA], with
       neither model nor potential; or a population that needs no warm-up,
       [`TemperedSMC`][numpyro_ebm.TemperedSMC] or
       [`AnnealedLangevin`][numpyro_ebm.AnnealedLangevin].
     - `event_shape`: the shape of one point, if the energy doesn't know it.
-    - `num_chains`: 4, or as many as `init_params` has rows.
+    - `num_chains`: 4, or the number of rows of `init_params`.
     - `num_warmup`: transitions that adapt.
-    - `num_samples`: draws that are kept of each chain.
+    - `num_samples`: draws to keep per chain.
     - `thinning`: transitions from one draw to the next.
     - `init_params`: points to start from, `(chain, *event)`, by default uniform in
       $[-2, 2]^d$ (of unconstrained space).
-    - `init_state`: `draws.state`, to go on from there; the draws are those that one longer call
-      would have made. What is missing of its warm-up comes first. If the energy has changed,
-      the chains go on with the new one.
+    - `init_state`: `draws.state`, to continue from there; the draws are those that one longer
+      call would have made. An unfinished warm-up is completed first. If the energy has changed,
+      the chains continue with the new one.
     - `progress_bar`: show progress, acceptance and step size.
     - `sharding`: how chains are laid out over devices, such as
       `NamedSharding(jax.make_mesh((8,), ("chain",)), PartitionSpec("chain"))`.
 
-    **Raises** `ValueError` if chains start from an infinite energy or gradient, and
+    **Raises** `ValueError` if chains start at an infinite energy or gradient, and
     [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if a point holds parameters of an
-    energy whose normaliser is unknown. Warns if a chain is stuck or produced draws that are not
-    finite. An interrupt (`KeyboardInterrupt`) warns and returns the draws so far.
+    energy whose normaliser is unknown. Warns if a chain is stuck or produced non-finite draws.
+    An interrupt (`KeyboardInterrupt`) warns and returns the draws so far.
     """
     if isinstance(kernel, AbstractPopulation):
         return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)
@@ -103,7 +102,7 @@ def sample(
     return draws
 
 
-#: Transitions after which a mean acceptance says something about a chain.
+#: Number of transitions from which a mean acceptance says something about a chain.
 _LONG = 100
 
 
@@ -143,11 +142,11 @@ def sample_moments(
 ) -> Moments:
     r"""Mean, variance and R-hat of a statistic of $x$, without keeping any draw.
 
-    For thousands of chains in thousands of dimensions, whose draws would not fit.
+    For thousands of chains in thousands of dimensions, whose draws would not fit in memory.
 
     **Arguments** are those of [`sample`][numpyro_ebm.sample], and
 
-    - `statistic`: a function of one point, to an array or a pytree of arrays.
+    - `statistic`: a function from one point to an array or a pytree of arrays.
     """
     _check_run(rng_key, num_chains, num_warmup, num_samples, 4)
     energy = as_energy(energy, event_shape)
