@@ -22,7 +22,7 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
 
     **Arguments**
 
-    - `num_slices`: directions $v$ a point.
+    - `num_slices`: directions $v$ per point.
     """
 
     num_slices: int = eqx.field(static=True, default=1)
@@ -49,7 +49,7 @@ class PlainSlicedScoreMatching(AbstractPointwiseObjective):
 
     **Arguments**
 
-    - `num_slices`: directions $v$ a point.
+    - `num_slices`: directions $v$ per point.
     """
 
     num_slices: int = eqx.field(static=True, default=1)
