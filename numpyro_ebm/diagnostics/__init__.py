@@ -1,4 +1,4 @@
-"""How one checks: the bridge to ArviZ, what chains are worth, and whether draws fit."""
+"""Checks: the bridge to ArviZ, chain quality, and whether draws fit."""
 
 from ._blackjax import from_blackjax as from_blackjax
 from ._comparison import (

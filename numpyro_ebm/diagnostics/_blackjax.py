@@ -1,4 +1,4 @@
-"""What a loop around BlackJAX collected, for ArviZ."""
+"""States and infos of a loop around BlackJAX, for ArviZ."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from xarray import DataTree
 
 from ._datatree import as_tree, by_name, version, with_attributes
 
-#: BlackJAX's names in an info, and ArviZ's.
+#: Names in a BlackJAX info, and the corresponding ArviZ names.
 _INFOS = {
     "acceptance_rate": "acceptance_rate",
     "is_accepted": "accepted",
@@ -34,14 +34,14 @@ def from_blackjax(
 ) -> DataTree:
     r"""Collect the states and infos of a loop around a BlackJAX kernel in a `DataTree`.
 
-    `sample_dims` has no default, because nothing in the arrays tells chains from draws, and
-    swapped axes hide a failure: they turned an R-hat of 1.49 into 1.05. `vmap` over chains
-    outside of a `scan` over draws gives `("chain", "draw")`, the `scan` outside gives
-    `("draw", "chain")`.
+    `sample_dims` has no default, because the arrays do not tell chains from draws, and swapped
+    axes hide a failure: they turned an R-hat of 1.49 into 1.05. `vmap` over chains outside
+    `scan` over draws gives `("chain", "draw")`; `scan` outside gives `("draw", "chain")`.
 
-    `lp` is the log-density and `ebm_energy` minus that. BlackJAX's HMC reports the Hamiltonian
-    of the proposal even where it was rejected; here `energy` is that where the chain is,
-    $H' + \log\alpha$ by its acceptance probability $\alpha$ (NaN where that is zero).
+    `lp` is the log-density and `ebm_energy` its negative. BlackJAX's HMC reports the
+    Hamiltonian $H'$ of the proposal even if it was rejected; here `energy` is the Hamiltonian
+    at the chain's position, $H' + \log\alpha$ with the acceptance probability $\alpha$ (NaN if
+    $\alpha$ is zero).
 
     ```python
     _, (states, infos) = jax.lax.scan(step_all_chains, states, keys)
@@ -54,8 +54,8 @@ def from_blackjax(
       positions alone, any pytree.
     - `infos`: the infos of the same transitions.
     - `sample_dims`: what the first two axes are, `("chain", "draw")` or `("draw", "chain")`;
-      `("draw",)` of one chain.
-    - `gradients_per_step`: of the integrator; two if it is McLachlan's, as in MCLMC.
+      `("draw",)` for one chain.
+    - `gradients_per_step`: gradients per integrator step; two for McLachlan's, as in MCLMC.
     - `superchains`, `attrs`, `coords`, `dims`: as in [`to_arviz`][numpyro_ebm.to_arviz].
     """
     order = _order(sample_dims)
@@ -110,7 +110,7 @@ def _stats(states: Any, infos: Any, gradients_per_step: int) -> dict[str, np.nda
 
 
 def _end_energy(stats: dict[str, np.ndarray]) -> np.ndarray:
-    """The Hamiltonian where the chain is: BlackJAX's is that of the proposal."""
+    """The Hamiltonian at the chain's position; BlackJAX's is that of the proposal."""
     with np.errstate(divide="ignore", invalid="ignore"):
         start = stats["energy"] + np.log(stats["acceptance_rate"])
     start = np.where(np.isfinite(start), start, np.nan)

@@ -1,4 +1,4 @@
-"""k-means, and the number of modes by the valleys between them."""
+"""k-means, and the number of modes from the valleys between them."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,14 @@ from numpy.random import Generator
 
 from ._summaries import principal_components
 
-#: A mode holds this share of the points, and at least so many of those that are clustered.
+#: A mode holds at least this share of the points, and this many of those clustered.
 _MIN_SHARE, _MIN_POINTS = 0.01, 20
-#: What lies between two modes is less than half as dense as the lower one.
+#: The density between two modes is less than half that of the lower one.
 _VALLEY = 0.5
-#: Of more coordinates, a few principal components stand for the point.
+#: With more coordinates, a few principal components represent the point.
 _MANY = 20
 _NUM_COMPONENTS = 8
-#: Points of each group that are clustered.
+#: Points clustered per group.
 _NUM_POINTS = 2000
 _NUM_STARTS, _NUM_STEPS = 5, 50
 _NUM_GRID = 201
@@ -23,9 +23,9 @@ _NUM_GRID = 201
 def cluster(groups: list[np.ndarray], num_modes: int | None, seed: int) -> list[np.ndarray]:
     """Labels of each group of points `(n, d)`: modes of all groups, the largest one first.
 
-    Coordinates are standardised; of more than 20, the leading principal components are taken.
-    If `num_modes` is not given, two halves of points are modes if the density has a valley on
-    the way from centre to centre, and so on within each.
+    Coordinates are standardised; if there are more than 20, the leading principal components
+    are used. If `num_modes` is not given, points are split recursively: two halves are modes if
+    the density has a valley between their centres.
     """
     rng = np.random.default_rng(seed)
     points = np.concatenate([_some(x) for x in groups])
@@ -69,9 +69,9 @@ def _modes(points: np.ndarray, min_size: float, rng: Generator) -> list[np.ndarr
 
 
 def _valley(t: np.ndarray) -> float:
-    """Where the density of `t` has a valley between -0.5 and 0.5; infinite if nowhere."""
+    """Where the density of `t` has a valley between -0.5 and 0.5; infinite if there is none."""
     halves = t[t <= 0], t[t > 0]
-    if min(map(len, halves)) == 0:  # All points are one.
+    if min(map(len, halves)) == 0:  # All points coincide.
         return np.inf
     width = 0.9 * min(half.std() for half in halves) * min(map(len, halves)) ** -0.2
     grid = np.linspace(-0.5, 0.5, _NUM_GRID)
@@ -84,13 +84,13 @@ def _valley(t: np.ndarray) -> float:
 
 
 def _k_means(points: np.ndarray, k: int, rng: Generator) -> np.ndarray:
-    """The best of a few runs, each from a seeding by k-means++ [Arthur, Vassilvitskii 2007]."""
+    """The best of a few runs, each seeded by k-means++ [Arthur, Vassilvitskii 2007]."""
     runs = [_lloyd(points, _seeding(points, k, rng)) for _ in range(_NUM_STARTS)]
     return min(runs, key=lambda centres: _squared(points, centres).min(1).sum())
 
 
 def _seeding(points: np.ndarray, k: int, rng: Generator) -> np.ndarray:
-    """Each centre far from those before it: drawn by the squared distance."""
+    """Draw each centre with probability proportional to squared distance from the others."""
     centres = points[[rng.integers(len(points))]]
     while len(centres) < k:
         squared = _squared(points, centres).min(1)
@@ -106,7 +106,7 @@ def _lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
         sizes = np.bincount(labels, minlength=len(centres))
         sums = np.zeros_like(centres)
         np.add.at(sums, labels, points)
-        # A centre of no points stays.
+        # A centre without points stays.
         new = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
         if np.array_equal(new, centres):
             break

@@ -1,4 +1,4 @@
-"""Held-out data as judges of energies, with and without a normaliser."""
+"""Comparing energies on held-out data, with and without a normaliser."""
 
 import abc
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from ..energies import (
 
 
 class LogLikelihood(eqx.Module):
-    r"""$\log p(x)$ of each of some data, and the error that $\log Z$ brings to all of them.
+    r"""$\log p(x)$ of each datum, and the common error from $\log Z$.
 
-    - **values**: $-E(x_i) - \log Z$, one a datum.
+    - **values**: $-E(x_i) - \log Z$, one per datum.
     - **log_z_error**: the standard error of $\log Z$.
     """
 
@@ -38,7 +38,7 @@ class LogLikelihood(eqx.Module):
 
     @property
     def std_error(self) -> Scalar:
-        """Of the mean, by the spread of the data and the error of the constant."""
+        """The standard error of the mean: the spread of the data, and the error of log Z."""
         return _error(self.values, self.log_z_error)
 
     def __repr__(self) -> str:
@@ -49,26 +49,26 @@ class LogLikelihood(eqx.Module):
 
 
 class AbstractScore(eqx.Module):
-    """A proper score of an energy at one datum; higher is better."""
+    """A proper scoring rule for an energy at one datum; higher is better."""
 
-    #: What a table calls it.
+    #: Its name in a table.
     name: ClassVar[str]
 
     @abc.abstractmethod
     def at(self, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
-        """The score at one point."""
+        """The value of the rule at one point."""
 
     @abc.abstractmethod
     def check(self, energy: AbstractEnergy, label: str) -> None:
-        """Raise unless `energy` can be scored."""
+        """Raise unless the rule applies to `energy`."""
 
     @abc.abstractmethod
     def common_error(self, energy: AbstractEnergy) -> Scalar:
-        """The standard error that all scores of `energy` have in common."""
+        """The standard error shared by all values of the rule for `energy`."""
 
 
 class LogScore(AbstractScore):
-    r"""$\log p(x) = -E(x) - \log Z$, of energies that know their `log_z`."""
+    r"""$\log p(x) = -E(x) - \log Z$, for energies that know their `log_z`."""
 
     name: ClassVar[str] = "log-likelihood"
 
@@ -89,13 +89,13 @@ class LogScore(AbstractScore):
 
 
 class HyvarinenScore(AbstractScore):
-    r"""$-\tfrac12\lVert s(x)\rVert^2 - \nabla\cdot s(x)$, a proper score without $\log Z$.
+    r"""$-\tfrac12\lVert s(x)\rVert^2 - \nabla\cdot s(x)$, a proper rule without $\log Z$.
 
-    Hyvärinen's [[Parry, Dawid and Lauritzen 2012](https://doi.org/10.1214/12-AOS971)], signed
-    so that higher is better: minus the loss of [`ScoreMatching`][numpyro_ebm.ScoreMatching]. It
-    judges the shape of a density where it has mass, and hardly sees the weights of modes that
-    lie apart. It compares energies on the same scale of $x$ only, and only of free points: at a
-    boundary it is wrong.
+    Hyvärinen's rule [[Parry, Dawid and Lauritzen 2012](https://doi.org/10.1214/12-AOS971)],
+    signed so that higher is better: minus the loss of
+    [`ScoreMatching`][numpyro_ebm.ScoreMatching]. It judges the shape of a density where it has
+    mass, and is nearly blind to the weights of separated modes. Compare energies only on the
+    same scale of $x$, and only on unconstrained points: at a boundary the rule is wrong.
     """
 
     name: ClassVar[str] = "-Hyvarinen"
@@ -129,11 +129,11 @@ def log_likelihood(energy: Any, data: Float[Array, "n *event"]) -> LogLikelihood
 
     **Arguments**
 
-    - `energy`: one that knows its `log_z`, such as a [`Normalized`][numpyro_ebm.Normalized]
-      one, or a NumPyro distribution.
+    - `energy`: an energy that knows its `log_z`, such as
+      [`Normalized`][numpyro_ebm.Normalized], or a NumPyro distribution.
     - `data`: points along the first axis.
 
-    **Raises** `ValueError` if the energy doesn't know its constant, or if data lie off its
+    **Raises** `ValueError` if the energy does not know its $\log Z$, or if data lie outside its
     support.
     """
     energy, data, score = as_energy(energy), as_data(data), LogScore()
@@ -144,13 +144,13 @@ def log_likelihood(energy: Any, data: Float[Array, "n *event"]) -> LogLikelihood
 
 
 class Comparison(eqx.Module):
-    """Energies in the order of their mean score on the same data, the best first.
+    r"""Energies ranked by their mean value of a scoring rule on the same data, best first.
 
-    - **names**: of the energies; **score**: by what they were judged.
-    - **mean**, **std_error**: of the score of one datum.
-    - **difference**, **difference_error**: to the best. Data are paired, so that what is hard
-      for all does not count; errors of different constants do.
-    - **values**: the scores, `(energy, datum)`.
+    - **names**: of the energies; **score**: the name of the rule.
+    - **mean**, **std_error**: of the rule over data.
+    - **difference**, **difference_error**: to the best. Data are paired, so difficulty common
+      to all energies cancels; errors of different $\log Z$ do not.
+    - **values**: of the rule, `(energy, datum)`.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
@@ -178,7 +178,7 @@ def compare(
     data: Float[Array, "n *event"],
     score: AbstractScore = LogScore(),
 ) -> Comparison:
-    """Judge energies by held-out data.
+    """Compare energies on held-out data.
 
     ```python
     print(ebm.compare({"network": density, "Gaussian": gaussian}, held_out))
@@ -186,12 +186,12 @@ def compare(
 
     **Arguments**
 
-    - `energies`: names to energies, or to NumPyro distributions, on the same points.
-    - `data`: points along the first axis, which no energy was fitted to.
+    - `energies`: names mapped to energies or NumPyro distributions on the same points.
+    - `data`: points along the first axis, to which no energy was fitted.
     - `score`: [`LogScore()`][numpyro_ebm.diagnostics.LogScore] for energies that know their
       `log_z`, or [`HyvarinenScore()`][numpyro_ebm.diagnostics.HyvarinenScore] for any.
 
-    **Raises** `ValueError` if an energy doesn't know the constant that the score needs.
+    **Raises** `ValueError` if an energy does not know the `log_z` that the rule needs.
     """
     if not isinstance(energies, Mapping) or not energies:
         raise ValueError(
@@ -229,7 +229,7 @@ def _scores(
     return jax.lax.map(lambda x: score.at(energy, x), data, batch_size=_BLOCK)
 
 
-#: Data at once.
+#: Data per block.
 _BLOCK = 1024
 
 

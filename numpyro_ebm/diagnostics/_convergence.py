@@ -1,4 +1,4 @@
-"""Numbers of one summary `(chain, draw)`: R-hat, ESS, MCSE, and what chance makes of them."""
+"""R-hat, ESS and MCSE of one summary `(chain, draw)`, and their limits by chance."""
 
 import numpy as np
 from scipy.special import ndtri
@@ -6,27 +6,27 @@ from scipy.stats import f as f_distribution, rankdata, t as t_distribution
 
 from .._arviz import array_stats
 
-#: ArviZ's statistics need as many draws of a chain.
+#: ArviZ's statistics need this many draws per chain.
 MIN_DRAWS = 4
-#: As in the paper. ArviZ makes 11 and 89 % of its default `ci_prob` of 0.89.
+#: As in the paper. ArviZ uses 11 and 89 %, from its default `ci_prob` of 0.89.
 _TAILS = (0.05, 0.95)
-#: How likely chance alone fails a report by R-hat, over all summaries.
+#: The probability that R-hat fails a report by chance alone, over all summaries.
 _FALSE_ALARM = 0.01
-#: Below it nobody looks at R-hat [Vehtari et al. 2021].
+#: Smaller values of R-hat are ignored [Vehtari et al. 2021].
 _R_HAT = 1.01
-#: A drift from half to half that matters, in standard deviations.
+#: A drift between halves that matters, in standard deviations.
 _DRIFT = 0.1
-#: Half a chain of fewer effective draws may still remember its start, and halves of a chain may
-#: be correlated by as much.
+#: Half a chain with fewer effective draws may still depend on its start, and the halves of a
+#: chain may be correlated this much.
 _MIN_ESS_OF_HALF, _HALVES = 1.5, 0.25
-#: From as many chains on, their number makes up for their length.
+#: With at least this many chains, their number makes up for their length.
 MANY_CHAINS = 20
 
 
 def rank_scores(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Normal scores of `x`, `(chain, draw)`, and of its distances from the median.
 
-    NaN if a draw is not finite. Without the draw in the middle, if their number is odd.
+    NaN if a draw is not finite. If their number is odd, the middle draw is dropped.
     """
     x = _finite(x)
     even = x if x.shape[1] == 1 else _even(x)
@@ -39,29 +39,30 @@ def convergence(
     superchains: np.ndarray | None = None,
     scores: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    r"""What ArviZ says of `x`, `(chain, draw)`, the same numbers in half the time.
+    r"""ArviZ's statistics of `x`, `(chain, draw)`, in half the time.
 
-    Of $N$ draws with the standard deviation $s$ and centred $c$,
+    For $N$ draws with standard deviation $s$ and centred draws $c$:
 
     - `ess_bulk`, `ess_tail` (at 5 and 95 %), `r_hat`: rank-normalised [Vehtari et al. 2021];
     - `mcse_mean`: $s / \sqrt{S}$ with $S$, the ESS of $x$;
     - `mcse_sd`: $\sqrt{(\overline{c^4} - \overline{c^2}^2) / (4 S_2 \overline{c^2})}$ with
       $S_2$, the ESS of $c^2$ (before 1.3.3, arviz-stats takes that of $x$);
     - `autocorrelation_time`: $N / S$, in draws;
-    - `drift`: the mean change of ranks, or of those of distances from the median, from the
+    - `drift`: the mean change of ranks, or of ranks of distances from the median, from the
       first half of a chain to its second, in standard deviations; `drift_noise` is its error,
-      as chains are independent, and `half_noise` the variance of the mean of half a chain;
-    - `neighbour_correlation`: of the means of successive chains, near zero unless the axes are
-      swapped: draws follow each other;
+      for independent chains, and `half_noise` the variance of the mean of half a chain;
+    - `neighbour_correlation`: of the means of successive chains; near zero unless the axes are
+      swapped, because successive draws are correlated;
     - `nested_r_hat`, `nested_r_hat_noise`: of superchains, below.
 
-    Chains of fewer than four draws are taken as independent for an ESS, and have no `r_hat`.
-    All is NaN if a draw is not finite. `scores` are those of `rank_scores`, if known.
+    Chains of fewer than four draws are treated as independent draws for an ESS, and have no
+    `r_hat`. Everything is NaN if a draw is not finite. `scores` are those of `rank_scores`, if
+    known.
     """
     x = _finite(x)
     z, folded = rank_scores(x) if scores is None else scores
     is_short = x.shape[1] < MIN_DRAWS
-    with np.errstate(all="ignore"):  # Constants have no R-hat.
+    with np.errstate(all="ignore"):  # R-hat of a constant is undefined.
         ess_mean, ess_bulk = ess(x), ess(z)
         squares = (x - x.mean()) ** 2
         spread = (squares**2).mean() - squares.mean() ** 2
@@ -87,14 +88,14 @@ def convergence(
 def nested_r_hat(x: np.ndarray, superchains: np.ndarray) -> tuple[float, float]:
     r"""Nested R-hat [Margossian et al. 2024] of ranks, for many short chains, and its noise.
 
-    $\sqrt{1 + B/W}$, with $B$ the variance of the means of superchains, groups of chains that
-    started together, and $W$ the mean over superchains of the variance within: of the means of
-    their chains, plus the mean variance of a chain. As in `arviz_stats.rhat_nested`, the larger
-    one of the ranks of $x$ and of its distances from the median; from four draws on, halves of
-    chains count as chains. Fewer draws are taken as they are, down to a single one.
+    $\sqrt{1 + B/W}$, with $B$ the variance of the means of superchains (groups of chains that
+    started together) and $W$ the mean variance within a superchain: the variance of its chains'
+    means, plus the mean variance of a chain. As in `arviz_stats.rhat_nested`, the larger of the
+    values for the ranks of $x$ and for its distances from the median. With four draws or more,
+    halves of chains count as chains. Fewer draws, down to a single one, are not split.
 
-    Of chains that have forgotten their starts, $B$ is $1/M$ of the variance of the means of $M$
-    chains within a superchain; the noise is that by $W$.
+    If chains have forgotten their starts, $B$ is $1/M$ of the variance of the means of the $M$
+    chains within a superchain; the noise is that value divided by $W$.
     """
     order = np.argsort(superchains, kind="stable")
     x = x[order].reshape(len(np.unique(superchains)), -1, x.shape[1])
@@ -102,7 +103,7 @@ def nested_r_hat(x: np.ndarray, superchains: np.ndarray) -> tuple[float, float]:
     def one(z: np.ndarray) -> tuple[float, float]:
         num_chains = z.shape[1]
         chains = z.mean(2)
-        # Means of one chain differ by no more than its draws.
+        # The means of one chain differ no more than its draws.
         noise = chains.var(1, ddof=1).mean() / num_chains if num_chains > 1 else np.nan
         if not is_short:
             z = z.reshape(len(z), 2 * num_chains, -1)
@@ -121,16 +122,16 @@ def nested_r_hat(x: np.ndarray, superchains: np.ndarray) -> tuple[float, float]:
 def r_hat_limit(
     num_chains: int, num_draws: int, ess: np.ndarray, half_noise: np.ndarray, num_tests: int
 ) -> np.ndarray:
-    r"""The most that chance makes of R-hat: 1.01, or what chains of `ess` draws allow.
+    r"""The largest R-hat expected by chance: 1.01, or what chains of `ess` draws allow.
 
-    The means of $m$ half-chains of $n$ draws, $e$ of them effective, vary by $1/e$ of the
-    variance, and their draws by the rest: $\hat R^2 \approx \frac{n-1}{n}(1 + F/(e-1))$, $F$ an
-    F-variable of $m - 1$ and $m(e - 1)$ degrees. Its quantile leaves one false alarm in a
-    hundred over all summaries, each tested twice, in the bulk and in the tails.
+    The means of $m$ half-chains of $n$ draws, $e$ of them effective, have $1/e$ of the
+    variance, and their draws the rest: $\hat R^2 \approx \frac{n-1}{n}(1 + F/(e-1))$, with $F$
+    an F-variable with $m - 1$ and $m(e - 1)$ degrees of freedom. Its quantile gives one false
+    alarm in a hundred over all summaries, each tested in the bulk and in the tails.
 
-    In short halves $e$ is not what an ESS says, which sees few lags; of many chains it follows
-    from how the two halves of a chain differ, allowing for a correlation of a quarter between
-    them. It is one and a half at least: what is shorter remembers its start.
+    In short halves an ESS sees too few lags to give $e$. With many chains, $e$ follows from how
+    the two halves of a chain differ, allowing for a correlation of a quarter between them. It
+    is at least one and a half: shorter halves still depend on their start.
     """
     m, n = 2 * num_chains, max(num_draws // 2, 2)
     e = ess / m
@@ -144,10 +145,10 @@ def r_hat_limit(
 def nested_r_hat_limit(
     num_superchains: int, num_chains: int, noise: np.ndarray, num_tests: int
 ) -> np.ndarray:
-    r"""The same of nested R-hat, by an analysis of the variance of the means of chains.
+    r"""The same for nested R-hat, by an analysis of variance of the chains' means.
 
-    Superchains differ by chance as their chains do: $B/W$ over its noise is an F-variable of
-    $K - 1$ and $K(M - 1)$ degrees, whatever the autocorrelation.
+    Superchains differ by chance as their chains do: $B/W$ over its noise is an F-variable with
+    $K - 1$ and $K(M - 1)$ degrees of freedom, whatever the autocorrelation.
     """
     degrees = num_superchains - 1, max(num_chains - num_superchains, num_superchains)
     f = f_distribution.ppf(1 - _FALSE_ALARM / (2 * num_tests), *degrees)
@@ -155,13 +156,13 @@ def nested_r_hat_limit(
 
 
 def drift_limit(num_chains: int, noise: np.ndarray, num_tests: int) -> np.ndarray:
-    """The most that chance makes of a drift; a tenth of a standard deviation is no matter."""
+    """The largest drift expected by chance; a tenth of a standard deviation is ignored."""
     t = t_distribution.isf(_FALSE_ALARM / (4 * num_tests), max(num_chains - 1, 1))
     return np.maximum(_DRIFT, t * noise)
 
 
 def bfmi(energy: np.ndarray) -> np.ndarray:
-    """Of each chain, the mean squared change of the Hamiltonian by its variance; NaN is out."""
+    """Mean squared change of the Hamiltonian over its variance, per chain, without NaN."""
 
     def mean(x: np.ndarray, ddof: int = 0) -> np.ndarray:
         return np.nansum(x, axis=1) / (np.isfinite(x).sum(1) - ddof)
@@ -181,14 +182,14 @@ def normal_scores(x: np.ndarray) -> np.ndarray:
 def ess(x: np.ndarray) -> float:
     if x.shape[1] >= MIN_DRAWS:
         return array_stats().ess(x, method="mean")
-    # Draws of a chain may be as good as one; chains are independent.
+    # The draws of a chain may be worth only one; chains are independent.
     x = np.asarray(x, float)
     variance = x.var(ddof=1)
     return x.size if variance == 0 else len(x) * variance / x.mean(1).var(ddof=1)
 
 
 def half_noise(z: np.ndarray) -> float:
-    """The variance of the mean of half a chain, from how its halves differ."""
+    """The variance of the mean of half a chain, from the difference of its halves."""
     if len(z) < 2:
         return np.nan
     return float(_change(z).var(ddof=1) / 2)
@@ -212,7 +213,7 @@ def _below(x: np.ndarray, quantile: float) -> np.ndarray:
 
 
 def split_r_hat(x: np.ndarray) -> float:
-    """Split R-hat without ranks; NaN of constants, of one chain, of fewer than four draws."""
+    """Split R-hat without ranks; NaN for constants, one chain, or fewer than four draws."""
     if len(x) < 2 or x.shape[1] < MIN_DRAWS:
         return np.nan
     with np.errstate(all="ignore"):
@@ -225,6 +226,6 @@ def _finite(x: np.ndarray) -> np.ndarray:
 
 
 def _even(x: np.ndarray) -> np.ndarray:
-    """Without the draw in the middle, which belongs to neither half."""
+    """Drop the middle draw of an odd number, which belongs to neither half."""
     half = x.shape[-1] // 2
     return np.concatenate([x[..., :half], x[..., -half:]], axis=-1)

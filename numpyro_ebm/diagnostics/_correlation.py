@@ -1,4 +1,4 @@
-"""What is made of draws that are correlated along a chain: fewer of them, and signs."""
+"""Handling draws correlated along a chain: thinning, and signs for the wild bootstrap."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from .._types import Array, Float, Key, PyTree, Scalar, Shape
 
 
 def spread(chains: Array, every: int, max_points: int) -> tuple[Array, int]:
-    """At most so many draws, of all chains if they are not more, and how far apart they are."""
+    """At most `max_points` draws, from every chain if possible, and their spacing."""
     chains = chains[:: math.ceil(len(chains) / max_points)]
     length = chains.shape[1]
     every *= math.ceil(len(chains) * math.ceil(length / every) / max_points)
@@ -22,7 +22,7 @@ def spread(chains: Array, every: int, max_points: int) -> tuple[Array, int]:
 
 
 def thin(draws: Array, every: int) -> Array:
-    """Every so many draws of a chain, its last among them."""
+    """Every `every`-th draw of a chain, including its last."""
     return draws[:, (draws.shape[1] - 1) % every :: every]
 
 
@@ -30,7 +30,7 @@ def thin(draws: Array, every: int) -> Array:
 def markov_signs(
     rng_key: Key, shape: Shape, num: int, flip_prob: float
 ) -> Float[Array, "n num"]:
-    """Stationary two-valued Markov chains, one a chain [Chwialkowski et al. 2016]."""
+    """Stationary two-valued Markov chains, one per chain [Chwialkowski et al. 2016]."""
     start_key, flip_key = jr.split(rng_key)
     num_chains, length = shape
     starts = jr.rademacher(start_key, (num_chains, 1, num))
@@ -40,14 +40,14 @@ def markov_signs(
 
 
 def decorrelation_time(pair: Callable[[PyTree, PyTree], Scalar], chains: PyTree) -> int:
-    """The least power of two of draws after which a feature has lost its memory.
+    """The smallest power of two, in draws, after which a feature is decorrelated.
 
     `pair` is the inner product of the features of two points.
     """
     half = jax.tree.leaves(chains)[0].shape[1] // 2
     lags = [2**i for i in range(half.bit_length()) if 2**i < half]
     products = np.asarray(_lagged(pair, chains, jnp.array([0, half, *lags])))
-    # Half a chain apart, draws are taken as independent: the mean that a misfit leaves.
+    # Draws half a chain apart count as independent: their product is the mean left by a misfit.
     variance, *covariances = products[[0, *range(2, len(products))]] - products[1]
     forgotten = (k for k, c in zip(lags, covariances, strict=True) if c < 0.2 * variance)
     return next(forgotten, half)
@@ -55,7 +55,7 @@ def decorrelation_time(pair: Callable[[PyTree, PyTree], Scalar], chains: PyTree)
 
 @eqx.filter_jit
 def _lagged(pair: Callable[[PyTree, PyTree], Scalar], chains: PyTree, lags: Array) -> Array:
-    """The mean product of draws of one chain that lie so far apart."""
+    """The mean product of draws of one chain at each lag."""
     length = jax.tree.leaves(chains)[0].shape[1]
 
     def mean(lag: Array) -> Scalar:

@@ -1,4 +1,4 @@
-"""The bridge to ArviZ; the only door to arviz-base."""
+"""The bridge to ArviZ; the only module that imports arviz-base."""
 
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -17,7 +17,7 @@ from ..kernels import AbstractKernel
 from ..sampling import AbstractDraws, Draws
 from ._sites import ebm_energy, energy_at, is_data, plates, trace
 
-#: NumPyro's names of what a kernel reports, and ArviZ's.
+#: NumPyro's names for what a kernel reports, and ArviZ's.
 _STATS = {
     "potential_energy": "lp",
     "accept_prob": "acceptance_rate",
@@ -34,21 +34,21 @@ def to_arviz(
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
-    """Collect an `MCMC` run, what `sample` drew, or how an `Estimator` fared, in a `DataTree`.
+    """Collect an `MCMC` run, draws from `sample`, or an `Estimator` run in a `DataTree`.
 
-    Groups `posterior`, `sample_stats` and, for a model, `observed_data`. The plates of a model
-    name its dimensions. The model is not sampled and no likelihood is computed. Of a fit there
-    is one group, `training`: the loss and the metrics, one value a `step`, and where it stopped
-    by held-out points, `validation_loss`, one an `evaluation`.
+    The groups are `posterior`, `sample_stats` and, for a model, `observed_data`. The plates of
+    a model name its dimensions. The model is not sampled and no likelihood is computed. For a
+    fit, there is one group, `training`: the loss and the metrics, one value per `step`, and,
+    with early stopping on held-out points, `validation_loss`, one per `evaluation`.
 
-    Of `sample_stats`, `lp` is the log-density, minus the potential energy (of a constrained
-    support, with the Jacobian); `ebm_energy` is $E(x)$, of a model the sum over its latent
-    [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] sites; `energy` exists for
-    Hamiltonian kernels only, and is the Hamiltonian where the chain is. `n_grad` counts
-    gradients. The attributes of each group say what drew it, after how many warm-up
-    transitions, how many draws hold a value that is not finite, `num_non_finite`, and whether
-    the kernel leaves its target invariant, `is_exact` (1, or 0 if unadjusted: then
-    `acceptance_rate` is no acceptance).
+    In `sample_stats`, `lp` is the log-density, minus the potential energy (for a constrained
+    support, with the Jacobian); `ebm_energy` is $E(x)$, for a model the sum over its latent
+    [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] sites; `energy`, for Hamiltonian
+    kernels only, is the Hamiltonian at the chain's position. `n_grad` counts gradients. The
+    attributes of each group give its sampler, the number of warm-up transitions, the number of
+    draws with a non-finite value, `num_non_finite`, and whether the kernel leaves its target
+    invariant, `is_exact` (1, or 0 if unadjusted: then `acceptance_rate` is not an acceptance
+    rate).
 
     ```python
     tree = ebm.to_arviz(draws)
@@ -57,13 +57,13 @@ def to_arviz(
 
     **Arguments**
 
-    - `source`: an `MCMC` after `run`, the `Draws` of [`sample`][numpyro_ebm.sample], the
-      result of [`Estimator.run`][numpyro_ebm.Estimator.run], or arrays `(chain, draw, *event)`,
-      one or a dict or another pytree of them. A `DataTree` stays what it is.
+    - `source`: an `MCMC` after `run`, the `Draws` of [`sample`][numpyro_ebm.sample], the result
+      of [`Estimator.run`][numpyro_ebm.Estimator.run], or arrays `(chain, draw, *event)`: one, a
+      dict or another pytree of them. A `DataTree` is returned unchanged.
     - `superchains`: which chains started together, for the nested R-hat of
-      [`mixing_report`][numpyro_ebm.mixing_report]: one label a chain, or the number of
-      superchains, if the chains of each are neighbours.
-    - `attrs`: more attributes, such as `{"sampling_time": 12.3}`, ArviZ's name of the seconds.
+      [`mixing_report`][numpyro_ebm.mixing_report]: one superchain index per chain, or the
+      number of superchains, if the chains of each are neighbours.
+    - `attrs`: more attributes, such as `{"sampling_time": 12.3}`, in seconds.
     - `coords`, `dims`: coordinates and dimension names, as in `arviz_base.from_dict`.
     """
     if isinstance(source, EstimatorRunResult):
@@ -88,7 +88,7 @@ def as_tree(
     coords: Mapping[str, Any] | None,
     dims: Mapping[str, Sequence[str]],
 ) -> DataTree:
-    """A `DataTree` of arrays `(chain, draw, ...)`, after a look at their shapes and values."""
+    """A `DataTree` of arrays `(chain, draw, ...)`, after checking their shapes and values."""
     posterior = {name: _as_numbers(name, x) for name, x in groups["posterior"].items()}
     groups = {**groups, "posterior": posterior}
     shapes = {name: x.shape for name, x in posterior.items()}
@@ -126,7 +126,7 @@ def with_attributes(tree: DataTree, superchains: Any, attrs: Mapping[str, Any]) 
 
 
 def _superchains(superchains: Any, tree: DataTree) -> np.ndarray:
-    """One label a chain, from labels or from their number."""
+    """One superchain index per chain, from indices or from their number."""
     num_chains = tree["posterior"].sizes["chain"]
     if isinstance(superchains, int):
         if not 2 <= superchains <= num_chains or num_chains % superchains:
@@ -178,7 +178,7 @@ def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
         )
     stats = {_STATS.get(name, name): np.asarray(x) for name, x in draws.stats.items()}
     stats["lp"] = -stats["lp"]
-    if not draws.is_transformed:  # No Jacobian is in the potential.
+    if not draws.is_transformed:  # The potential has no Jacobian.
         stats["ebm_energy"] = -stats["lp"]
     step_size = np.asarray(draws.state.adapt_state.step_size)
     if step_size.ndim == 0:
@@ -191,7 +191,7 @@ def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
         "inference_library": "numpyro_ebm",
         "inference_library_version": version("numpyro-ebm"),
         "kernel": draws.kernel,
-        "is_exact": int(draws.is_exact),  # netCDF knows no bool.
+        "is_exact": int(draws.is_exact),  # netCDF has no bool.
         "num_warmup": draws.state.num_warmup,
         "thinning": draws.num_steps // max(stats["lp"].shape[1], 1),
     }
@@ -234,7 +234,7 @@ def _as_numbers(name: str, x: np.ndarray) -> np.ndarray:
 def version(package: str) -> str:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # A copy of the sources.
+    except metadata.PackageNotFoundError:  # Not installed, only the sources.
         return "unknown"
 
 
@@ -251,7 +251,7 @@ def _sample_stats(mcmc: MCMC) -> dict[str, np.ndarray]:
         depth = stats["tree_depth"] = _tree_depth(stats["n_steps"])
         limit = getattr(mcmc.sampler, "_max_tree_depth", None)
         if isinstance(limit, int):
-            # The name that `arviz_stats.diagnose` reads.
+            # The name read by `arviz_stats.diagnose`.
             stats["reached_max_treedepth"] = depth >= limit
     elif {"energy", "n_grad"} <= set(stats):
         stats["n_steps"] = stats["n_grad"]

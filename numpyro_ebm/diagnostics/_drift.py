@@ -1,4 +1,4 @@
-"""Long chains on an energy as it is: whether what was learned from short ones is a density."""
+"""Long chains on a frozen energy: whether what short chains learned is a density."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from ..sampling import sample
 from ._convergence import nested_r_hat, nested_r_hat_limit
 from ._report import as_text, verdict
 
-#: How likely chance alone fails a probe by drift, over all statistics and starts.
+#: The probability that drift fails a probe by chance alone, over all statistics and starts.
 _FALSE_ALARM = 0.01
 
 
 @dataclass(frozen=True, repr=False)
 class DriftProbe:
-    """What `drift_probe` found, which it prints.
+    """The result of `drift_probe`; prints itself.
 
-    - **failures**: sentences that name what is wrong.
-    - **table**: of each `statistic`, `start` and `length`, the `mean` over chains with its
-      `std_error`; of each statistic and length `nested_r_hat`, where starts are superchains,
+    - **failures**: sentences that say what is wrong.
+    - **table**: for each `statistic`, `start` and `length`, the `mean` over chains with its
+      `std_error`; for each statistic and length, `nested_r_hat`, with starts as superchains,
       and its `nested_r_hat_limit`.
     """
 
@@ -38,7 +38,7 @@ class DriftProbe:
 
     @property
     def ok(self) -> bool:
-        """Whether all starts have come to one place, and stay there."""
+        """Whether chains from all starts reached the same law, and stay there."""
         return not self.failures
 
     def __repr__(self) -> str:
@@ -64,14 +64,14 @@ def drift_probe(
     num_chains: int = 64,
     progress_bar: bool = True,
 ) -> DriftProbe:
-    r"""Run chains from several starts, 1, 10 and 100 times as long as training did.
+    r"""Run chains from several starts, 1, 10 and 100 times as long as in training.
 
-    An energy that was learned by short chains from data or from a buffer may keep *those*
-    chains in place, and have its mass elsewhere: its long chains drift away [Nijkamp et al.
-    2020]. So its parameters are frozen, and chains from data, from noise, from the buffer run
-    on. They must come to the same law, by nested R-hat with starts as superchains, and their
-    energies and other statistics must not change any more from the middle length to the
-    longest. What no start comes near stays unseen.
+    An energy learned by short chains from data or a buffer may keep *those* chains in place and
+    have its mass elsewhere: its long chains drift away [Nijkamp et al. 2020]. So its parameters
+    are frozen, and chains run on from data, from noise and from the buffer. They must reach the
+    same law, by nested R-hat with starts as superchains, and their energies and other
+    statistics must no longer change from the middle length to the longest. Regions that no
+    start reaches stay unseen.
 
     ```python
     buffer = result.state.objective_state.starts.points  # Of `Persistent` chains.
@@ -83,13 +83,13 @@ def drift_probe(
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `kernel`: as of training; its step size adapts during the first half of the shortest
-      length, if it adapts.
-    - `starts`: names to points, at least two of them.
+    - `kernel`: the one used in training; its step size, if adaptive, adapts during the first
+      half of the shortest length.
+    - `starts`: names mapped to points, at least two of them.
     - `num_steps`: transitions of the shortest length.
-    - `statistics`: names to functions of one point to a number, beside the energy; such as one
-      that says whether a point belongs to a mode.
-    - `num_chains`: chains of each start.
+    - `statistics`: names mapped to functions of one point that return a number, in addition to
+      the energy; such as one that says whether a point belongs to a mode.
+    - `num_chains`: chains per start.
     - `progress_bar`: show progress.
     """
     check_key(rng_key)
@@ -192,7 +192,7 @@ def _disagreements(table: Dataset) -> list[str]:
 
 
 def _drifts(table: Dataset, values: np.ndarray) -> list[str]:
-    """Statistics that the last stretch, nine tenths of all transitions, has changed."""
+    """Statistics that changed over the last nine tenths of all transitions."""
     change = values[..., -1] - values[..., -2]
     num_chains = values.shape[2]
     error = change.std(2, ddof=1) / np.sqrt(num_chains)

@@ -1,4 +1,4 @@
-"""Checks by energies, of two models and of held-out data."""
+"""Checks based on energies, of two models and of held-out data."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ def fisher_divergence(
     r"""$\tfrac12\,\mathbb E_p\lVert s_p(x) - s_q(x)\rVert^2$, with the ½ of score matching.
 
     Of $p$, the law of `energy` and `draws`, from $q$, that of `other_energy`: what score
-    matching minimises, up to a constant. It needs neither normaliser, and like score matching
-    it hardly sees the weights of modes that lie far apart.
+    matching minimises, up to a constant. It needs neither normaliser. Like score matching, it
+    is nearly blind to the weights of modes that lie far apart.
 
     **Arguments**
 
@@ -34,11 +34,11 @@ def fisher_divergence(
     - `draws`: of `energy`, `(n, *event)`, `(chain, draw, *event)`, or of
       [`sample`][numpyro_ebm.sample].
     - `other_energy`: another energy of the same points.
-    - `event_shape`: the shape of one point, if `energy` doesn't know it.
-    - `weights`: one a draw, not negative; with nodes of quadrature as draws, the result is
+    - `event_shape`: the shape of one point, if `energy` does not know it.
+    - `weights`: one per draw, not negative; with quadrature nodes as draws, the result is
       exact.
 
-    **Raises** `ValueError` for draws of another shape or that are not finite.
+    **Raises** `ValueError` if draws have another shape or are not finite.
     """
     energy, points = as_energy_and_points(energy, draws, event_shape)
     other = energy_named("other_energy", other_energy)
@@ -66,12 +66,12 @@ def _mean_square(energy: Energy, other: Energy, points: Array, weights: Array | 
 
 
 class EnergyPIT(eqx.Module):
-    """What `energy_pit` found, which it prints.
+    """The result of `energy_pit`; prints itself.
 
-    - **values**: one a datum, in [0, 1]; uniform if data and draws share a law.
-    - **statistic**: Kolmogorov and Smirnov's, the greatest distance of the two distribution
-      functions of energies.
-    - **p_value**: the chance of so large a distance if they share a law.
+    - **values**: one per datum, in [0, 1]; uniform if data and draws share a law.
+    - **statistic**: the Kolmogorov-Smirnov statistic, the greatest distance between the two
+      distribution functions of energies.
+    - **p_value**: the probability of a distance at least this large if they share a law.
     """
 
     values: Float[Array, " n"]
@@ -80,7 +80,7 @@ class EnergyPIT(eqx.Module):
 
     @property
     def ok(self) -> bool:
-        """Whether no difference is seen at level 0.05."""
+        """Whether no difference is detected at level 0.05."""
         return self.p_value > 0.05
 
     def __repr__(self) -> str:
@@ -96,11 +96,11 @@ def energy_pit(
 ) -> EnergyPIT:
     r"""$P(E(x') < E(x))$ of each datum $x$, over draws $x'$: uniform if the model is right.
 
-    The probability integral transform of the energy, by ranks. Values near one are data in the
-    tails of the model, where it is too narrow; values near zero, too many, are a model that
-    is too wide. On training data it is optimistic: compare with data held out. The p-value is
-    that of the two-sample Kolmogorov-Smirnov test, for independent points: thin chains first.
-    It sees one number a point, and so no error that leaves energies as they are.
+    The probability integral transform of the energy, by ranks. Many values near one are data in
+    the tails of a model that is too narrow; many values near zero mean a model that is too
+    wide. On training data it is optimistic: use held-out data. The p-value is that of the
+    two-sample Kolmogorov-Smirnov test, for independent points: thin chains first. It uses one
+    number per point, so it misses errors that leave the energies unchanged.
 
     **Arguments**
 
@@ -108,16 +108,16 @@ def energy_pit(
     - `data`: points, `(n, *event)`.
     - `draws`: of `energy`, `(n, *event)`, `(chain, draw, *event)`, or of
       [`sample`][numpyro_ebm.sample].
-    - `event_shape`: the shape of one point, if the energy doesn't know it.
+    - `event_shape`: the shape of one point, if the energy does not know it.
 
-    **Raises** `ValueError` for points of another shape or that are not finite.
+    **Raises** `ValueError` if points have another shape or are not finite.
     """
     energy, points = as_energy_and_points(energy, data, event_shape, "data")
     _, drawn = as_energy_and_points(energy, draws, points.shape[1:])
     of_data = _energies(energy, points, "data")
     ordered = np.sort(_energies(energy, drawn, "draws"))
     below, up_to = (np.searchsorted(ordered, of_data, side) for side in ("left", "right"))
-    values = (below + up_to) / (2 * len(ordered))  # Of a tie, half.
+    values = (below + up_to) / (2 * len(ordered))  # Ties count half.
     statistic = _distance(of_data, ordered)
     size = len(of_data) * len(ordered) / (len(of_data) + len(ordered))
     return EnergyPIT(as_floats(values), statistic, _kolmogorov(statistic, size))
@@ -137,7 +137,7 @@ def _evaluate(energy: Energy, points: Array) -> Float[Array, " n"]:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The greatest distance of two empirical distribution functions."""
+    """The greatest distance between two empirical distribution functions."""
     at = np.concatenate([a, b])
     below = [np.searchsorted(np.sort(x), at, "right") / len(x) for x in (a, b)]
     return float(np.abs(below[0] - below[1]).max())
@@ -146,7 +146,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 def _kolmogorov(distance: float, size: float) -> float:
     r"""$2\sum_k (-1)^{k-1} e^{-2k^2\lambda^2}$, with the small-sample $\lambda$ of Stephens."""
     scaled = (np.sqrt(size) + 0.12 + 0.11 / np.sqrt(size)) * distance
-    if scaled < 0.2:  # Where the sum is one to twelve digits, and its terms are many.
+    if scaled < 0.2:  # There the sum is one to twelve digits, and has many terms.
         return 1.0
     k = np.arange(1, 101)
     terms = np.where(k % 2, 2.0, -2.0) * np.exp(-2 * (k * scaled) ** 2)

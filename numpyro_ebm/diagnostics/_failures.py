@@ -9,14 +9,14 @@ from xarray import Dataset
 from ._convergence import MANY_CHAINS, MIN_DRAWS
 from ._report import chains, some_of
 
-#: The chance of a resemblance of neighbouring chains that is called one.
+#: The level at which neighbouring chains are said to resemble each other.
 _CHANCE = 1e-4
 #: Stan's limit of BFMI, and the share of transitions that may diverge.
 _BFMI = 0.3
 _DIVERGING = 1e-3
-#: A ratio of scales, and a correlation, that slow down a kernel which does not know them.
+#: A ratio of scales, and a correlation, that slow a kernel not adapted to them.
 _SCALES, _CORRELATED = 30, 0.95
-#: The autocorrelation of a chain whose steps are small for its range.
+#: The autocorrelation of a chain with steps that are small relative to its range.
 _CREEPING = 0.9
 
 
@@ -126,7 +126,7 @@ def scarcities(table: Dataset, min_ess: float) -> Iterator[str]:
 
 
 def shapes(coordinates: dict[str, np.ndarray]) -> Iterator[str]:
-    """What makes small steps necessary and large ones worthwhile, of chains that creep."""
+    """For slow chains: scales and correlations that a kernel should learn."""
     if not any(map(_creeps, coordinates.values())):
         return
     names, x = list(coordinates), np.stack([x.ravel() for x in coordinates.values()])
@@ -151,7 +151,7 @@ def shapes(coordinates: dict[str, np.ndarray]) -> Iterator[str]:
 
 
 def _creeps(x: np.ndarray) -> bool:
-    """Whether a draw tells where the next one is; in a mode of its own, it need not."""
+    """Whether a draw predicts the next one; a chain confined to one mode need not creep."""
     if x.shape[1] < 2:
         return False
     steps, spread = ((x[:, 1:] - x[:, :-1]) ** 2).mean(), 2 * x.var(1).mean()

@@ -1,4 +1,4 @@
-"""Chains one by one: what a pooled number hides."""
+"""Chains one by one: problems that a pooled number hides."""
 
 import numpy as np
 from xarray import Dataset, DataTree
@@ -7,13 +7,13 @@ from ._convergence import bfmi
 from ._outliers import copies
 from ._summaries import values
 
-#: A chain that accepts or moves less is stuck.
+#: A chain is stuck if it accepts or moves less.
 _MIN_MOVED = 0.1
-#: A stay is long if it takes this share of a chain, and these many draws,
+#: A stay is long if it takes this share of a chain, and this many draws,
 _LONG_SHARE, _LONG_DRAWS = 0.1, 10
-#: and chance makes one as long anywhere this rarely.
+#: and one as long occurs by chance with at most this probability.
 _CHANCE = 1e-4
-#: Draws from which a share of moves, or BFMI, says something.
+#: The fewest draws for which a share of moves, or BFMI, is meaningful.
 _ENOUGH_DRAWS = 50
 
 
@@ -48,13 +48,13 @@ def _moved(variables: list[np.ndarray]) -> np.ndarray:
     def one(x: np.ndarray) -> np.ndarray:
         return (x[1:] != x[:-1]).any(tuple(range(1, x.ndim)))
 
-    # Chain by chain: a comparison of all images at once would take their size again.
+    # Chain by chain: comparing all images at once would double the memory.
     each = [np.stack([one(chain) for chain in x]) for x in variables]
     return np.asarray(np.stack(each).any(0))
 
 
 def _longest_stay(moved: np.ndarray) -> np.ndarray:
-    """The largest number of draws in a row at one point."""
+    """The largest number of successive draws at one point."""
     step = np.arange(moved.shape[1])
     last_move = np.maximum.accumulate(np.where(moved, step, -1), axis=1)
     return 1 + (step - last_move).max(1, initial=0)
@@ -69,11 +69,11 @@ def _num_non_finite(variables: list[np.ndarray], stats: Dataset) -> np.ndarray:
 
 def _is_stuck(columns: dict, moved: np.ndarray, is_discrete: bool) -> np.ndarray:
     num_draws = moved.shape[1] + 1
-    # Of a few draws, a chain may well reject all.
+    # A chain of few draws may well reject all proposals.
     few = num_draws < _ENOUGH_DRAWS
     accepted = columns.get("acceptance_rate", np.ones(len(moved)))
     stuck = ~(accepted >= _MIN_MOVED) & (not few)
-    if is_discrete:  # Units of a lattice may well stay what they are.
+    if is_discrete:  # The units of a lattice may well stay unchanged.
         return stuck | ((columns["longest_stay"] == num_draws) & (num_draws >= _LONG_DRAWS))
     rate = np.median(columns["moved"]) if moved.size else 1.0
     by_chance = np.log(_CHANCE / moved.size) / np.log1p(-rate) if 0.1 <= rate < 1 else 0.0

@@ -1,4 +1,4 @@
-"""The modes of draws: by a function of one point, or by clustering."""
+"""The modes of draws, from a function of one point or by clustering."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from ._summaries import evaluate, values
 
 
 class Run(NamedTuple):
-    """The chains of finite draws, `(chain, draw, ...)`, and how many others there were."""
+    """The chains with finite draws, `(chain, draw, ...)`, and the number of other chains."""
 
     variables: Dataset
     num_dropped: int
@@ -23,7 +23,7 @@ class Run(NamedTuple):
 def finite_run(source: Any) -> Run:
     if isinstance(source, AbstractDraws):
         arrays = by_name(source.values)
-        if isinstance(source, SiteDraws):  # Independent, of any sample shape.
+        if isinstance(source, SiteDraws):  # Independent draws, of any sample shape.
             ndim = source.accept_prob.ndim
             arrays = {k: x.reshape(1, -1, *x.shape[ndim:]) for k, x in arrays.items()}
         source = arrays
@@ -39,7 +39,7 @@ def finite_run(source: Any) -> Run:
 
 
 def known_weights(reference: Any) -> dict[int, float] | None:
-    """Known weights by label; `None` if `reference` is none, or draws."""
+    """Known weights by label; `None` if `reference` is `None` or draws."""
     if isinstance(reference, Mapping) and all(np.ndim(x) == 0 for x in reference.values()):
         weights = {int(name): float(weight) for name, weight in reference.items()}
     elif isinstance(reference, Sequence | np.ndarray | jax.Array) and np.ndim(reference) == 1:
@@ -59,7 +59,7 @@ def label(
     num_modes: int | None,
     seed: int,
 ) -> tuple[list[int], list[np.ndarray]]:
-    """The names of the modes, and for each run which of them its draws are in."""
+    """The labels of the modes, and for each run the mode of each draw."""
     variables = [run.variables for run in runs.values()]
     if labels is None:
         points = [_flat(one) for one in variables]

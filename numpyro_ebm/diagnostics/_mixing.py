@@ -1,4 +1,4 @@
-"""`mixing_report`: whether chains agree, and how much they say."""
+"""`mixing_report`: whether chains agree, and how much information they carry."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,18 +36,18 @@ _HIDDEN = ("_limit", "_noise", "neighbour_correlation", "drift")
 
 @dataclass(frozen=True, repr=False)
 class MixingReport:
-    """What `mixing_report` found, which it prints.
+    """The result of `mixing_report`; prints itself.
 
-    - **failures**: sentences that name what is wrong; none of a good run.
-    - **notes**: what the draws of chains cannot show of this run, whatever the verdict.
+    - **failures**: sentences that say what is wrong; empty for a good run.
+    - **notes**: what the draws cannot show about this run, whatever the verdict.
     - **table**: a row per `summary`: `mean` and `sd` with `mcse_mean` and `mcse_sd`,
       `ess_bulk`, `ess_tail`, `r_hat`, `autocorrelation_time` in draws, `nested_r_hat` of
-      superchains, `ess_per_gradient` and `ess_per_second` where known. Beside these, which are
-      printed: `drift` from half to half of a chain in standard deviations, the
-      `neighbour_correlation` of successive chains, and a `_limit` of each number that can fail.
+      superchains, `ess_per_gradient` and `ess_per_second` if known. Not printed: `drift`
+      between the halves of a chain in standard deviations, the `neighbour_correlation` of
+      successive chains, and a `_limit` for each number that can fail.
     - **chains**: a row per `chain`: `num_non_finite` draws, `longest_stay` at one point in
       draws, the `moved` share of transitions, `is_stuck`, `is_copy` of another chain,
-      `is_apart` from the others, and where known `acceptance_rate`, `num_diverging`, `bfmi`.
+      `is_apart` from the others, and, if known, `acceptance_rate`, `num_diverging`, `bfmi`.
     """
 
     failures: tuple[str, ...]
@@ -58,7 +58,7 @@ class MixingReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed. Chains that all miss the same mode agree, too."""
+        """Whether nothing failed. Chains that all miss the same mode also agree."""
         return not self.failures
 
     def __repr__(self) -> str:
@@ -78,27 +78,27 @@ def mixing_report(
     superchains: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> MixingReport:
-    r"""Say whether chains have mixed, by numbers of few summaries, and name what failed.
+    r"""Report whether chains have mixed, from a few summaries, and what failed.
 
-    Summaries are the energy (`lp`) and all coordinates of a variable, or, if these are more
-    than 20, eight random projections of it and four leading principal components: thousands of
-    pixels would be thousands of tests. Energy and norm alone can miss a mode that a statistic
-    of your own sees.
+    Summaries are the energy (`lp`) and all coordinates of a variable or, if there are more than
+    20, eight random projections and four leading principal components: thousands of pixels
+    would be thousands of tests. Energy and norm alone can miss a mode that your own statistic
+    sees.
 
-    A run fails if draws are not finite, a chain is stuck, one of ten or more lies apart from
-    the others, chains are copies of each other, chains disagree, their second halves lie
-    elsewhere than their first ones, or the effective sample size is below `min_ess`; if
-    neighbouring chains resemble each other, as they do when chains and draws are swapped; if
-    BFMI is below 0.3; if one draw in a thousand diverged. Of chains that fail and creep, it
-    says which scales or correlations their kernel should learn. The limit of R-hat is 1.01, or
-    what chance makes of it, with this many chains, effective draws and summaries.
+    A run fails if draws are not finite, a chain is stuck, one of ten or more chains lies apart
+    from the others, chains are copies of each other, chains disagree, their second halves
+    differ from their first, the effective sample size is below `min_ess`, neighbouring chains
+    resemble each other (as if chains and draws were swapped), BFMI is below 0.3, or one draw in
+    a thousand diverged. For slow chains that fail, the report says which scales or correlations
+    their kernel should learn. The limit of R-hat is 1.01, or the value expected by chance with
+    this many chains, effective draws and summaries.
 
-    With `superchains`, groups of chains of the same start, nested R-hat [Margossian et al.
+    With `superchains`, groups of chains with the same start, nested R-hat [Margossian et al.
     2024] replaces R-hat, and two draws of each chain are enough.
 
     No comparison of chains sees a mode that none of them visits; see
     [`mode_report`][numpyro_ebm.mode_report]. Nor does it see the bias of an unadjusted kernel:
-    a note says so, and such draws are tested by
+    a note says so. Test such draws with
     [`kernel_stein_discrepancy`][numpyro_ebm.diagnostics.kernel_stein_discrepancy].
 
     ```python
@@ -109,11 +109,11 @@ def mixing_report(
     **Arguments**
 
     - `source`: what [`to_arviz`][numpyro_ebm.to_arviz] takes, or what it returned.
-    - `statistics`: a function of one point, or a dict of them by name; each maps to a number,
-      or an array of at most 20. Of several variables a point is a dict.
-    - `min_ess`: the effective sample size that is enough; 400 is Vehtari's et al. [2021].
+    - `statistics`: a function of one point, or a dict of them by name; each returns a number,
+      or an array of at most 20. With several variables, a point is a dict.
+    - `min_ess`: the effective sample size that is enough; 400 is from Vehtari et al. [2021].
     - `superchains`: as in `to_arviz`.
-    - `seed`: of the random projections.
+    - `seed`: for the random projections.
     """
     check_positive("min_ess", min_ess)
     tree = to_arviz(source, superchains=superchains)
@@ -167,7 +167,7 @@ def _notes(attrs: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def _usable(tree: DataTree, finite: np.ndarray) -> np.ndarray:
-    """Which chains are compared; superchains stay whole."""
+    """Which chains are compared; superchains are kept whole."""
     if "superchain" in tree["posterior"].coords:
         superchain = tree["posterior"].coords["superchain"].values
         finite = ~np.isin(superchain, superchain[~finite])

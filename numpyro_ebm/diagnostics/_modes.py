@@ -1,4 +1,4 @@
-"""`mode_report`: how chains share their time among modes, and whether it is the right share."""
+"""`mode_report`: how chains share their time among modes, and whether correctly."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,23 +13,22 @@ from ._convergence import ess, half_noise, r_hat_limit, split_r_hat
 from ._labels import Run, finite_run, known_weights, label
 from ._report import as_text, chains, verdict
 
-#: The chance of a difference from the reference that is called one, over all modes.
+#: The level of the test against the reference, over all modes.
 _FALSE_ALARM = 0.01
-#: A chain that never hops is odd where the others do so often.
+#: A chain that never hops is suspect if the others hop this often.
 _MANY_HOPS = 10
 
 
 @dataclass(frozen=True, repr=False)
 class ModeReport:
-    """What `mode_report` found, which it prints.
+    """The result of `mode_report`; prints itself.
 
-    - **failures**: sentences that name what is wrong.
+    - **failures**: sentences that say what is wrong.
     - **table**: a row per `mode`: its `occupancy` with `mcse`, `ess`, `r_hat` and
-      `r_hat_limit`, the number of `visits`, `dwell`, their mean length in draws, and
-      `reference`, its occupancy there, with `reference_mcse`.
+      `r_hat_limit`, the number of `visits`, their mean length `dwell` in draws, and its
+      occupancy in the `reference`, with `reference_mcse`.
     - **chains**: `occupancy` of each `chain` and `mode`, and the number of `hops` of each.
-    - **transitions**: `(mode, next_mode)`, how often one draw follows the other in rows that
-      sum to one.
+    - **transitions**: `(mode, next_mode)`, the transition frequencies; rows sum to one.
     - **labels**: the mode of each draw, `(chain, draw)`.
     """
 
@@ -71,16 +70,17 @@ def mode_report(
     min_ess: float = 400,
     seed: int = 0,
 ) -> ModeReport:
-    r"""Say how chains share their time among modes, and name what is wrong with it.
+    r"""Report how chains share their time among modes, and what is wrong.
 
-    R-hat of 1.00 and thousands of effective draws are what chains show that all sit in one mode
-    of several. `reference`, a run that crosses between modes or the weights themselves, tells.
+    Chains that all sit in one mode of several can show an R-hat of 1.00 and thousands of
+    effective draws. A `reference`, a run that crosses between modes or known weights, reveals
+    it.
 
-    A report fails if chains disagree on an occupancy or none of them ever hops, if one never
-    does and others often do, if an occupancy has an effective sample size below `min_ess`, if
-    its distance from the reference, in standard errors, is one that chance makes in a hundredth
-    of all reports, or if the reference disagrees with itself. Chains of one draw each cannot
-    hop; of them the occupancies are judged, and those of their starts may be among them.
+    A report fails if chains disagree on an occupancy, if no chain ever hops, if one never does
+    while others often do, if an occupancy has an effective sample size below `min_ess`, if it
+    differs from the reference at level 0.01 over the whole report, or if the reference
+    disagrees with itself. Chains of one draw each cannot hop; only their occupancies are
+    judged, which may be those of their starts.
 
     ```python
     tempered = ebm.sample(key, energy, ebm.ParallelTempering(ebm.MALA(), 16.0))
@@ -92,13 +92,13 @@ def mode_report(
     - `source`: what [`to_arviz`][numpyro_ebm.to_arviz] takes, or populations of
       [`TemperedSMC`][numpyro_ebm.TemperedSMC].
     - `labels`: a function from one point to the number of its mode. Without it, modes are found
-      by k-means: pieces that hold a hundredth of the draws of `source` and `reference`
-      together, with a valley of density between them. Trust the ones you know yourself more.
-    - `num_modes`: of k-means, if you know it.
-    - `reference`: draws as `source` takes them, independent ones included; or known weights of
-      the modes that `labels` tells apart, a sequence or a dict.
-    - `min_ess`: the effective sample size of an occupancy that is enough.
-    - `seed`: of k-means.
+      by k-means: clusters with at least a hundredth of the draws of `source` and `reference`
+      together, separated by a valley of density. Modes you know are more reliable.
+    - `num_modes`: for k-means, if you know it.
+    - `reference`: draws in any form that `source` accepts, or independent draws; or the known
+      weights of the modes in `labels`, a sequence or a dict.
+    - `min_ess`: the effective sample size that an occupancy needs.
+    - `seed`: for k-means.
     """
     check_positive("min_ess", min_ess)
     if num_modes is not None:
@@ -177,7 +177,7 @@ def _table(modes: np.ndarray, names: list[int], min_ess: float) -> Dataset:
 
 
 def _transitions(modes: np.ndarray, num_modes: int) -> np.ndarray:
-    """How often each mode follows each; NaN from a mode that no draw left from."""
+    """How often each mode follows each; NaN for a mode without successors."""
     counts = np.zeros((num_modes, num_modes))
     np.add.at(counts, (modes[:, :-1], modes[:, 1:]), 1)
     with np.errstate(invalid="ignore"):
@@ -203,7 +203,7 @@ def _failures_of_reference(table: Dataset, reference: Dataset | None = None) -> 
     columns = ("mode", "occupancy", "mcse", "ess", "reference", "reference_mcse")
     limit = norm.isf(_FALSE_ALARM / (2 * table.sizes["mode"]))
     for name, p, mcse, size, q, q_mcse in zip(*(table[c].values for c in columns), strict=True):
-        # Chains that never saw a mode, or nothing else, have no error of their own.
+        # Chains that are never or always in a mode give no error estimate.
         error = np.hypot(max(mcse, np.sqrt(q * (1 - q) / size)), q_mcse)
         if p == 0 and q > limit * error:
             yield f"No chain visits mode {name}, which holds {q:.3f} of the reference."

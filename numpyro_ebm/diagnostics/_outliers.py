@@ -1,4 +1,4 @@
-"""Chains that lie apart from the others, and chains that are copies of each other."""
+"""Chains that lie apart from the others, and chains that are copies."""
 
 import hashlib
 from typing import NamedTuple
@@ -8,30 +8,31 @@ from scipy.stats import t as t_distribution
 
 from ._convergence import half_noise
 
-#: Fewer chains are compared by R-hat, which one of them moves enough.
+#: With fewer chains R-hat suffices: a single chain moves it enough.
 _ENOUGH_CHAINS = 10
-#: How likely chance alone puts any chain apart, over all chains and summaries.
+#: The probability that chance alone sets any chain apart, over all chains and summaries.
 _FALSE_ALARM = 0.01
 #: A distance on ranks that matters, in standard deviations of a draw.
 _FAR = 0.5
-#: Effective draws from which the mean of a chain is nearly normal; and the share of the other
-#: chains' draws that keeps a shorter one from being alone.
+#: Effective draws that make the mean of a chain nearly normal; and the share of the other
+#: chains' draws with which a shorter chain is not alone.
 _LONG, _ALONE = 30, 1e-3
-#: Between which the tail of distances begins.
+#: Quantiles from which the tail of distances is extrapolated.
 _QUANTILES = 0.75, 0.9
 #: The median absolute deviation of a standard normal, and its efficiency there.
 _NORMAL_MAD, _MAD_EFFICIENCY = 0.6745, 0.37
-#: How likely two chains of discrete draws that are called copies are equal by chance.
+#: The probability that two chains of discrete draws called copies are equal by chance.
 _CHANCE = 1e-6
 
 
 class Distances(NamedTuple):
-    """How far the mean of each chain is from the others', and what limits it by chance.
+    """How far the mean of each chain is from the others', with its limits by chance.
 
     - **distance**: from the median of the means, in standard deviations of a draw.
     - **error**: of each distance.
     - **quantiles**: of the distances, at 75 and 90 %.
-    - **is_judged**: which chains are long enough for a normal mean, or where no other comes.
+    - **is_judged**: which chains are long enough for a normal mean, or where no other chain
+      goes.
     """
 
     distance: np.ndarray
@@ -41,10 +42,10 @@ class Distances(NamedTuple):
 
 
 def distances(z: np.ndarray) -> Distances:
-    """Of scores `(chain, draw)`. The error is the largest of three.
+    """Distances of normal scores `(chain, draw)`. The error is the largest of three.
 
-    That by the median deviation of the means; that by how halves of chains differ; and the
-    same for the variance of this chain, which alone may have come to a rare mode.
+    They come from the median deviation of the means, from how halves of chains differ, and from
+    the latter for this chain alone, which may be the only one to reach a rare mode.
     """
     signed = z.mean(1) - np.median(z.mean(1))
     distance, noise, variances = np.abs(signed), half_noise(z) / 2, z.var(1)
@@ -60,11 +61,11 @@ def distances(z: np.ndarray) -> Distances:
 
 
 def limits(found: Distances, num_tests: int) -> np.ndarray:
-    r"""The most that chance makes of a distance, in a hundredth of all reports.
+    r"""The largest distance expected by chance, exceeded in a hundredth of all reports.
 
-    R-hat of $m$ chains, one of them $\delta$ away, is $\sqrt{1 + \delta^2/m}$: of many chains,
-    nothing. This is a quantile of Student's t, times the error, or the exponential tail through
-    the quantiles of the distances, for means that are far from normal.
+    R-hat of $m$ chains, one of them $\delta$ away, is $\sqrt{1 + \delta^2/m}$: with many chains
+    it shows nothing. The limit is a quantile of Student's t, times the error, or, for means far
+    from normal, the exponential tail through the quantiles of the distances.
     """
     chance = _FALSE_ALARM / (len(found.distance) * num_tests)
     t = t_distribution.isf(chance / 2, _MAD_EFFICIENCY * len(found.distance))
@@ -77,7 +78,7 @@ def limits(found: Distances, num_tests: int) -> np.ndarray:
 def apart(
     found: dict[str, tuple[Distances, ...]],
 ) -> tuple[np.ndarray, tuple[str, float, float] | None]:
-    """Which chains lie apart; and where one does most, by how much, and the limit."""
+    """Which chains lie apart; and for the most extreme summary, the distance and its limit."""
     tests = [(name, one) for name, pair in found.items() for one in pair]
     distance = np.stack([one.distance for _, one in tests])
     limit = np.stack([limits(one, len(tests)) for _, one in tests])
@@ -90,7 +91,7 @@ def apart(
 
 
 def copies(variables: list[np.ndarray], moved: np.ndarray, is_discrete: bool) -> np.ndarray:
-    """Which chains equal another one in all draws of their second half."""
+    """Which chains equal another in all draws of their second half."""
     num_chains, num_draws = variables[0].shape[:2]
     halves = [x[:, num_draws // 2 :] for x in variables]
     found: dict[bytes, list[int]] = {}
@@ -113,7 +114,7 @@ def copies(variables: list[np.ndarray], moved: np.ndarray, is_discrete: bool) ->
 
 
 def _log_agreement(chain: list[np.ndarray]) -> float:
-    """How often discrete draws of one chain are equal that lie far apart."""
+    """The log frequency with which distant discrete draws of one chain are equal."""
     num_draws = len(chain[0])
     flat = np.concatenate([x.reshape(num_draws, -1) for x in chain], axis=1)
     # Two lags, because a chain may alternate.

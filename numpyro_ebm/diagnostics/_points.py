@@ -1,4 +1,4 @@
-"""What the checks take: draws of chains, or a sample of independent points."""
+"""Inputs of the checks: draws of chains, or a sample of independent points."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..sampling import AbstractDraws
 def as_energy_and_chains(
     energy: Any, draws: Any, event_shape: Shape | None, name: str = "draws"
 ) -> tuple[AbstractEnergy, Float[Array, "chain draw *event"]]:
-    """The energy, and its draws by chain; independent points are chains of one draw each."""
+    """The energy, and its draws per chain; independent points are chains of one draw each."""
     energy = as_energy(energy, event_shape)
     shape = energy.event_shape if event_shape is None else tuple(event_shape)
     if shape is None:
@@ -32,13 +32,13 @@ def as_energy_and_chains(
 def as_energy_and_points(
     energy: Any, draws: Any, event_shape: Shape | None, name: str = "draws"
 ) -> tuple[AbstractEnergy, Float[Array, "n *event"]]:
-    """The energy, and its draws with all chains end to end."""
+    """The energy, and its draws with all chains concatenated."""
     energy, chains = as_energy_and_chains(energy, draws, event_shape, name)
     return energy, chains.reshape(-1, *chains.shape[2:])
 
 
 def as_samples(x: Any, y: Any) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
-    """Two samples of the same kind of points, each point a vector."""
+    """Two samples of the same event shape, with each point as a vector."""
     samples = []
     for name, sample in (("x", x), ("y", y)):
         if isinstance(sample, AbstractDraws):

@@ -1,4 +1,4 @@
-"""Whether data look like replicates of them: posterior predictive checks."""
+"""Whether data look like their replicates: posterior predictive checks."""
 
 import math
 from collections.abc import Callable
@@ -24,11 +24,11 @@ def energy_statistics(energy: Energy, points: Float[Array, "n *event"]) -> dict[
 
 
 class PredictiveCheck(eqx.Module):
-    """What `predictive_check` found, which it prints; each a pytree of statistics.
+    """The result of `predictive_check`; prints itself. Each field is a pytree of statistics.
 
-    - **observed**: of the data; one per posterior draw if the energy varies.
-    - **replicated**: of each replicate.
-    - **p_value**: twice the smaller chance of a replicate as low, or as high, as the data.
+    - **observed**: for the data; one per posterior draw if the energy varies.
+    - **replicated**: for each replicate.
+    - **p_value**: twice the smaller probability of a replicate as low, or as high, as the data.
     """
 
     observed: PyTree
@@ -37,7 +37,7 @@ class PredictiveCheck(eqx.Module):
 
     @property
     def ok(self) -> bool:
-        """Whether no statistic is out of place, at level 0.05 for all of them together."""
+        """Whether no statistic is extreme, at level 0.05 for all of them together."""
         p_values = jax.tree.leaves(self.p_value)
         return min(p_values) > _LEVEL / len(p_values)
 
@@ -65,9 +65,9 @@ def predictive_check(
 ) -> PredictiveCheck:
     r"""Two-sided posterior predictive p-values of statistics of a whole data set.
 
-    Compares $T(x, \theta)$ with $T(x^{\rm rep}, \theta)$ [Gelman, Meng and Stern 1996].
-    Near zero: the model hardly ever makes data like these. The p-values are conservative where
-    parameters were fitted to the same data.
+    Compares $T(x, \theta)$ with $T(x^{\rm rep}, \theta)$ [Gelman, Meng and Stern 1996]. A
+    p-value near zero means that the model hardly ever produces such data. The p-values are
+    conservative if parameters were fitted to the same data.
 
     They are ranks among the replicates, valid for any statistic, and reach the level of the
     verdict from 40 replicates per statistic on, 120 for the default three. With fewer,
@@ -85,12 +85,12 @@ def predictive_check(
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes; with `params`, a function of
-      one draw of them to such a thing.
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes; with `params`, a function from
+      one draw of them to such an energy.
     - `data`: points, one per row.
     - `replicates`: data sets drawn from the model, one per row; two or more.
     - `params`: draws from the posterior, as many as replicates, stacked along the first axis.
-    - `statistic`: a function of an energy and a data set, to a scalar or a pytree of scalars;
+    - `statistic`: a function of an energy and a data set that returns a pytree of scalars;
       by default mean, standard deviation and maximum of the energies.
 
     **Raises** `ValueError` if there is only one replicate, if replicates hold other points or
@@ -125,7 +125,7 @@ def predictive_check(
 
 
 def _needed(num_statistics: int) -> int:
-    """Replicates from which a rank alone can reach the level."""
+    """The number of replicates at which a rank alone can reach the level."""
     return math.ceil(2 * num_statistics / _LEVEL)
 
 
@@ -146,13 +146,13 @@ def _compare(
 
 
 def _by_rank(observed: Array, replicated: Array) -> float:
-    """Of a tie, both sides; the data count as one of the replicates."""
+    """Ties count on both sides; the data count as one of the replicates."""
     fewer = min(int((replicated >= observed).sum()), int((replicated <= observed).sum()))
     return min(1.0, 2 * (fewer + 1) / (len(replicated) + 1))
 
 
 def _by_rank_or_t(observed: Array, replicated: Array) -> float:
-    """By rank, and beyond all replicates also by the t of one more draw."""
+    """By rank; beyond all replicates, also by the t statistic of one more draw."""
     p_value = _by_rank(observed, replicated)
     differences = np.asarray(replicated, float) - np.asarray(observed, float)
     n, scale = len(differences), differences.std(ddof=1)

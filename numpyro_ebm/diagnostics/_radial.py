@@ -1,4 +1,4 @@
-"""Kernels that depend on a distance, and sums over all pairs of points."""
+"""Radial kernels, and sums over all pairs of points."""
 
 import abc
 import math
@@ -16,8 +16,8 @@ from .._types import Array, Float, PyTree, Scalar
 class AbstractRadialKernel(eqx.Module):
     r"""$k(x, y) = \varphi(\lVert x - y\rVert^2 / h^2)$, a similarity of two points.
 
-    A subclass says what $\varphi$ is, with two derivatives. `length_scale` is $h$, or `None`
-    for the median distance between the points at hand.
+    A subclass defines $\varphi$ and two derivatives. `length_scale` is $h$, or `None` for the
+    median distance between the given points.
     """
 
     length_scale: eqx.AbstractVar[float | Scalar | None]
@@ -36,7 +36,7 @@ class InverseMultiquadric(AbstractRadialKernel):
 
     Its tails are heavy enough for a Stein discrepancy to see draws that wander off to infinity,
     in any dimension [Gorham and Mackey 2017]. The form $(c^2 + \lVert x-y\rVert^2)^\beta$ is
-    that of $h = c$, but for a constant factor.
+    the same with $h = c$, up to a constant factor.
 
     **Arguments**
 
@@ -73,7 +73,7 @@ class GaussianKernel(AbstractRadialKernel):
 
 
 def at_scale(kernel: Any, points: Float[Array, "n d"]) -> AbstractRadialKernel:
-    """`kernel` with a length scale that is an array: its own, or the median distance."""
+    """`kernel` with its length scale as an array: its own, or the median distance."""
     if not isinstance(kernel, AbstractRadialKernel):
         raise TypeError(
             "`kernel` must be a kernel of pairs of points, such as "
@@ -112,7 +112,7 @@ def kernel_products(
     return jax.lax.map(row, points, batch_size=_ROWS)
 
 
-#: Rows at once.
+#: Rows per block.
 _ROWS = 64
-#: Points among which the median distance is taken.
+#: Points used for the median distance.
 _MEDIAN_POINTS = 500

@@ -1,4 +1,4 @@
-"""How reports speak."""
+"""The text of reports."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from xarray import Dataset
 
-#: A table shows no more rows, and a sentence no more names.
+#: The most rows in a table, and the most names in a sentence.
 _MAX_ROWS = 25
 _MAX_NAMES = 5
 
@@ -26,7 +26,7 @@ def chains(where: np.ndarray) -> str:
 
 
 def as_text(table: Dataset, order: np.ndarray) -> list[str]:
-    """Rows of a table, in its own order; of a long one those first in `order`."""
+    """Rows of a table, in its own order; for a long table, those first in `order`."""
     (dim,) = table.dims
     shown = np.sort(order[:_MAX_ROWS])
     names = [str(name) for name in table[dim].values[shown]]

@@ -1,4 +1,4 @@
-"""The sites of a model that ran: their plates, their data, their energies."""
+"""The sites of a model after a run: their plates, data and energies."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def ebm_energy(mcmc: MCMC, model: Any, draws: Any) -> np.ndarray:
     return np.asarray(energies).reshape(shape)
 
 
-#: Draws whose energies are evaluated at once.
+#: Draws per block of energy evaluations.
 _BATCH = 256
 
 
@@ -58,12 +58,12 @@ def energy_at(site: dict) -> Scalar | None:
 
 
 def is_data(site: dict) -> bool:
-    # A `factor` is an observed site without a value.
+    # A `factor` is an observed site with no value.
     return site.get("is_observed", False) and np.size(site["value"]) > 0
 
 
 def plates(sites: dict[str, dict]) -> dict[str, list[str]]:
-    """Plate names for the batch dimensions of each site that has one plate a dimension."""
+    """Plate names for the batch dimensions of each site with one plate per dimension."""
     stacks = {
         name: sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)
         for name, site in sites.items()

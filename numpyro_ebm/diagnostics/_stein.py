@@ -18,17 +18,17 @@ from ._radial import AbstractRadialKernel, InverseMultiquadric, at_scale, kernel
 
 
 class SteinTest(eqx.Module):
-    r"""What `kernel_stein_discrepancy` found, which it prints.
+    r"""The result of `kernel_stein_discrepancy`; prints itself.
 
     - **statistic**: the U-statistic of $\mathrm{KSD}^2$: unbiased for independent draws, and
-      below zero half of the time where they fit.
+      below zero half of the time if they fit.
     - **v_statistic**: the V-statistic, which counts each draw with itself; never negative.
-    - **std_error**: of `statistic` where draws do not fit; where they do, its errors are not
-      normal.
-    - **p_value**: the chance of so large a discrepancy if the draws follow the energy.
-    - **length_scale**: of the kernel. Discrepancies compare only at the same one.
+    - **std_error**: of `statistic` if draws do not fit; if they do, its errors are not normal.
+    - **p_value**: the probability of a discrepancy at least this large if draws follow the
+      energy.
+    - **length_scale**: of the Stein kernel. Compare discrepancies only at the same one.
     - **num_points**: how many draws were used.
-    - **thinning**: every how many draws of a chain.
+    - **thinning**: the spacing of the draws used in a chain.
     """
 
     statistic: float
@@ -41,7 +41,7 @@ class SteinTest(eqx.Module):
 
     @property
     def ok(self) -> bool:
-        """Whether no misfit is seen at level 0.05."""
+        """Whether no misfit is detected at level 0.05."""
         return self.p_value > 0.05
 
     def __repr__(self) -> str:
@@ -70,19 +70,19 @@ def kernel_stein_discrepancy(
     $$u(x, y) = k\,s(x)^\top s(y) + s(x)^\top\nabla_y k + s(y)^\top\nabla_x k
     + \operatorname{tr}\nabla_x\nabla_y k$$
 
-    has mean zero under $p$ whatever the normaliser is [Liu et al. 2016; Chwialkowski et al.
-    2016]. It takes one score a draw. The p-value is the wild bootstrap's: signs that are
-    independent from chain to chain, and change along a chain with `flip_prob`, so that they
-    outlast what correlation is left among its draws.
+    has mean zero under $p$ whatever the normaliser [Liu et al. 2016; Chwialkowski et al. 2016].
+    It takes one score per draw. The p-value comes from the wild bootstrap: signs are
+    independent between chains and flip along a chain with probability `flip_prob`, so they
+    outlast the remaining correlation of its draws.
 
     ```python
     print(ebm.diagnostics.kernel_stein_discrepancy(jax.random.key(0), energy, draws))
     ```
 
-    It finds a wrong scale, shape or place, such as the bias of too large a step. It is blind to
-    the weights of modes that lie far apart, even to one that is missing altogether: the score
-    inside of a mode doesn't know of the others [Wenliang and Kanagawa 2020]. Start chains all
-    over and look at R-hat for that. The level and the blind spot are shown by
+    It detects a wrong scale, shape or location, such as the bias from too large a step. It is
+    blind to the weights of modes that lie far apart, even if one is missing: the score inside a
+    mode does not depend on the others [Wenliang and Kanagawa 2020]. For that, start chains from
+    dispersed points and check R-hat. The level and the blind spot are shown by
     `tests/diagnostics/test_stein.py`.
 
     **Arguments**
@@ -93,15 +93,15 @@ def kernel_stein_discrepancy(
     - `kernel`: $k$, an
       [`InverseMultiquadric`][numpyro_ebm.diagnostics.InverseMultiquadric] or a
       [`GaussianKernel`][numpyro_ebm.diagnostics.GaussianKernel].
-    - `event_shape`: the shape of one point, if the energy doesn't know it.
-    - `num_bootstrap`: how many random signs there are for each draw.
-    - `max_points`: how many draws to use, spread evenly; time grows as its square.
-    - `thinning`: every how many draws of a chain to use; by default so many that the
-      autocorrelation of what is averaged falls below 0.2.
-    - `flip_prob`: how often signs change along a chain.
+    - `event_shape`: the shape of one point, if the energy does not know it.
+    - `num_bootstrap`: the number of random signs per draw.
+    - `max_points`: the most draws to use, evenly spaced; time grows as its square.
+    - `thinning`: the spacing of the draws used in a chain; by default such that the
+      autocorrelation of the averaged quantity falls below 0.2.
+    - `flip_prob`: the probability that a sign flips from one draw to the next.
 
-    **Raises** `ValueError` for draws of another shape, that are not finite or have no finite
-    score, and for an energy of discrete or constrained points.
+    **Raises** `ValueError` if draws have another shape, are not finite or have no finite score,
+    or if the energy is on discrete or constrained points.
     """
     check_key(rng_key)
     energy, chains = as_energy_and_chains(energy, draws, event_shape)
@@ -113,7 +113,7 @@ def kernel_stein_discrepancy(
     if num_bad:
         raise ValueError(f"The score is not finite at {num_bad} of `draws`: leave them out.")
     chains = chains.reshape(scores.shape)
-    chains -= chains.mean((0, 1))  # Less is lost to rounding around zero.
+    chains -= chains.mean((0, 1))  # Centring reduces rounding errors.
     kernel = at_scale(kernel, chains.reshape(-1, chains.shape[-1]))
     pair = eqx.Partial(stein_kernel, kernel)
     if thinning is None and chains.shape[1] > 1:
@@ -130,7 +130,7 @@ def kernel_stein_discrepancy(
 def stein_kernel(
     kernel: AbstractRadialKernel, a: tuple[Array, Array], b: tuple[Array, Array]
 ) -> Scalar:
-    r"""$u(x, y)$ of two vectors, each with its score.
+    r"""$u(x, y)$ for two vectors, each with its score.
 
     With $t = \lVert x-y\rVert^2/h^2$: $\varphi\,s_x^\top s_y
     - \bigl(2\varphi'(s_x-s_y)^\top(x-y) + 2d\varphi' + 4t\varphi''\bigr)/h^2$.
@@ -139,7 +139,7 @@ def stein_kernel(
     squared_scale = jnp.asarray(kernel.length_scale) ** 2
     t = jnp.sum((x - y) ** 2) / squared_scale
     value, slope, curvature = kernel.profile(t)
-    # Over all pairs, four products of matrices are faster than one sum of differences.
+    # Over all pairs, four matrix products are faster than one sum of differences.
     along = _dot(s_x, x) + _dot(s_y, y) - _dot(s_x, y) - _dot(s_y, x)
     mixed = 2 * slope * (along + x.size) + 4 * t * curvature
     return value * _dot(s_x, s_y) - mixed / squared_scale
@@ -161,10 +161,10 @@ def _statistics(
     sums, diagonal = products[:, 0], jax.vmap(pair)(points, points)
     v_statistic = sums.sum() / n**2
     statistic = (sums - diagonal).sum() / (n * (n - 1))
-    # The diagonal is in both, since signs square to one: the test is that of the U-statistic.
+    # Signs square to one, so both include the diagonal: this is the test of the U-statistic.
     wild = (signs * products[:, 1:]).sum(0) / n**2
     p_value = (1 + (wild >= v_statistic).sum()) / (1 + len(wild))
-    # Hoeffding's first term; signs stand in for how rows of correlated draws differ.
+    # Hoeffding's first term; signs emulate the variation of rows of correlated draws.
     deviations = 2 * signs.T @ (sums - sums.mean()) / n**2
     return statistic, v_statistic, jnp.sqrt((deviations**2).mean()), p_value
 

@@ -1,4 +1,4 @@
-"""Which numbers of a point stand for it when chains are compared."""
+"""The numbers that represent a point when chains are compared."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from xarray import Dataset, DataTree
 
 from .._types import Array
 
-#: A variable of more coordinates is summarised.
+#: A variable with more coordinates is summarised.
 _MANY = 20
 _NUM_PROJECTIONS = 8
 _NUM_COMPONENTS = 4
-#: Draws from which principal components are computed, and at which statistics are at once.
+#: Draws used for principal components, and draws per block of statistics.
 _NUM_POINTS = 500
 _BATCH = 4096
 
@@ -24,7 +24,7 @@ Statistics = Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]] | None
 def summaries(
     tree: DataTree, statistics: Statistics, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and values `(chain, draw)`, one after another, so that few are in memory."""
+    """Names and values `(chain, draw)`, one after another to save memory."""
     if "sample_stats" in tree.children and "lp" in tree["sample_stats"].data_vars:
         yield "lp", values(tree["sample_stats"]["lp"])
     posterior = tree["posterior"].to_dataset()
@@ -95,13 +95,13 @@ def _directions(name: str, x: np.ndarray, seed: int) -> Iterator[tuple[str, np.n
     labels += [f"{name}: component {i}" for i in range(len(principal))]
     rows = np.concatenate([random, principal]).astype(np.result_type(x.dtype, np.float32))
     for label, row in zip(labels, rows, strict=True):
-        with np.errstate(invalid="ignore"):  # Of an infinite pixel.
+        with np.errstate(invalid="ignore"):  # From an infinite pixel.
             projected = x @ row
         yield label, projected
 
 
 def principal_components(points: np.ndarray, number: int) -> np.ndarray:
-    """Leading principal components of some of `points`, taken at equal distances."""
+    """Leading principal components of evenly spaced `points`."""
     some = np.linspace(0, len(points) - 1, min(_NUM_POINTS, len(points))).astype(int)
     centred = points[some].astype(float)
     centred = centred[np.isfinite(centred).all(1)]

@@ -1,4 +1,4 @@
-"""`training_report`: whether a fit has come to rest, and how its chains fared."""
+"""`training_report`: whether a fit has settled, and how its chains behaved."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from xarray import Dataset
 from ..estimation import EstimatorRunResult
 from ._report import as_text, verdict
 
-#: Blocks into which each of the last two quarters is cut; their means are taken as independent.
+#: Blocks per quarter, for the last two quarters; their means count as independent.
 _BLOCKS = 10
-#: How likely chance alone makes a loss seem to move.
+#: The probability that a loss seems to move by chance alone.
 _FALSE_ALARM = 0.01
-#: A change of the loss that matters, as a part of all it has gained.
+#: A change of the loss that matters, as a fraction of its total change.
 _SHARE = 0.01
 #: As in `Draws.stuck`.
 _MIN_ACCEPTED = 0.1
@@ -21,11 +21,12 @@ _MIN_ACCEPTED = 0.1
 
 @dataclass(frozen=True, repr=False)
 class TrainingReport:
-    """What `training_report` found, which it prints.
+    """The result of `training_report`; prints itself.
 
-    - **failures**: sentences that name what is wrong.
-    - **table**: a row a `quantity`, the loss first: its mean over the `first` tenth of the run,
-      over the `third` quarter and the `last`, and the standard error of their difference.
+    - **failures**: sentences that say what is wrong.
+    - **table**: one row per `quantity`, the loss first: its mean over the `first` tenth of the
+      run, over the `third` quarter and the `last`, and the standard error of the difference of
+      these two.
     """
 
     failures: tuple[str, ...]
@@ -34,7 +35,7 @@ class TrainingReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the run came to rest in health. A loss at rest is no good fit yet."""
+        """Whether the run settled without problems. A settled loss is not yet a good fit."""
         return not self.failures
 
     def __repr__(self) -> str:
@@ -44,11 +45,11 @@ class TrainingReport:
 
 
 def training_report(result: EstimatorRunResult) -> TrainingReport:
-    """Say whether a fit has come to rest.
+    """Report whether a fit has settled.
 
-    It fails if a loss is not finite, if it still falls, or rises, from the third quarter of the
-    steps to the last by more than chance and a hundredth of all that was gained, or if chains
-    of the last quarter accept less than one proposal in ten.
+    It fails if a loss is not finite, if the loss still falls or rises from the third quarter of
+    the steps to the last by more than chance and a hundredth of its total change, or if chains
+    in the last quarter accept less than one proposal in ten.
 
     **Arguments**
 

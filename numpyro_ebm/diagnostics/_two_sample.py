@@ -1,4 +1,4 @@
-"""Whether two samples come from one law."""
+"""Whether two samples come from the same law."""
 
 import equinox as eqx
 import jax
@@ -14,11 +14,11 @@ from ._radial import AbstractRadialKernel, GaussianKernel, at_scale, kernel_prod
 
 
 class TwoSampleTest(eqx.Module):
-    """What a test of two samples found, which it prints.
+    """The result of a two-sample test; prints itself.
 
     - **name**: of the statistic.
     - **statistic**: its value.
-    - **p_value**: the chance of so large a value if both samples come from one law.
+    - **p_value**: the probability of a value at least this large under a common law.
     """
 
     name: str = eqx.field(static=True)
@@ -27,7 +27,7 @@ class TwoSampleTest(eqx.Module):
 
     @property
     def ok(self) -> bool:
-        """Whether no difference is seen at level 0.05."""
+        """Whether no difference is detected at level 0.05."""
         return self.p_value > 0.05
 
     def __repr__(self) -> str:
@@ -45,18 +45,18 @@ def maximum_mean_discrepancy(
 ) -> TwoSampleTest:
     r"""$\mathrm{MMD}^2 = \mathbb E\,k(x, x') - 2\,\mathbb E\,k(x, y) + \mathbb E\,k(y, y')$.
 
-    The U-statistic of Gretton et al. [2012], unbiased, with the p-value of random permutations
+    The unbiased U-statistic of Gretton et al. [2012], with a p-value from random permutations
     of the points of both samples: exact for independent points, whatever their number. Draws of
-    chains are correlated and must be thinned first. Time grows as the square of the number of
-    points, memory doesn't. Shown by `tests/diagnostics/test_two_sample.py`.
+    chains are correlated; thin them first. Time grows as the square of the number of points,
+    memory does not. Shown by `tests/diagnostics/test_two_sample.py`.
 
     **Arguments**
 
-    - `x`, `y`: independent points, one a row.
+    - `x`, `y`: independent points, one per row.
     - `kernel`: $k$, by default Gaussian with the median distance between all points.
-    - `num_permutations`: how many there are.
+    - `num_permutations`: the number of permutations.
 
-    **Raises** `ValueError` for samples of different events, of less than two points, or that
+    **Raises** `ValueError` if samples have different event shapes, fewer than two points, or
     are not finite.
     """
     x, y = as_samples(x, y)
@@ -84,7 +84,7 @@ def _permutation_test(
 
     both = kernel_products(pair, pooled, jnp.column_stack([in_x, 1 - in_x]))
     to_x, to_y = jnp.split(both, 2, axis=1)
-    # A point is no neighbour of its own, and k(x, x) is one.
+    # A point is not its own neighbour, and k(x, x) is one.
     xx = ((in_x * to_x).sum(0) - n) / (n * (n - 1))
     yy = (((1 - in_x) * to_y).sum(0) - m) / (m * (m - 1))
     xy = (in_x * to_y).sum(0) / (n * m)
@@ -95,19 +95,18 @@ def _permutation_test(
 def classifier_two_sample_test(
     rng_key: Key, x: Float[Array, "n *event"], y: Float[Array, "m *event"]
 ) -> TwoSampleTest:
-    r"""How often a classifier tells points of `x` from points of `y` that it has not seen.
+    r"""The accuracy of a classifier that tells unseen points of `x` from those of `y`.
 
-    Accuracy 1/2 if both come from one law, with the p-value of the binomial [Lopez-Paz and
-    Oquab 2017]. Half of each sample is to learn from; the classifier is a vote among the
-    nearest $\sqrt{n}$ of those points, all coordinates standardised. Of the longer sample a
-    random part is used. Draws of chains must be thinned first. Shown by
-    `tests/diagnostics/test_two_sample.py`.
+    It is 1/2 if both come from the same law; the p-value is binomial [Lopez-Paz and Oquab
+    2017]. Half of each sample is for training; the classifier is a vote among the nearest
+    $\sqrt{n}$ of those points, with all coordinates standardised. A random part of the longer
+    sample is used. Thin draws of chains first. Shown by `tests/diagnostics/test_two_sample.py`.
 
     **Arguments**
 
-    - `x`, `y`: independent points, one a row.
+    - `x`, `y`: independent points, one per row.
 
-    **Raises** `ValueError` for samples of different events, of less than two points, or that
+    **Raises** `ValueError` if samples have different event shapes, fewer than two points, or
     are not finite.
     """
     x, y = as_samples(x, y)
@@ -123,7 +122,7 @@ def _classify(rng_key: Key, x: Array, y: Array) -> tuple[Scalar, Scalar]:
     x, y = jr.permutation(x_key, x)[:size], jr.permutation(y_key, y)[:size]
     train = jnp.concatenate([x[:half], y[:half]])
     scale = jnp.where(train.std(0) > 0, train.std(0), 1)
-    num_neighbours = int(np.sqrt(2 * half)) | 1  # Odd, so that no vote is tied.
+    num_neighbours = int(np.sqrt(2 * half)) | 1  # Odd, to avoid ties.
 
     def is_x(point: Array) -> Array:
         distances = jnp.sum(((train - point) / scale) ** 2, -1)
@@ -133,7 +132,7 @@ def _classify(rng_key: Key, x: Array, y: Array) -> tuple[Scalar, Scalar]:
     test = jnp.concatenate([x[half:], y[half:]])
     truth = jnp.arange(len(test)) < size - half
     correct = (jax.lax.map(is_x, test, batch_size=64) == truth).sum()
-    # P(Binomial(n, 1/2) >= k), by its incomplete beta function.
+    # P(Binomial(n, 1/2) >= k), from the incomplete beta function.
     p_value = betainc(jnp.maximum(correct, 1.0), len(test) - correct + 1.0, 0.5)
     return correct / len(test), jnp.where(correct == 0, 1.0, p_value)
 
@@ -154,11 +153,11 @@ def sliced_wasserstein(
 
     **Arguments**
 
-    - `x`, `y`: points, one a row.
-    - `num_projections`: how many directions.
+    - `x`, `y`: points, one per row.
+    - `num_projections`: the number of directions.
     - `order`: $p \ge 1$.
 
-    **Raises** `ValueError` for samples of different events, of less than two points, or that
+    **Raises** `ValueError` if samples have different event shapes, fewer than two points, or
     are not finite.
     """
     x, y = as_samples(x, y)
@@ -178,7 +177,7 @@ def sliced_wasserstein(
 
 
 def _quantiles(n: int, m: int) -> tuple[np.ndarray, np.ndarray, Array]:
-    """Which points are neighbours once both samples are sorted, and what each pair weighs."""
+    """Pairs of neighbours once both samples are sorted, and the weight of each pair."""
     levels = np.unique(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))
     starts = levels[:-1]
     return starts // m, starts // n, jnp.asarray(np.diff(levels) / (n * m))

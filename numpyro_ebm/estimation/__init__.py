@@ -1,4 +1,4 @@
-"""How an energy is fitted: optax drives an objective; the only door to optax."""
+"""Fitting an energy: optax minimises an objective; the only package that imports optax."""
 
 from ._estimator import Estimator as Estimator
 from ._result import (

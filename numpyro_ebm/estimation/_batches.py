@@ -1,4 +1,4 @@
-"""Where the batches of a run come from: rows of arrays, or an iterator."""
+"""The batches of a run: rows of arrays, or an iterator."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from .._types import Array, PyTree
 from ..objectives import Batch, as_batch
 from ._state import EstimatorState
 
-#: As many batches of an iterator are stacked for one call.
+#: Batches of an iterator stacked for one call.
 _MAX_STACKED = 32
 
 
@@ -29,21 +29,21 @@ class Rows(eqx.Module):
     sharding: Sharding | None = eqx.field(static=True, default=None)
 
     def order(self, state: EstimatorState) -> Array | None:
-        """The order in which the current epoch goes through the data."""
+        """The order of the data in the current epoch."""
         if self.batch_size is None:
             return None
         epoch = state.step // self._num_batches(self.batch_size)
-        # One sort of random words, where `jr.permutation` makes two: sorting is slow on CPU.
+        # One sort of random words; `jr.permutation` makes two, and sorting is slow on CPU.
         return jnp.argsort(jr.bits(state.fold_in(2 * epoch + 1), (num_rows(self.data),)))
 
     def next_order(self, state: EstimatorState, order: Array | None) -> Array | None:
-        """The order of this step, where `order` is that of the step before."""
+        """The order for this step; `order` is that of the previous step."""
         if order is None or self.batch_size is None:
             return None
         return jax.lax.cond(self._is_new(state), lambda: self.order(state), lambda: order)
 
     def first_order(self, state: EstimatorState) -> Array | None:
-        """What `next_order` needs at the first step of a run; at that of an epoch, nothing."""
+        """What `next_order` needs at the first step of a run; nothing at that of an epoch."""
         if self.batch_size is None:
             return None
         unsorted = jnp.zeros(num_rows(self.data), int)
@@ -88,7 +88,7 @@ class Stack(eqx.Module):
 
 
 class Batches:
-    """The batches of an iterator, as many at a time as have one shape."""
+    """The batches of an iterator, in groups of the same shape."""
 
     def __init__(self, data: Iterator[PyTree]) -> None:
         self._rest = map(as_float_batch, data)
@@ -96,7 +96,7 @@ class Batches:
 
     @property
     def next(self) -> PyTree:
-        """The batch that comes next; `None` at the end."""
+        """The next batch; `None` at the end."""
         return self._next
 
     def skip(self, count: int) -> None:
@@ -104,7 +104,7 @@ class Batches:
             self._next = next(self._rest, None)
 
     def take(self, count: int) -> list[PyTree]:
-        """The next `count` batches, fewer where one is larger or smaller than the first."""
+        """The next `count` batches; fewer if one differs in size from the first."""
         taken, shapes = [], _shapes(self._next)
         while self._next is not None and len(taken) < count and _shapes(self._next) == shapes:
             taken.append(self._next)
@@ -119,13 +119,13 @@ def _shapes(batch: PyTree) -> list[tuple[int, ...]]:
 def next_source(
     batches: Rows | Batches, state: EstimatorState, length: int
 ) -> tuple[Rows | Stack, int]:
-    """What the next `length` steps see, and how many: less of an iterator, none at its end."""
+    """The batches of the next `length` steps and their number: an iterator may have fewer."""
     if isinstance(batches, Rows):
         return batches, length
     taken = batches.take(min(length, _MAX_STACKED))
     if not taken:
         return Stack(None, state.step), 0
-    # Always as many, so that one compilation serves them all.
+    # Always the same number, so one compilation serves them all.
     filled = taken + [taken[-1]] * (_MAX_STACKED - len(taken))
     stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *filled)
     return Stack(stacked, state.step), len(taken)
@@ -134,7 +134,7 @@ def next_source(
 def hold_out(
     batches: Rows | Batches, fraction: float, state: EstimatorState
 ) -> tuple[Rows, Rows]:
-    """Rows to train on, and rows to stop by: the same, whenever a run goes on."""
+    """Rows to train on, and rows for early stopping: the same if a run is continued."""
     if not isinstance(batches, Rows):
         raise ValueError("`early_stopping` needs `data` as an array, not as an iterator.")
     size = num_rows(batches.data)
@@ -153,12 +153,12 @@ def hold_out(
     return rows(order[num_held:], batch_size), rows(order[:num_held], None)
 
 
-#: Folded into the key of a run for the split; no step or epoch gets as far.
+#: Folded into the key of a run for the split; no step or epoch number is as large.
 _SPLIT = 2**32 - 1
 
 
 def as_float_batch(data: Any) -> Batch:
-    """`data` as a batch of floats, with as many rows in each of its parts."""
+    """`data` as a batch of floats, with the same number of rows in all its parts."""
     batch = as_batch(data)
     batch = Batch(as_data(batch.points), jax.tree.map(as_data, batch.conditions))
     sizes = sorted({len(x) for x in jax.tree.leaves(batch)})
@@ -191,7 +191,7 @@ def as_weighted(data: Any, weights: Any) -> tuple[Batch, Array | None]:
 
 
 def _fill_unweighted(numpy: Any, data: Any, counts: Any) -> Any:
-    # Zero times NaN is NaN: what does not count is a copy of what does.
+    # Zero times NaN is NaN: rows of weight zero become copies of rows that count.
     rows = numpy.where(counts, numpy.arange(len(counts)), numpy.argmax(counts))
     return jax.tree.map(lambda x: numpy.asarray(x)[rows], data)
 

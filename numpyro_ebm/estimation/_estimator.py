@@ -1,4 +1,4 @@
-"""`Estimator`: optax drives an objective."""
+"""`Estimator`: optax minimises an objective."""
 
 import os
 import warnings
@@ -55,18 +55,18 @@ class Estimator:
     result.energy
     ```
 
-    Trained are the energy's floating-point arrays that nothing
-    [`freeze`][numpyro_ebm.freeze]s. Runs with the same estimator, shapes and batch size share
+    It trains all floating-point arrays of the energy that are not frozen by
+    [`freeze`][numpyro_ebm.freeze]. Runs with the same estimator, shapes and batch size share
     one compilation, whatever their length.
 
     **Arguments**
 
     - `objective`: what to minimise, such as
       [`DenoisingScoreMatching`][numpyro_ebm.DenoisingScoreMatching].
-    - `optim`: an optax `GradientTransformation`: a schedule goes in as its learning rate,
+    - `optim`: an optax `GradientTransformation`: pass a schedule as its learning rate;
       `optax.MultiSteps(optim, k).gradient_transformation()` accumulates gradients.
-    - `ema_decay`: learn the moving average of the parameters of all steps, with this weight on
-      the past, instead of those of the last step.
+    - `ema_decay`: return the moving average of the parameters over all steps, with this weight
+      on the past, instead of the parameters of the last step.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Estimator:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
         learnable, batch = as_learnable(energy), as_float_batch(data)
         is_bare = learnable is not energy
-        # A constant that is known now will not be that of what is learned.
+        # A log Z known now will not be that of the learned energy.
         energy = forget_constants(learnable)
         check_shapes(energy, batch)
         init_key, run_key = jr.split(rng_key)
@@ -174,29 +174,29 @@ class Estimator:
         - `num_steps`: the number of optimiser steps.
         - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, or a
           [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy]; a network comes back as one.
-        - `data`: one point per row; cast to JAX's default float type. Of a conditional energy
-          a tuple `(y, x)` of points and their conditions. Or an iterator of batches, one a
-          step, whose sizes may differ; the run ends where it does.
-        - `weights`: the weight of each row, or a mask; scaled to average one. What stands in
-          rows of weight zero does not matter.
-        - `batch_size`: rows a step. Batches go through the data in a new random order each
-          epoch; without a batch size every step sees all of it.
+        - `data`: one point per row; cast to JAX's default float type. For a conditional energy,
+          a tuple `(y, x)` of points and their conditions. Or an iterator of batches, one per
+          step, whose sizes may differ; the run ends when it does.
+        - `weights`: the weight of each row, or a mask; scaled to average one. Rows of weight
+          zero may contain anything.
+        - `batch_size`: rows per step. Each epoch goes through the data in a new random order;
+          without a batch size every step uses all data.
         - `progress_bar`: whether to show one.
-        - `early_stopping`: hold points out, and stop when their loss no longer falls.
+        - `early_stopping`: hold out points, and stop when their loss no longer falls.
         - `callback`: called several times a second, between compiled calls, with the state and
-          the losses since the last time; to stop the run, return True.
-        - `checkpoint`: a file that is written every ten seconds and at the end, atomically. If
-          it exists, the run goes on from there, to `num_steps` steps in all, as if it had never
+          the losses since the last call; return True to stop the run.
+        - `checkpoint`: a file written atomically every ten seconds and at the end. If it
+          exists, the run continues from it, to `num_steps` steps in all, as if it had never
           stopped; its losses are those since then. Pass the same arguments again, an iterator
-          from its beginning: a file of another objective, optimiser, energy, data or key is
-          refused. `ebm.load(path, like=state)` reads the state in it.
+          from its beginning: a file from another objective, optimiser, energy, data or key is
+          refused. `ebm.load(path, like=state)` reads its state.
         - `sharding`: how the rows of a batch are laid out over devices.
-        - `init_state`: the state of an earlier run to go on from, bit for bit as if it had
-          never stopped; `rng_key` and `energy` are then those of that run.
+        - `init_state`: the state of an earlier run to continue, bit for bit as if it had never
+          stopped; `rng_key` and `energy` are then those of that run.
 
         **Raises** [`NonFiniteError`][numpyro_ebm.estimation.NonFiniteError] at the first step
-        whose loss or update isn't finite; its `result` is the run up to there. An
-        interrupt (Ctrl-C) warns and returns the run so far.
+        whose loss or update is not finite; its `result` is the run up to there. An interrupt
+        (Ctrl-C) warns and returns the run so far.
         """
         check_key(rng_key)
         check_count("num_steps", num_steps)
@@ -217,7 +217,7 @@ class Estimator:
             saved = self._checkpoint(Path(checkpoint), state, arguments)
             state = saved.load()
             num_steps -= int(state.step)
-            if isinstance(batches, Batches):  # Those that the steps so far have seen.
+            if isinstance(batches, Batches):  # Skip those used by the steps so far.
                 batches.skip(int(state.step))
         watch = Watch(self.objective, early_stopping, held_out, state)
         run = Run(self._rule, with_best(state, None), batches, watch, saved, callback)
@@ -250,7 +250,7 @@ class Estimator:
         batch_size: int | None,
         sharding: Sharding | None,
     ) -> tuple[Batch, Rows | Batches]:
-        """A batch to begin with, and where the batches of the steps come from."""
+        """A first batch, and the source of the batches of the steps."""
         if isinstance(data, Iterator):
             if weights is not None or batch_size is not None:
                 raise ValueError(
@@ -268,7 +268,7 @@ class Estimator:
         return data, Rows(data, weights, batch_size, sharding)
 
     def _result(self, rng_key: Key, run: Run, rows: Rows | None) -> EstimatorRunResult:
-        """What was learned; with the errors that all `rows` can give it."""
+        """What was learned, with errors computed from all `rows`."""
         state = run.watch.attach(run.state)
         if rows is None:
             energy = self.get_energy(state)

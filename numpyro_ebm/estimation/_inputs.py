@@ -1,4 +1,4 @@
-"""What a run is given: energies, batches, and whether they fit."""
+"""Inputs of a run: energies, batches, and whether they fit together."""
 
 from typing import Any
 
@@ -13,31 +13,31 @@ from ._state import EstimatorState
 
 
 def weighted(batch: PyTree, weights: Array | None) -> tuple[Batch, Array | None]:
-    # Without weights anything goes: a NaN is for `stable_update`.
+    # Without weights any value is accepted: `stable_update` handles NaN.
     return (as_batch(batch), None) if weights is None else as_weighted(batch, weights)
 
 
 def as_learnable(energy: Any) -> Any:
-    """`energy` as an energy, or as the conditional energy that it is."""
+    """`energy` as an energy, or unchanged if it is a conditional energy."""
     return energy if is_conditional(energy) else as_energy(energy)
 
 
 def as_given(energy: Any, state: EstimatorState) -> Any:
-    """A network where a network was to be trained."""
+    """The network itself, if a network was given to train."""
     is_bare = state.is_bare and isinstance(energy, FunctionEnergy)
     return energy.fn if is_bare else energy
 
 
 def structure(energy: Any) -> Any:
-    """`energy` without the numbers in its arrays, which other devices round differently."""
+    """`energy` without its array values, which other devices round differently."""
     return jax.tree.map(lambda x: jax.eval_shape(lambda: x) if eqx.is_array(x) else x, energy)
 
 
 def check_shapes(energy: Any, batch: Batch) -> None:
-    """Raise unless `energy` takes the points of `batch`."""
+    """Raise unless `energy` accepts the points of `batch`."""
     shape = batch.points.shape[1:]
     if is_conditional(energy):
-        # What the condition is, a part of the data or a noise scale, the objective knows.
+        # Only the objective knows whether the condition is data or a noise scale.
         if energy.event_shape not in (None, shape):
             raise ValueError(
                 f"The energy lives on points of shape {energy.event_shape}, got points of "

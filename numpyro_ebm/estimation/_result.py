@@ -1,4 +1,4 @@
-"""What a run returns, or leaves behind where it stops."""
+"""What a run returns, or leaves behind when it stops."""
 
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ class EstimatorRunResult(NamedTuple):
 
     - **energy**: what was learned.
     - **losses**: the loss of each step of this run.
-    - **metrics**: whatever else the objective reports, one value a step.
-    - **state**: where the run stands; it goes on with `run(..., init_state=result.state)`.
+    - **metrics**: whatever else the objective reports, one value per step.
+    - **state**: the final state; continue with `run(..., init_state=result.state)`.
     - **validation_losses**: with [`EarlyStopping`][numpyro_ebm.EarlyStopping], those of this
       run's evaluations; `energy` is then the best one, and `state` remembers it.
     """

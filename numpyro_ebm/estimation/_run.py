@@ -1,4 +1,4 @@
-"""A run in progress: compiled calls of many steps, and what they leave behind."""
+"""A run in progress: compiled calls of many steps, and their records."""
 
 import itertools
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from ._watching import Checkpoint, Watch
 
 
 class NonFiniteStepError(Exception):
-    """The next step of a run isn't finite; the message says where it went wrong."""
+    """The next step of a run is not finite; the message says where it went wrong."""
 
 
 class Run:
-    """Where a run stands, and what looks after it; `call` makes the next steps."""
+    """The state of a run, and what monitors it; `call` makes the next steps."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Run:
         **Raises** `NonFiniteStepError` if the one after them is not finite.
         """
         length = min(length, MAX_FUSED)
-        if self.watch.every is not None:  # An evaluation comes after a certain step.
+        if self.watch.every is not None:  # An evaluation is due after a certain step.
             length = min(length, self.watch.every - int(self.state.step) % self.watch.every)
         source, length = next_source(self._batches, self.state, length)
         if length == 0:
@@ -80,7 +80,7 @@ def _shown(losses: np.ndarray, metrics: dict[str, np.ndarray]) -> str:
 
 
 def _diagnosis(rule: Rule, state: EstimatorState, source: Rows | Stack) -> str:
-    """Where the step went wrong that `state` could not make."""
+    """Where the step from `state` went wrong."""
     batch, weights = source.batch(state, source.order(state))
     (loss, _), grads = loss_and_grads(rule.objective, state, batch, weights)
     bad = [

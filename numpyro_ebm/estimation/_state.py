@@ -1,4 +1,4 @@
-"""`EstimatorState`: all that a run carries."""
+"""`EstimatorState`: everything a run carries."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from .._types import Array, Key, PyTree, Scalar
 
 
 class EstimatorState(eqx.Module):
-    """Everything a run needs to go on; `ebm.save` writes it to a file.
+    """Everything a run needs to continue; `ebm.save` writes it to a file.
 
     - **step**: the number of steps made.
     - **trainable**: what the objective trains, frozen parts included.
-    - **average**: the moving average of what trains, if the estimator has an `ema_decay`.
+    - **average**: the moving average of trained parts, if the estimator has an `ema_decay`.
     - **opt_state**: optax's state.
     - **objective_state**: what the objective carries.
-    - **key_data**, **key_impl**: the key that every step folds its number into.
-    - **is_bare**: whether what was given to train is a network, and not an energy.
+    - **key_data**, **key_impl**: the key into which every step folds its number.
+    - **is_bare**: whether a network, not an energy, was given to train.
     - **best**: what early stopping remembers.
     """
 
@@ -36,7 +36,7 @@ class EstimatorState(eqx.Module):
 
 
 class Best(eqx.Module):
-    """The best state of a run so far, by its loss on points that were held out.
+    """The best state of a run so far, by its loss on held-out points.
 
     - **state**: the state, or the first one before any evaluation.
     - **loss**: infinite before any evaluation.

@@ -19,7 +19,7 @@ MAX_FUSED = 1000
 
 
 class Rule(NamedTuple):
-    """How one step is made."""
+    """What defines one step."""
 
     objective: AbstractObjective
     optim: ByValue
@@ -54,7 +54,7 @@ def step(
     params = optax.apply_updates(params, updates)
     average = state.average
     if rule.ema_decay is not None:
-        # As a plain average while there are few, so that the start is forgotten.
+        # A plain average over the first steps, to forget the start.
         decay = jnp.minimum(rule.ema_decay, state.step / (state.step + 1))
         average = optax.incremental_update(params, average, 1 - decay)
     new_state = EstimatorState(
@@ -129,10 +129,10 @@ def first_order(state: EstimatorState, source: Any) -> Any:
 def fused_steps(
     rule: Rule, state: EstimatorState, source: Rows | Stack, order: Any, length: Array
 ) -> tuple[EstimatorState, Any, Array, Array, dict[str, Array]]:
-    """Up to `length` steps, fewer if one isn't finite: that one is undone.
+    """Up to `length` steps, fewer if one is not finite: that one is undone.
 
-    `length` is an array, so that a call of any length is the same compiled loop. The order of
-    the rows goes from call to call, because sorting them anew costs as much as many steps.
+    `length` is an array, so calls of any length share one compiled loop. The order of the rows
+    is passed from call to call, because sorting them again costs as much as many steps.
     """
     arrays, static = eqx.partition(state, eqx.is_array)
 

@@ -1,4 +1,4 @@
-"""What looks after a run: early stopping, and checkpoints."""
+"""Monitoring a run: early stopping, and checkpoints."""
 
 import time
 from pathlib import Path
@@ -16,21 +16,21 @@ from ._batches import Rows
 from ._state import Best, EstimatorState
 from ._steps import compiled_evaluate
 
-#: Seconds from one checkpoint to the next.
+#: Seconds between checkpoints.
 _SECONDS_A_CHECKPOINT = 10.0
 
 
 class EarlyStopping(eqx.Module):
-    """Stop when the loss on points that were held out no longer falls, and return to its best.
+    """Stop when the loss on held-out points no longer falls, and return to the best state.
 
-    Not for [`ContrastiveDivergence`][numpyro_ebm.ContrastiveDivergence], whose value is no
+    Not for [`ContrastiveDivergence`][numpyro_ebm.ContrastiveDivergence], whose value is not a
     loss.
 
     **Arguments**
 
-    - `fraction`: the share of the points that is held out, at random.
-    - `every`: steps from one evaluation to the next.
-    - `patience`: evaluations without a new best after which the run stops.
+    - `fraction`: the share of the points held out, at random.
+    - `every`: steps between evaluations.
+    - `patience`: the run stops after this many evaluations without a new best.
     """
 
     fraction: float = eqx.field(static=True, default=0.1)
@@ -44,9 +44,9 @@ class EarlyStopping(eqx.Module):
 
 
 class Watch:
-    """Watches the loss on points that were held out, and remembers the best state.
+    """Watches the loss on held-out points, and remembers the best state.
 
-    A state that it gives out carries that memory along; in between, steps need not.
+    States that it returns carry this memory; between evaluations, steps need not.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Watch:
         return int(self._best.num_since) >= self._stopping.patience
 
     def see(self, state: EstimatorState) -> None:
-        """Evaluate `state`, if it is time to."""
+        """Evaluate `state`, if an evaluation is due."""
         rows, best = self._held_out, self._best
         if self.every is None or rows is None or best is None or int(state.step) % self.every:
             return
-        # By the same draws each time.
+        # With the same draws each time.
         fixed = eqx.tree_at(lambda s: s.step, state, jnp.zeros_like(state.step))
         loss = compiled_evaluate(self._objective, fixed, rows.data, rows.weights)
         self.losses.append(float(loss))
@@ -93,7 +93,7 @@ def with_best(state: EstimatorState, best: Best | None) -> EstimatorState:
 
 
 def prepared(state: EstimatorState, stopping: EarlyStopping | None) -> EstimatorState:
-    """`state` with a memory of the best one, if and only if there is early stopping."""
+    """`state` with a memory of the best state, if and only if there is early stopping."""
     if stopping is None:
         return with_best(state, None)
     nothing_yet = Best(with_best(state, None), jnp.asarray(jnp.inf), jnp.zeros((), int))
@@ -101,7 +101,7 @@ def prepared(state: EstimatorState, stopping: EarlyStopping | None) -> Estimator
 
 
 class Checkpoint:
-    """A file that always holds one whole state, and of which run it is."""
+    """A file that always holds one complete state, and identifies its run."""
 
     def __init__(self, path: Path, like: EstimatorState, run: dict[str, Any]) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""How one integrates: exact methods, and estimates that know their error."""
+"""Integration: exact methods, and estimates with their error."""
 
 from ._base import (
     AbstractExactMethod as AbstractExactMethod,

@@ -1,4 +1,4 @@
-"""What estimates a normaliser: methods without Monte-Carlo error, and those with."""
+"""Estimators of a normaliser: methods without and with Monte Carlo error."""
 
 import abc
 from typing import Any
@@ -15,7 +15,7 @@ from ..energies import AbstractEnergy, LogZ, judged
 
 
 class AbstractNormalizer(eqx.Module):
-    r"""How $\log Z$ is estimated; [`log_partition`][numpyro_ebm.log_partition] asks it."""
+    r"""Estimates $\log Z$; called by [`log_partition`][numpyro_ebm.log_partition]."""
 
     @abc.abstractmethod
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
@@ -33,11 +33,11 @@ class AbstractExactMethod(AbstractNormalizer):
 def log_sum(
     energy: Energy, nodes: Float[Array, "n *event"], log_weights: Float[Array, " n"]
 ) -> Scalar:
-    r"""$\log\sum_i w_i e^{-E(x_i)}$, in blocks, whose inner values a gradient computes anew."""
+    r"""$\log\sum_i w_i e^{-E(x_i)}$ in blocks; the gradient recomputes their inner values."""
     num_blocks = -(-len(nodes) // BLOCK)
     size = -(-len(nodes) // num_blocks)
     missing = num_blocks * size - len(nodes)
-    # A block is filled up with nodes that weigh nothing.
+    # The last block is padded with nodes of zero weight.
     nodes = jnp.concatenate([nodes, jnp.repeat(nodes[:1], missing, 0)])
     log_weights = jnp.concatenate([log_weights, jnp.full(missing, -jnp.inf)])
 
@@ -53,12 +53,12 @@ def log_sum(
     return logsumexp(jax.lax.map(block, parts))
 
 
-#: Nodes at once.
+#: Nodes per block.
 BLOCK = 8192
 
 
 def rounding(*energies: Array) -> Scalar:
-    """The error of a log weight that is a sum of such energies, by their float type."""
+    """The rounding error of a log weight that sums these energies, from their float type."""
     size = jnp.sum(
         jnp.stack([jnp.abs(jnp.where(jnp.isfinite(e), e, 0)).mean() for e in energies])
     )
@@ -66,7 +66,7 @@ def rounding(*energies: Array) -> Scalar:
 
 
 def with_common_checks(log_z: LogZ, noise: Scalar) -> LogZ:
-    """`log_z` with the checks of all estimates; `noise` is what rounding may do to it."""
+    """`log_z` with the checks common to all estimates; `noise` bounds its rounding error."""
     return judged(
         log_z,
         {
@@ -78,12 +78,12 @@ def with_common_checks(log_z: LogZ, noise: Scalar) -> LogZ:
     )
 
 
-#: An error that nobody minds.
+#: Smaller errors are ignored.
 _FINE = 1e-4
 
 
 def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> LogZ:
-    r"""$\log\frac1n\sum_i w_i$ of independent weights, and what their tail says about it."""
+    r"""$\log\frac1n\sum_i w_i$ of independent weights, with a check of their tail."""
     values = np.asarray(log_weights, float)
     values = np.where(np.isnan(values), -np.inf, values)
     num = len(values)
@@ -93,7 +93,7 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
     log_z = LogZ(
         estimate,
         np.sqrt(max(1 / ess - 1 / num, 0)),
-        # Jensen's, of those that are not zero.
+        # Jensen's bound, from the nonzero weights.
         lower=finite.mean() + np.log(len(finite) / num) if len(finite) else -np.inf,
         ess=ess,
         df=num - 1,
@@ -112,17 +112,17 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
     )
 
 
-#: Fewer weights of one size carry no interval.
+#: With a smaller effective sample size there is no interval.
 _FEWEST_WEIGHTS = 50
 
 
 def _tail_index(log_weights: np.ndarray) -> float:
-    """Pareto's k of the largest weights [Vehtari et al. 2024]; equal weights have no tail."""
+    """Pareto k of the largest weights [Vehtari et al. 2024]; equal weights have no tail."""
     if np.ptp(log_weights) < 1e-3:
         return -np.inf
     with np.errstate(all="ignore"):
         try:
-            # ArviZ takes the logarithms of one over the weights.
+            # ArviZ takes the negative log weights.
             return float(array_stats().psislw(-log_weights)[1])
         except ValueError:  # All but a few weights are zero.
             return np.inf

@@ -1,4 +1,4 @@
-"""A box that holds all of a density that counts."""
+"""A box that contains nearly all of a density."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from .._types import Array, Shape
 from ._base import BLOCK
 from ._search import descend_from, starts_around
 
-#: Modes that lie higher above the deepest one hold too little.
+#: Modes higher than this above the deepest one hold negligible mass.
 DEEP = 15.0
 
 
@@ -53,9 +53,9 @@ def find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 def _side(
     inside: np.ndarray, axis: np.ndarray, i: int, modes: np.ndarray
 ) -> tuple[float, float, bool]:
-    """The next box along one axis, and whether the density reaches out of this one.
+    """The next box along one axis, and whether the density extends beyond this one.
 
-    Modes that the grid is too coarse to see stay in it.
+    Modes that the grid is too coarse to resolve stay inside.
     """
     others = tuple(j for j in range(inside.ndim) if j != i)
     where = np.flatnonzero(inside.any(others))
@@ -67,7 +67,7 @@ def _side(
     return low, high, bool(first == 0 or last == end)
 
 
-#: A box is snug if the next one would be hardly smaller.
+#: A box is tight if the next one would be hardly smaller.
 _SNUG = 0.8
-#: Boxes that are tried, points a side of each, and how far below its peak a density counts.
+#: Boxes tried, points per side of each, and how far below its peak a density still counts.
 _MOST_BOXES, _LOOKS, _DEPTH = 30, {1: 1025, 2: 129, 3: 49}, 25.0

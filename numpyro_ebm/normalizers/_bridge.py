@@ -1,6 +1,6 @@
 """Bridge sampling, between the target and a proposal or between two targets."""
 
-# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# Pyright mistakes an `AbstractVar` for a constructor argument.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 from typing import Any
@@ -30,24 +30,24 @@ from ._reference import check_same_space, reference_for
 
 
 class BridgeSampling(AbstractNormalizer):
-    r"""$\log Z = \log\frac{E_q[h e^{-E}]}{E_p[h q]}$, with the $h$ of the least variance.
+    r"""$\log Z = \log\frac{E_q[h e^{-E}]}{E_p[h q]}$, with the $h$ of minimum variance.
 
     Bridge sampling [[Meng and Wong
-    1996](https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n43/j6n43.htm)], from draws of the
-    target $p$ and of a proposal $q$; by default the Gaussian fitted to one half of the target's
-    draws, to be bridged to the other half [[Gronau et al.
-    2017](https://doi.org/10.1016/j.jmp.2017.09.005)]. As good as the draws of the target: if
-    its chains do not cross between modes, they weigh them wrongly, which shows in the error
-    only as far as chains differ. `lower` and `upper` are the means of the log ratio under $q$
-    and $p$. Shown by `tests/normalizers/test_estimates.py`.
+    1996](https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n43/j6n43.htm)] uses draws from the
+    target $p$ and from a proposal $q$. By default $q$ is a Gaussian fitted to one half of the
+    target's draws and bridged to the other half [[Gronau et al.
+    2017](https://doi.org/10.1016/j.jmp.2017.09.005)]. The estimate is only as good as the draws
+    from the target: chains that do not cross between modes weight them wrongly, and the error
+    reflects this only as far as chains differ. `lower` and `upper` are the means of the log
+    ratio under $q$ and $p$. Shown by `tests/normalizers/test_estimates.py`.
 
     **Arguments**
 
-    - `kernel`: what draws from the target, as in [`sample`][numpyro_ebm.sample], and not one
-      that is biased; where the energy has an exact `sampler`, that does.
+    - `kernel`: draws from the target, as in [`sample`][numpyro_ebm.sample]; it must not be
+      biased. If the energy has an exact `sampler`, that is used instead.
     - `proposal`: a NumPyro distribution, or an energy with `log_z` and `sampler`.
-    - `num_chains`, `num_warmup`, `num_samples`: of the chains. The error is from how they
-      differ: many of them.
+    - `num_chains`, `num_warmup`, `num_samples`: of the chains. Use many: the error is estimated
+      from how they differ.
     """
 
     kernel: AbstractKernel | AbstractPopulation = eqx.field(static=True, default=NUTS())
@@ -85,7 +85,7 @@ class BridgeSampling(AbstractNormalizer):
             energy, draws = _flat(energy, draws)
             proposal, draws = _fitted(draws)
         size = draws.shape[0] * draws.shape[1]
-        # Independent draws are chains of one each.
+        # Independent draws are chains of length one.
         others = proposal.sample(proposal_key, (size, 1))
         log_z = judged(*_bridge(energy, proposal, draws, others))
         return eqx.tree_at(
@@ -98,7 +98,7 @@ class BridgeSampling(AbstractNormalizer):
         )
 
     def ratio(self, rng_key: Key, energy: AbstractEnergy, other: AbstractEnergy) -> LogZ:
-        r"""$\log Z - \log Z'$ of two energies that overlap; neither needs to be known."""
+        r"""$\log Z - \log Z'$ of two energies that overlap; neither $Z$ needs to be known."""
         check_same_space("other", other, energy)
         key, other_key = jr.split(rng_key)
         draws, others = self._draw(key, energy), self._draw(other_key, other)
@@ -121,7 +121,7 @@ class BridgeSampling(AbstractNormalizer):
 
 
 class _Flat(AbstractEnergy):
-    """An energy of arrays, of vectors."""
+    """An energy of arrays as an energy of vectors."""
 
     energy: AbstractEnergy
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -135,7 +135,7 @@ class _Flat(AbstractEnergy):
 
 
 def _flat(energy: AbstractEnergy, draws: Array) -> tuple[AbstractEnergy, Array]:
-    """Both in vectors without constraints, with the same $Z$."""
+    """The energy and draws as unconstrained vectors, with the same $Z$."""
     energy, transform = unconstrained(energy)
     draws = draws if transform is None else jnp.asarray(transform.inv(draws))
     return _Flat(energy=energy, shape=draws.shape[2:]), draws.reshape(*draws.shape[:2], -1)
@@ -155,7 +155,7 @@ def _fitted(draws: Float[Array, "c n d"]) -> tuple[Gaussian, Float[Array, "c m d
 def _bridge(
     energy: AbstractEnergy, other: AbstractEnergy, draws: Array, others: Array
 ) -> tuple[LogZ, dict[str, Array]]:
-    r"""The ratio $Z/Z'$, as a logarithm, from chains on both, `(chain, draw, *event)`."""
+    r"""$\log(Z/Z')$ from chains on both energies, `(chain, draw, *event)`."""
     log_ratio, noise = _log_ratio(energy, other, draws)
     log_ratio_there, _ = _log_ratio(energy, other, others)
     share, share_there = draws.shape[0] * draws.shape[1], others.shape[0] * others.shape[1]
@@ -188,7 +188,7 @@ def _bridge(
         lower=log_ratio_there.mean(),
         upper=log_ratio.mean(),
         ess=jnp.minimum(ess, ess_there),
-        # Welch and Satterthwaite's.
+        # Welch-Satterthwaite degrees of freedom.
         df=total**2 / (square**2 / df + square_there**2 / df_there),
         method="BridgeSampling",
     )
@@ -202,7 +202,7 @@ def _bridge(
     return with_common_checks(result, noise), checks
 
 
-#: Rounds of the fixed point, which a handful usually ends.
+#: Maximum fixed-point iterations; a handful usually suffices.
 _MOST_ROUNDS = 1000
 
 
@@ -219,7 +219,7 @@ def _log_ratio(
     return (values[0] - values[1]).reshape(draws.shape[:2]), rounding(*values)
 
 
-#: Log ratios that differ by rounding alone.
+#: Log ratios closer than this differ by rounding alone.
 _EQUAL = 1e-5
 
 
@@ -228,7 +228,7 @@ def _log_mean(log_values: Array) -> Scalar:
 
 
 def _relative_error(log_values: Float[Array, "c n"]) -> tuple[Scalar, Scalar, Array]:
-    """Squared, of the mean of $e^v$, by how chains differ; effective size, and freedom."""
+    """Squared, of the mean of $e^v$, between chains; effective size, degrees of freedom."""
     values = jnp.exp(log_values - _log_mean(log_values))
     num_chains = len(values)
     square = values.mean(1).var(ddof=1) / num_chains
@@ -238,9 +238,9 @@ def _relative_error(log_values: Float[Array, "c n"]) -> tuple[Scalar, Scalar, Ar
 
 
 def _rhat(values: Float[Array, "c n"]) -> Scalar:
-    """Of ranks, as normal scores [Vehtari et al. 2021]: the log ratio may have long tails."""
+    """Rank-normalised R-hat [Vehtari et al. 2021]: the log ratio may have long tails."""
     ordered = jnp.sort(values.ravel())
-    # Equal values share a rank.
+    # Ties share a rank.
     first, last = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     values = ndtri((0.5 * (first + last - 1) + 0.625) / (values.size + 0.25))
     within, between = values.var(1, ddof=1).mean(), values.mean(1).var(ddof=1)

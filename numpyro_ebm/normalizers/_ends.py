@@ -1,4 +1,4 @@
-"""A short run from where particles ended, which has to change nothing."""
+"""A short run from where particles ended; it must leave their law unchanged."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,9 +11,9 @@ from ..energies import is_discrete
 
 
 class ShortRun(NamedTuple):
-    """Of a part of the particles, at the target: log ratios before and after, and acceptance.
+    """Some particles at the target: log ratios before and after the run, and acceptance.
 
-    With a leading axis of islands, if there are any.
+    If there are islands, they are the leading axis.
     """
 
     before: Float[Array, "... n"]
@@ -24,7 +24,7 @@ class ShortRun(NamedTuple):
 def run_on(
     rng_key: Key, annealing: Annealing, points: Array, step_size: Array, most_points: int
 ) -> ShortRun:
-    """Transitions that leave the target invariant, from points that should be draws of it."""
+    """Transitions that leave the target invariant, from points that should be draws from it."""
     points = points[:: max(len(points) // most_points, 1)]
     annealing = dataclasses.replace(annealing, num_steps=_NUM_STEPS)
     start = annealing.start_at(rng_key, points)._replace(step_size=step_size)
@@ -34,7 +34,7 @@ def run_on(
 
 
 def checks_of(run: ShortRun, annealing: Annealing) -> dict[str, Array]:
-    """What a short run says against the particles that it started from."""
+    """Checks of the particles, from a short run that started from them."""
     checks = {}
     if not is_discrete(annealing.energy):
         low, middle = jnp.nanquantile(run.accept_prob, jnp.array([0.05, 0.5]))
@@ -50,7 +50,7 @@ def checks_of(run: ShortRun, annealing: Annealing) -> dict[str, Array]:
 
 
 def _drift(run: ShortRun) -> Array:
-    """By how many standard errors the ranks of the log ratios moved, over islands."""
+    """How far the ranks of the log ratios moved, in standard errors over islands."""
     values = jnp.sort(jnp.stack([run.before, run.after]).ravel())
     before, after = (jnp.searchsorted(values, x) / len(values) for x in (run.before, run.after))
     moved = (after - before).mean(-1)
@@ -58,7 +58,7 @@ def _drift(run: ShortRun) -> Array:
     return jnp.where(error > 0, jnp.abs(moved.mean()) / error, 0)
 
 
-#: Transitions of a short run; the least acceptance beside the median's, which is .72 on the
-#: banana and .45 on a funnel; and standard errors, of 8 islands, that chance exceeds in one run
-#: of 2000.
+#: Transitions of a short run; the lowest acceptance relative to the median, .72 on the
+#: banana and .45 on a funnel; and standard errors, of 8 islands, exceeded by chance in one run
+#: in 2000.
 _NUM_STEPS, _LEAST_RATIO, _MOST_DRIFT = 40, 0.6, 6.0

@@ -1,4 +1,4 @@
-"""Normalisers by enumeration of all states."""
+"""Normalisers by enumerating all states."""
 
 import math
 from typing import Any, ClassVar
@@ -20,12 +20,12 @@ class Enumeration(AbstractExactMethod):
 
     **Arguments**
 
-    - `event_shape`: the shape of one point, if the energy doesn't know it.
+    - `event_shape`: the shape of one point, if the energy does not know it.
     """
 
     event_shape: Shape | None = eqx.field(static=True, default=None)
 
-    #: Coordinates whose states can be listed.
+    #: The most coordinates whose states are listed.
     most: ClassVar[int] = 20
 
     def log_z(self, energy: Any) -> Scalar:
@@ -38,7 +38,7 @@ class Enumeration(AbstractExactMethod):
         return with_common_checks(log_z, noise)
 
     def states(self, energy: Any) -> Float[Array, "n *event"]:
-        """All states of `energy`, one a row."""
+        """All states of `energy`, one per row."""
         levels, shape = discrete_levels(energy), self.event_shape
         if shape is None:
             shape = as_energy(energy).event_shape

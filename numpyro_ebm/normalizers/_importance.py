@@ -29,16 +29,16 @@ from ._schedule import NOT_REACHED, Schedule, pilot, respaced, without_adaptatio
 class ImportanceSampling(AbstractNormalizer):
     r"""$\log\frac1n\sum_i w_i$, with $w_i = e^{-E(x_i)}/q(x_i)$ and $x_i \sim q$.
 
-    Unbiased for $Z$. In few dimensions hard to beat; in many, the weights of almost all draws
-    vanish. `lower` is $E\log w$. Their effective number and the index of their tail, Pareto's
-    $k$ [[Vehtari et al. 2024](https://jmlr.org/papers/v25/19-556.html)], decide whether there
-    is an interval. Shown by `tests/normalizers/test_estimates.py`.
+    Unbiased for $Z$. Hard to beat in few dimensions; in many, almost all weights vanish.
+    `lower` is $E\log w$. There is an interval only if the effective sample size and the tail
+    index, Pareto $k$ [[Vehtari et al. 2024](https://jmlr.org/papers/v25/19-556.html)], allow
+    it. Shown by `tests/normalizers/test_estimates.py`.
 
     **Arguments**
 
     - `proposal`: $q$, wider than the target: a NumPyro distribution, or an energy with `log_z`
       and `sampler`; by default the reference of a [`Tilted`][numpyro_ebm.Tilted] energy.
-    - `num_samples`: draws of it.
+    - `num_samples`: draws from it.
     """
 
     proposal: Any = None
@@ -89,7 +89,7 @@ def _weigh(
 def _share_beyond(
     rng_key: Key, energy: AbstractEnergy, proposal: AbstractEnergy, largest: Scalar
 ) -> Scalar:
-    """The share of short chains on the energy that end where no draw weighed as much."""
+    """The share of short chains on the energy that end at a larger weight than any draw's."""
     start_key, chain_key = jr.split(rng_key)
     around = proposal.sample(start_key, (_NUM_PROBES,))
     zero = jr.uniform(start_key, around.shape, around.dtype, minval=-2, maxval=2)
@@ -101,7 +101,7 @@ def _share_beyond(
     return (log_weights > largest).mean()
 
 
-#: Chains that look for what was missed, their length, and how many may exceed all draws.
+#: Chains that look for missed mass, their length, and how many may exceed all draws.
 _NUM_PROBES, _PROBE_STEPS, _MOST_BEYOND = 64, 200, 0.05
 
 
@@ -109,25 +109,25 @@ class AnnealedImportanceSampling(AbstractNormalizer):
     r"""$\log w = -\sum_k (\beta_k - \beta_{k-1})(E(x_k) + \log q(x_k))$ along a path.
 
     Annealed importance sampling [[Neal 2001](https://doi.org/10.1023/A:1008923215028)]: points
-    start from the reference $q$ and are moved on $q^{1-\beta}e^{-\beta E}$ as $\beta$ rises;
-    $E[w] = Z$, so that `lower` $= E\log w \le \log Z$. Then back, from draws of the target,
-    for `upper` $\ge \log Z$ [[Grosse et al. 2015](https://arxiv.org/abs/1511.02543)]. That half
-    is a bound if those draws are exact, as if the energy has a `sampler`; else they are where
-    the forward points ended, resampled, and it is approximate. A pilot of tempered sequential
-    Monte Carlo chooses the $\beta_k$ and the step size at each. There is no interval if the
-    weights have a heavy tail, or if a short run from the ends moves a part of them alone, as in
-    a funnel. Shown by `tests/normalizers/test_estimates.py`.
+    start from the reference $q$ and move on $q^{1-\beta}e^{-\beta E}$ as $\beta$ rises;
+    $E[w] = Z$, so `lower` $= E\log w \le \log Z$. The reverse path, from target draws, gives
+    `upper` $\ge \log Z$ [[Grosse et al. 2015](https://arxiv.org/abs/1511.02543)]. `upper` is a
+    bound if those draws are exact, that is, if the energy has a `sampler`. Otherwise they are
+    the resampled end points of the forward path, and it is approximate. A pilot run of tempered
+    sequential Monte Carlo chooses the $\beta_k$ and the step size at each. There is no interval
+    if the weights have a heavy tail, or if a short run from the end points moves only some of
+    them, as in a funnel. Shown by `tests/normalizers/test_estimates.py`.
 
     **Arguments**
 
-    - `kernel`: what moves the points, and must leave its target invariant: by default
+    - `kernel`: moves the points and must leave its target invariant; by default
       [`HMC`][numpyro_ebm.HMC] of two leapfrog steps, or
       [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
     - `reference`: a NumPyro distribution, or an energy with `log_z` and `sampler`, wider than
       the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
       of spins.
     - `num_temperatures`: the number of $\beta_k$ above zero.
-    - `num_particles`: points, each with a weight of its own.
+    - `num_particles`: points, each with its own weight.
     - `num_steps`: transitions at each $\beta_k$.
     """
 
@@ -166,7 +166,7 @@ def _there_and_back(
     schedule = respaced(pilot(pilot_key, annealing, keeping_ess(0.9)), num_temperatures)
     fixed = without_adaptation(annealing)
     start = fixed.start(start_key, num_particles)
-    # Draws of infinite energy weigh nothing. The way back never comes to where they were.
+    # Draws of infinite energy have zero weight. The reverse path never reaches them.
     is_alive = start.log_ratio > -jnp.inf
     log_share = jnp.log(is_alive.mean())
     log_weights, ends = _rise(fixed, start, schedule)
@@ -183,7 +183,7 @@ def _there_and_back(
 def _rise(
     annealing: Annealing, particles: Particles, schedule: Schedule
 ) -> tuple[Float[Array, " n"], Particles]:
-    """Log weights of points that start from the reference, and where they end."""
+    """Log weights of points that start from the reference, and their end points."""
     betas, step_sizes, _ = schedule
     rungs = jnp.diff(betas), betas[1:], step_sizes[1:]
     return _walk(annealing, particles, rungs, reverse=False)
@@ -201,7 +201,7 @@ def _fall(annealing: Annealing, particles: Particles, schedule: Schedule) -> Flo
 def _walk(
     annealing: Annealing, particles: Particles, rungs: tuple[Array, ...], reverse: bool
 ) -> tuple[Float[Array, " n"], Particles]:
-    """Weigh by `delta`, then move at `beta`, rung by rung."""
+    """Weight by `delta`, then move at `beta`, one temperature after another."""
 
     def level(carry: tuple[Array, Particles], rung: tuple) -> tuple[tuple, None]:
         log_weights, particles = carry

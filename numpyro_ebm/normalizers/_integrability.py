@@ -1,4 +1,4 @@
-"""Whether an energy falls off fast enough to have a normaliser."""
+"""Whether a density falls off fast enough to have a normaliser."""
 
 import math
 from typing import Any
@@ -14,13 +14,13 @@ from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 
 
 class Integrability(eqx.Module):
-    r"""What `check_integrable` saw, which it prints.
+    r"""The result of `check_integrable`; prints itself.
 
-    - **ok**: whether $e^{-E}$ falls off in every direction seen; `None` if that cannot be told.
+    - **ok**: whether $e^{-E}$ falls off in every direction tried; `None` if undecided.
     - **direction**: where the energy is least at `radius`, in unconstrained space.
-    - **growth**: of the least energy on a sphere, in nats as the radius grows $e$-fold; of a
-      valley with the logarithm of how much narrower it gets. It must be more than `dim`,
-      because $\int r^{d-1} e^{-E(r)}\,dr$ is finite only then.
+    - **growth**: of the minimum energy on a sphere, in nats per $e$-fold growth of the radius;
+      in a valley, plus the logarithm of how much narrower it gets. It must exceed `dim`,
+      because only then is $\int r^{d-1} e^{-E(r)}\,dr$ finite.
     - **radius**: how far out the answer was found.
     """
 
@@ -57,13 +57,13 @@ def check_integrable(
 ) -> Integrability:
     r"""Look for a direction in which $e^{-E}$ does not fall off.
 
-    A difference of energies, or a network without a reference, may have no normaliser, and
-    then its chains run away: $N(0, 1)$ minus $\alpha N(0, s^2)$ is improper from $\alpha = s^2$
-    on. Compares the least energies on eleven spheres, from `radius` to a million times farther,
-    or, for a constrained support, to 58 times farther in unconstrained space. Rays start along
-    the axes and at random, and each is turned downhill, so that a narrow way out is found, too.
-    In a valley that narrows, as along the axes of a product of Cauchys, less growth is enough.
-    That nothing escapes is evidence, not proof.
+    A difference of energies, or a network without a reference, may have no normaliser, and then
+    its chains diverge: $N(0, 1)$ minus $\alpha N(0, s^2)$ is improper for $\alpha \ge s^2$. The
+    check compares the minimum energies on eleven spheres, from `radius` to a million times
+    farther, or, for a constrained support, to 58 times farther in unconstrained space. Rays
+    start along the axes and at random, and each is turned downhill, which also finds narrow
+    escapes. In a valley that narrows, as along the axes of a product of Cauchys, less growth is
+    enough. A pass is evidence, not proof.
 
     ```python
     print(ebm.normalizers.check_integrable(a - 0.5 * b))
@@ -72,10 +72,10 @@ def check_integrable(
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `event_shape`: the shape of one point, if the energy doesn't know it.
-    - `radius`: where to begin, farther out than the data; by default $10^3\sqrt d$, and
-      $2\sqrt d$ in unconstrained space.
-    - `num_rays`: how many rays at random; with the axes where there are no more than that.
+    - `event_shape`: the shape of one point, if the energy does not know it.
+    - `radius`: where to begin, farther out than the data; by default $10^3\sqrt d$, or $2\sqrt
+      d$ in unconstrained space for a constrained support.
+    - `num_rays`: the number of random rays; the axes are added if there are no more than that.
     """
     energy = as_energy(energy, event_shape)
     check_count("num_rays", num_rays)
@@ -87,7 +87,7 @@ def check_integrable(
         raise ValueError("`event_shape` is needed because this energy doesn't know it.")
     check_energy(free, shape)
     dim = math.prod(shape)
-    # Transforms such as the exponential go far with little.
+    # Transforms such as the exponential reach far with small steps.
     near, factor = (1e3, 4.0) if transform is None else (2.0, 1.5)
     near = near * math.sqrt(dim) if radius is None else radius
     check_positive("radius", near)
@@ -108,10 +108,10 @@ def check_integrable(
 def _judge(
     lows: np.ndarray, noise: np.ndarray, radii: np.ndarray, dim: int
 ) -> tuple[bool | None, int, float]:
-    """Whether `lows` outgrow the volume, on which sphere that shows, and how fast they grow.
+    """Whether `lows` outgrow the volume, on which sphere this shows, and how fast they grow.
 
-    Yes, if from every sphere to the last they do. The farthest answer counts: a wide energy
-    falls at first.
+    Yes, if they do from every sphere to the last. The farthest answer counts, because a wide
+    energy falls at first.
     """
     logs, last = np.log(radii), len(lows) - 1
     for k in range(last, 2, -1):
@@ -127,7 +127,7 @@ def _judge(
         if (growth - error > dim).all():
             return True, k, float(growth[-3])
         is_slow = growth + error < dim
-        # Step by step, or in the long run, where steps go up and down.
+        # Step by step, or in the long run if steps go up and down.
         if is_slow[-3:].all() or is_slow[: max(k - 3, 1)].all():
             return False, k, float(growth[-3])
     return None, last, float((lows[-1] - lows[-4]) / (logs[-1] - logs[-4]))
@@ -137,9 +137,9 @@ def _judge(
 def _rounding(
     energy: AbstractEnergy, directions: Array, radii: Array
 ) -> Float[Array, " radius"]:
-    """What rounding does to an energy: how far it is from straight on a tiny piece of a ray.
+    """The rounding error of an energy: its deviation from a line on a tiny piece of a ray.
 
-    Where terms cancel this is large: in single precision x^2 - x^2 is zero up to 1e-7 x^2.
+    Large if terms cancel: in single precision x^2 - x^2 is zero up to 1e-7 x^2.
     """
     steps = jnp.arange(-3.0, 4.0)
 
@@ -163,9 +163,9 @@ def _rays(shape: Shape, num_rays: int) -> Float[Array, "n *event"]:
 
 @eqx.filter_jit
 def _descend(energy: AbstractEnergy, rays: Array, radii: Array) -> tuple[Array, Array, Array]:
-    """The least energies on spheres, and where: from each ray, `(radius, ray)`.
+    """The minimum energies on spheres, and where: from each ray, `(radius, ray)`.
 
-    NaN is passed by; the last says of each sphere whether few energies were NaN.
+    NaN is skipped; the last array says whether few energies on each sphere were NaN.
     """
 
     def height(u: Array, radius: Scalar) -> Array:
@@ -192,7 +192,7 @@ def _descend(energy: AbstractEnergy, rays: Array, radii: Array) -> tuple[Array, 
         return end[0], end[1], is_nan
 
     def sphere(carry: Array, radius: Scalar) -> tuple[Array, tuple]:
-        # From the rays anew, and from where the last sphere was lowest.
+        # From the rays again, and from where the last sphere was lowest.
         starts = jnp.concatenate([rays, carry])
         us, lows, is_nan = jax.vmap(lambda u: downhill(u, radius))(starts)
         best = us[jnp.argsort(lows)[: len(carry)]]
@@ -216,7 +216,7 @@ def _narrowness(energy: AbstractEnergy, directions: Array, radii: Array) -> Arra
     return jax.vmap(one)(directions, radii)
 
 
-#: Spheres, steps downhill on each of them, and rays that go on from one to the next.
+#: Spheres, downhill steps on each, and rays carried from one to the next.
 _NUM_SPHERES, _NUM_TURNS, _NUM_KEPT = 11, 60, 8
-#: The most coordinates whose Hessian is worth a look; the largest share of NaN on a sphere.
+#: The most coordinates for which a Hessian is computed; the largest share of NaN on a sphere.
 _MOST_DIM, _MOST_NAN = 128, 0.1

@@ -1,4 +1,4 @@
-"""Nested sampling, without a gradient."""
+"""Nested sampling, which needs no gradient."""
 
 import math
 from typing import Any
@@ -21,19 +21,18 @@ class NestedSampling(AbstractNormalizer):
     r"""$Z = \int_0^1 L\,dX$, where $X$ is the mass of the reference with $e^{-E}/q > L$.
 
     Nested sampling [[Skilling 2006](https://doi.org/10.1214/06-BA127)] by slices [[Yallup,
-    Kroupa and Handley 2026](https://arxiv.org/abs/2601.23252)], BlackJAX's `nss`: live points,
-    of which the least likely are replaced inside ever smaller contours. It takes no gradient
-    and no temperatures, so that it checks the other methods and copes with first-order phase
-    transitions, where they fail. Slow in many dimensions. The error is that of how far each
-    contour shrinks; it does not know whether the slices mixed. Shown by
-    `tests/normalizers/test_estimates.py`.
+    Kroupa and Handley 2026](https://arxiv.org/abs/2601.23252)], BlackJAX's `nss`: the least
+    likely live points are replaced inside ever smaller contours. It needs no gradient and no
+    temperatures, so it checks the other methods and copes with first-order phase transitions,
+    where they fail. Slow in many dimensions. The error covers how far each contour shrinks, not
+    whether the slices mixed. Shown by `tests/normalizers/test_estimates.py`.
 
     **Arguments**
 
     - `reference`: as of [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo].
-    - `num_live`: live points; the error falls with their square root.
+    - `num_live`: live points; the error falls with the square root of their number.
     - `num_steps`: slices for each new point; by default ten, or five times the dimension.
-    - `num_delete`: points that are replaced at once, in parallel; by default a twentieth.
+    - `num_delete`: points replaced in parallel; by default a twentieth.
     """
 
     reference: Any = None
@@ -75,7 +74,7 @@ class NestedSampling(AbstractNormalizer):
         return judged(log_z, {**too_long, **checks})
 
 
-#: Replacements in one compiled call, and the most calls.
+#: Replacements per compiled call, and the most calls.
 _A_CALL, _MOST_CALLS = 50, 400
 
 
@@ -116,7 +115,7 @@ def _replace_some(
 
 
 def _is_done(state: Any) -> bool:
-    """Whether live points hold less than a thousandth of what has been counted."""
+    """Whether live points hold less than a thousandth of the integral so far."""
     integrator = state.integrator
     return float(integrator.logZ_live - integrator.logZ) < math.log(1e-3)
 
@@ -131,7 +130,7 @@ def _integrate(
         [blackjax().ns.base.NSInfo(particles, None) for particles in dead],
         update_info=False,
     )
-    # Each of a hundred columns is one way in which the contours may have shrunk.
+    # Each of a hundred columns simulates how the contours may have shrunk.
     log_weights = utils.log_weights(rng_key, info, shape=_NUM_PATHS)
     log_zs = logsumexp(log_weights, axis=0)
     mean_weights = logsumexp(log_weights, axis=1)
@@ -143,5 +142,5 @@ def _integrate(
     return with_common_checks(log_z, noise), checks
 
 
-#: Simulated ways in which contours shrink.
+#: Simulations of how contours shrink.
 _NUM_PATHS = 200

@@ -32,16 +32,16 @@ from ._search import NUM_STARTS, REACH, Lows, descend_from, starts_around
 class Quadrature(AbstractExactMethod):
     r"""The trapezoidal rule on a box, for energies in one to three dimensions.
 
-    Spectrally accurate for smooth densities that vanish at the edge of the box; outside of it
-    the density counts as zero. Where the energy's support bounds a coordinate, the box ends
-    there, and the rule is the double exponential one
-    [[Takahasi and Mori 1974](https://doi.org/10.2977/prims/1195192451)], for which the density
-    need not vanish. Exact up to the size of the box and the number of nodes, and
-    differentiable. Under [`log_partition`][numpyro_ebm.log_partition] it doubles the nodes, the
-    difference is the error, and checks how much mass lies at the edge. It also looks for mass
-    that the box or the grid misses, by descents from 256, 512 or 1024 points (in one, two or
-    three dimensions) around zero and around the box, up to a thousand times its half-width
-    away. Shown by `tests/normalizers/test_exact.py` against closed forms.
+    Spectrally accurate for smooth densities that vanish at the edge of the box; outside it the
+    density counts as zero. If the energy's support bounds a coordinate, the box ends there, and
+    the rule is double exponential [[Takahasi and Mori
+    1974](https://doi.org/10.2977/prims/1195192451)], for which the density need not vanish.
+    Exact up to the size of the box and the number of nodes, and differentiable. Under
+    [`log_partition`][numpyro_ebm.log_partition] it doubles the nodes, takes the difference as
+    the error, and checks how much mass lies at the edge. It also searches for mass that the box
+    or the grid misses, by descents from 256, 512 or 1024 points (in one, two or three
+    dimensions) around zero and around the box, up to a thousand times its half-width away.
+    Shown by `tests/normalizers/test_exact.py` against closed forms.
 
     ```python
     ebm.Quadrature([-5.0, -5.0], [5.0, 5.0]).log_z(energy)
@@ -80,13 +80,13 @@ class Quadrature(AbstractExactMethod):
 
     @classmethod
     def around(cls, energy: Any, event_shape: Shape | None = None) -> Self:
-        r"""A box that holds all but $e^{-25}$ of the density's height, found by looking.
+        r"""A box found by search, outside which the density is below $e^{-25}$ of its peak.
 
         Descents from points at every distance up to 8000 look for modes. The box starts from
         $[-8, 8]^d$ and the modes, grows where the density has not yet fallen off and shrinks
-        where it has. A mode whose slopes no descent met is missed.
+        where it has. A mode is missed if no descent reaches its slopes.
 
-        **Raises** `ValueError` where the density falls off nowhere.
+        **Raises** `ValueError` if the density does not fall off.
         """
         energy = confined(as_energy(energy, event_shape))
         shape = energy.event_shape
@@ -136,7 +136,7 @@ class Quadrature(AbstractExactMethod):
     def nodes(
         self, support: Any = constraints.real
     ) -> tuple[Float[Array, "n *event"], Float[Array, " n"]]:
-        """Points, and the logarithms of their weights, of the box cut down to a support."""
+        """Nodes and their log weights, in the box restricted to a support."""
         sides = zip(*map(jnp.ravel, (self.low, self.high)), strict=True)
         bounds = _bounds(support, self.low.shape)
         rules = [
@@ -149,12 +149,12 @@ class Quadrature(AbstractExactMethod):
         return points.reshape(-1, *self.low.shape), grids.sum(0).reshape(-1)
 
     def _missed(self, energy: Any, lows: Lows) -> tuple[Array, Array]:
-        """Whether there are modes outside of the box, and between its nodes."""
+        """Whether there are modes outside the box, and between its nodes."""
         low, high = as_floats(self.low), as_floats(self.high)
         inside = self.contains(lows.points)
         outside = (lows.is_deep(DEEP) & ~inside).any()
         if not is_real(_support(energy)):
-            return outside, jnp.zeros((), bool)  # Its nodes crowd at its bounds.
+            return outside, jnp.zeros((), bool)  # Its nodes cluster at the bounds.
         step = (high - low) / (as_floats(self._sizes()).reshape(low.shape) - 1)
         nodes = low + step * jnp.round((lows.points - low) / step)
         rise = jax.vmap(energy)(nodes) - lows.energies
@@ -179,7 +179,7 @@ class Quadrature(AbstractExactMethod):
 
 
 _NUM_POINTS = {1: 1025, 2: 257, 3: 65}
-#: The most mass in the outermost cells, and the largest difference of two grids.
+#: The most mass in the outermost cells, and the largest difference between two grids.
 _EDGE, _COARSE = 1e-6, 1e-2
 
 
@@ -187,7 +187,7 @@ def _searched(dim: int) -> str:
     return f"a search from {NUM_STARTS[dim]} points, up to {REACH:g} half-widths away,"
 
 
-#: A mode that rises by more up to the next node is narrow.
+#: A mode is narrow if the energy rises by more than this up to the next node.
 _STEEP = 2.0
 
 
@@ -195,7 +195,7 @@ _STEEP = 2.0
 def _compare(
     method: Quadrature, fine: Quadrature, energy: Any
 ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
-    """By two grids, and what share of the mass lies at the edge."""
+    """Compare two grids, and find the share of the mass at the edge."""
     nodes, log_weights = fine.nodes(_support(energy))
     places = np.indices(fine._sizes()).reshape(len(fine._sizes()), -1).T
     at_edge = ((places == 0) | (places == np.array(fine._sizes()) - 1)).any(1)
@@ -225,7 +225,7 @@ def _bounds(support: Any, shape: Shape) -> list[tuple[Any, Any]]:
 
 
 def _rule(low: Any, high: Any, lower: Any, upper: Any, n: int) -> tuple[Array, Array]:
-    """Nodes of one coordinate between `low` and `high`, and the logarithms of their weights."""
+    """Nodes of one coordinate between `low` and `high`, and their log weights."""
     is_free = not isinstance(lower, Tracer) and np.isneginf(lower) and np.isposinf(upper)
     low, high = as_floats(low), as_floats(high)
     if not is_free:
@@ -239,16 +239,16 @@ def _double_exponential(low: Scalar, high: Scalar, n: int) -> tuple[Array, Array
     half = 0.5 * (high - low)
     t, step = jnp.linspace(-_REACH, _REACH, n, retstep=True)
     y = 0.5 * jnp.pi * jnp.sinh(jnp.abs(t))
-    # By the distance to the nearer end, which is tiny.
+    # From the distance to the nearer end, which is tiny.
     distance = 2 * half * jax.nn.sigmoid(-2 * y)
     axis = jnp.where(t < 0, low + distance, high - distance)
     log_cosh = y + jnp.log1p(jnp.exp(-2 * y)) - jnp.log(2.0)
     log_weights = jnp.log(0.5 * jnp.pi * half * step * jnp.cosh(t)) - 2 * log_cosh
-    # An end itself, to which a node may be rounded, may have an infinite density.
+    # A node may be rounded to an end, where the density may be infinite.
     inside = (axis > low) & (axis < high)
     middle = low + half
     return jnp.where(inside, axis, middle), jnp.where(inside, log_weights, -jnp.inf)
 
 
-#: How far the steps of the double exponential rule go.
+#: The range of $t$ in the double exponential rule.
 _REACH = 3.2

@@ -1,4 +1,4 @@
-"""Where a path begins: its reference, and the space in which particles move."""
+"""The start of a path: its reference, and the space in which particles move."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ from ..kernels import (
 
 
 class UniformUnits(AbstractEnergy):
-    r"""Zero for all $2^d$ states of two-valued units: none is likelier than another."""
+    r"""Zero for all $2^d$ states of two-valued units: all are equally likely."""
 
     levels: Any = eqx.field(static=True)
     event_shape: Shape = eqx.field(static=True)
@@ -51,7 +51,7 @@ class UniformUnits(AbstractEnergy):
 
 
 def find_reference(energy: Any) -> AbstractEnergy | None:
-    """A proper density that is a part of `energy`, or all states of units; else `None`."""
+    """A proper density that is a part of `energy`, or uniform over spins; else `None`."""
     energy = unfreeze(energy)
     if energy.reference is not None:
         reference = as_energy(unfreeze(energy.reference))
@@ -67,7 +67,7 @@ def is_reference(energy: AbstractEnergy) -> bool:
 
 
 def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> AbstractEnergy:
-    """`reference`, or that of `energy`; raises unless it can be drawn from and covers it."""
+    """`reference`, or that of `energy`; raises unless it has a sampler and covers `energy`."""
     found = find_reference(energy) if reference is None else as_energy(unfreeze(reference))
     if found is None:
         raise ValueError(
@@ -123,5 +123,5 @@ def annealing(
 
 
 def _short_trajectories() -> HMC:
-    # A transition of two steps forgets as much as five of one, for fewer gradients.
+    # One transition of two steps mixes as well as five of one step, for fewer gradients.
     return HMC(num_steps=2, trajectory_length=None)

@@ -1,4 +1,4 @@
-"""Temperatures and step sizes that a pilot chooses, so that what follows is unbiased."""
+"""Temperatures and step sizes, chosen by a pilot so that later runs are unbiased."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from ..chains import (
 class Schedule(NamedTuple):
     r"""Rising betas, the first of which is zero, and the step size at each.
 
-    Filled up to one length; `num_levels` of them, above the first, count.
+    Padded to a fixed length; only `num_levels` of them, above the first, count.
     """
 
     betas: Float[Array, " k"]
@@ -37,10 +37,10 @@ def pilot(
     advance: Callable[[Array, Scalar], Scalar],
     num_particles: int = 128,
 ) -> Schedule:
-    """Where one population of adaptive sequential Monte Carlo stopped on its way down.
+    """The schedule chosen by one population of adaptive sequential Monte Carlo.
 
-    A population that chooses its own steps is biased by that, at 128 particles in 64
-    dimensions by a tenth of a nat. Others, which follow it, are not.
+    A population that chooses its own steps is biased: by a tenth of a nat with 128 particles in
+    64 dimensions. Populations that follow its schedule are not.
     """
     start_key, run_key = jr.split(rng_key)
 
@@ -59,7 +59,7 @@ def pilot(
 
 
 def respaced(schedule: Schedule, num_levels: int) -> Schedule:
-    """As many levels as asked for, spaced as the pilot's were."""
+    """As many temperatures as requested, spaced like the pilot's."""
     place = jnp.linspace(0, 1, num_levels + 1) * schedule.num_levels
     at = jnp.arange(len(schedule.betas))
     log_steps = jnp.interp(place, at, jnp.log(schedule.step_sizes))
@@ -67,7 +67,7 @@ def respaced(schedule: Schedule, num_levels: int) -> Schedule:
     return Schedule(betas, jnp.exp(log_steps), jnp.asarray(num_levels))
 
 
-#: Of a pilot that stayed on the way.
+#: For a pilot that did not reach the target.
 NOT_REACHED = (
     f"the target was not reached, in {MAX_LEVELS} steps or because the energy is infinite at "
     "all draws of the reference: the reference misses it"
@@ -86,7 +86,7 @@ def follow(
     visit: Callable[[Any, Descent, Descent], Any] = lambda kept, old, new: kept,
     kept: Any = None,
 ) -> tuple[Descent, Any]:
-    """Sequential Monte Carlo down a schedule; see `descend`."""
+    """Sequential Monte Carlo along a schedule; see `descend`."""
 
     def level(i: Array, carry: tuple[Descent, Any]) -> tuple[Descent, Any]:
         old, kept = carry

@@ -12,21 +12,21 @@ from .._types import Array, Float, Scalar
 
 
 class Lows(NamedTuple):
-    """Where descents ended, and the energies there, infinite where they are not a number."""
+    """End points of descents, and their energies; NaN is replaced by infinity."""
 
     points: Float[Array, "n *event"]
     energies: Float[Array, " n"]
 
     def is_deep(self, depth: float) -> Array:
-        """Whether an end lies less than `depth` above the lowest."""
+        """Whether an end point lies less than `depth` above the lowest."""
         return jnp.isfinite(self.energies) & (self.energies <= self.energies.min() + depth)
 
 
 def starts_around(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Groups of points around zero and around a box, `(group, point, *event)`.
 
-    They lie in directions at random, from a thousandth of its size to a thousand times away;
-    those of a group at nearly the same distance.
+    Directions are random; distances range from a thousandth to a thousand times the box size
+    and are nearly equal within a group.
     """
     dim = low.size
     num = NUM_STARTS[dim] * _GROUP // 2
@@ -43,7 +43,7 @@ def starts_around(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def descend_from(energy: Any, starts: Any) -> Lows:
-    """Where an energy leads downhill from the lowest point of each group."""
+    """Descend from the lowest point of each group."""
     return _descend(energy, as_floats(starts))
 
 
@@ -64,7 +64,7 @@ def _descend(energy: Any, starts: Float[Array, "n k *event"]) -> Lows:
         return (x, low, jnp.where(better, 1.5, 0.5) * length), None
 
     def descend(group: Array) -> tuple[Array, Scalar]:
-        # Where most energies overflow, the others are the slopes of a mode.
+        # If most energies overflow, the others are on the slopes of a mode.
         heights = jax.vmap(height)(group)
         x, low = group[jnp.argmin(heights)], heights.min()
         start = x, low, 0.3 * jnp.linalg.norm(x) + 1e-3
@@ -74,6 +74,6 @@ def _descend(energy: Any, starts: Float[Array, "n k *event"]) -> Lows:
     return Lows(*jax.vmap(descend)(starts))
 
 
-#: Starts by the dimension, how far they go in sizes of a box, points that each is the lowest
-#: of, and steps downhill.
+#: Starts by dimension, their range in box sizes, points per group (each start is the lowest
+#: of one), and downhill steps.
 NUM_STARTS, REACH, _GROUP, _NUM_STEPS = {1: 256, 2: 512, 3: 1024}, 1e3, 16, 60

@@ -1,4 +1,4 @@
-"""Populations that come down a path: sequential Monte Carlo, and the path's integral."""
+"""Annealed populations: sequential Monte Carlo, and thermodynamic integration."""
 
 from typing import Any, NamedTuple
 
@@ -20,29 +20,29 @@ from ._schedule import NOT_REACHED, follow, pilot, without_adaptation
 
 
 class SequentialMonteCarlo(AbstractNormalizer):
-    r"""$\log\frac1M\sum_m \hat Z_m$ of $M$ populations that come down to the target.
+    r"""$\log\frac1M\sum_m \hat Z_m$ of $M$ populations annealed to the target.
 
     Tempered sequential Monte Carlo [[Del Moral, Doucet and Jasra
     2006](https://doi.org/10.1111/j.1467-9868.2006.00553.x)]. One adaptive population, the
-    sampler [`TemperedSMC`][numpyro_ebm.TemperedSMC], goes ahead and chooses temperatures and
-    step sizes; the islands follow it, so that each $\hat Z_m$ is unbiased. How they differ is
-    an honest error: a Student-t interval of $M-1$ degrees of freedom. `lower` is
-    $E\log\hat Z$, `ess` counts islands. Draws of the reference where the energy is infinite are
-    dropped first, and counted. A short run from the ends has to change nothing, and to move
-    all particles. In high dimension the method of choice. What it cannot see is a mode that
-    every island lost: more particles and a wider reference tell. Shown by
+    sampler [`TemperedSMC`][numpyro_ebm.TemperedSMC], runs first and chooses temperatures and
+    step sizes; the islands follow it, so each $\hat Z_m$ is unbiased. Their spread gives an
+    honest error: a Student-t interval with $M-1$ degrees of freedom. `lower` is $E\log\hat Z$,
+    `ess` counts islands. Draws from the reference with infinite energy are dropped first, and
+    counted. A short run from the end points must leave their law unchanged and move all
+    particles. The method of choice in high dimensions. It cannot see a mode that every island
+    lost; more particles and a wider reference reveal it. Shown by
     `tests/normalizers/test_estimates.py`.
 
     **Arguments**
 
-    - `kernel`: what moves the particles, and must leave its target invariant; its step size is
-      tuned at each temperature if it adapts. By default [`HMC`][numpyro_ebm.HMC] of two
-      leapfrog steps, or [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
+    - `kernel`: moves the particles and must leave its target invariant. Its step size is tuned
+      at each temperature if it adapts. By default [`HMC`][numpyro_ebm.HMC] of two leapfrog
+      steps, or [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients] for spins.
     - `reference`: a NumPyro distribution, or an energy with `log_z` and `sampler`, wider than
       the target; by default that of a [`Tilted`][numpyro_ebm.Tilted] energy, and all states
       of spins.
-    - `target_ess`: the effective sample size after each step down, as a part of the particles.
-    - `num_islands`: $M$; `num_particles`: particles of each.
+    - `target_ess`: the effective sample size after each step, as a fraction of the particles.
+    - `num_islands`: $M$; `num_particles`: particles per island.
     - `num_steps`: transitions at each temperature; by default two, or a quarter of the spins.
     """
 
@@ -63,13 +63,13 @@ class SequentialMonteCarlo(AbstractNormalizer):
 class ThermodynamicIntegration(AbstractNormalizer):
     r"""$\log Z = -\int_0^1 E_\beta[E(x) + \log q(x)]\,d\beta$ along a path.
 
-    The integrand rises in $\beta$, so that its left and right sums are `lower` and `upper`. The
-    trapezoidal rule is corrected by the variances, which are its slopes [[Friel, Hurn and Wyse
-    2014](https://doi.org/10.1007/s11222-013-9397-1)]. The particles are those of tempered
-    sequential Monte Carlo, in steps that are also short beside the spread of the integrand, and
-    the error is by independent islands, of which $\hat Z$ is averaged, not its logarithm. The
-    checks are those of islands, and that the weights of the same particles agree. It needs what
-    is integrated to have a variance under the reference. Shown by
+    The integrand rises in $\beta$, so its left and right sums are `lower` and `upper`. The
+    trapezoidal rule is corrected with the variances, which are the integrand's slopes [[Friel,
+    Hurn and Wyse 2014](https://doi.org/10.1007/s11222-013-9397-1)]. The particles are those of
+    tempered sequential Monte Carlo, with steps that are also short relative to the spread of
+    the integrand. The error comes from independent islands, whose $\hat Z$ is averaged, not its
+    logarithm. The checks are those of islands, plus agreement with the weights of the same
+    particles. The integrand must have finite variance under the reference. Shown by
     `tests/normalizers/test_estimates.py`.
 
     **Arguments** are those of [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo].
@@ -142,7 +142,7 @@ def _by_islands(
 
 
 class _Integral(NamedTuple):
-    """Of the mean log ratio over beta: left and right sums, and the trapezoids' correction."""
+    """Integral of the mean log ratio over beta: left and right sums, trapezoidal correction."""
 
     left: Scalar
     right: Scalar
@@ -160,7 +160,7 @@ def _by_integrals(
     by_ess = keeping_ess(target_ess)
 
     def advance(log_ratio: Array, room: Scalar) -> Scalar:
-        # Where the integrand has a long tail, the effective size would allow more.
+        # If the integrand has a long tail, the effective size alone would allow longer steps.
         return jnp.minimum(by_ess(log_ratio, room), _SHORT / log_ratio.std())
 
     def integrate(kept: _Integral, old: Descent, new: Descent) -> _Integral:
@@ -187,7 +187,7 @@ def _by_integrals(
     islands, integrals, short = jax.vmap(one)(jr.split(islands_key, num_islands))
     constant = annealing.reference.log_z
     values = integrals.value
-    # Not the mean of the integrals: each is a logarithm, and low by half of its variance.
+    # Not the mean of the integrals: each is a logarithm, too low by half its variance.
     total, error, ess = _averaged(values)
     log_z = LogZ(
         constant + total,
@@ -198,7 +198,7 @@ def _by_integrals(
         df=num_islands - 1,
         method="ThermodynamicIntegration",
     )
-    # The same particles, by their weights.
+    # The estimate from the weights of the same particles.
     gap = values - islands.log_ratio_z
     noise = gap.std(ddof=1) / jnp.sqrt(num_islands)
     rule = {
@@ -212,11 +212,11 @@ def _by_integrals(
 
 #: A step of beta, in standard deviations of the integrand.
 _SHORT = 0.25
-#: Standard errors between the rule and the weights.
+#: The most standard errors between the rule and the weights.
 _MOST_GAP = 4.0
-#: The least effective number of islands, as a part of them.
+#: The smallest effective number of islands, as a fraction.
 _LEAST_SHARE = 0.6
-#: The most spread of their log Z: of a skewed law, intervals of 8 islands cover 85 % at 0.8.
+#: The largest spread of their log Z; for a skewed law, 8 islands cover 85 % at 0.8.
 _MOST_SPREAD = 0.45
 
 
@@ -228,9 +228,9 @@ def _rounding(islands: Descent) -> Scalar:
 def _averaged(log_zs: Array) -> tuple[Scalar, Scalar, Scalar]:
     """The logarithm of a mean over islands, its error, and their effective number.
 
-    Few islands seldom hold the large values of a skewed law, and then they differ too little:
-    as if it were log-normal, where half the variance of the logarithms is a part of the total,
-    the error of that part counts, too.
+    Few islands seldom include the large values of a skewed law, and then their spread is too
+    small. For a log-normal law, half the variance of the logarithms is part of log Z; the error
+    of that part is added here.
     """
     num, variance = len(log_zs), log_zs.var(ddof=1)
     total = logsumexp(log_zs) - jnp.log(num)
@@ -244,7 +244,7 @@ def _averaged(log_zs: Array) -> tuple[Scalar, Scalar, Scalar]:
 
 
 def _disagreement(log_zs: Array, ess: Scalar) -> dict[str, Array]:
-    """Whether islands differ so much that the large values of their law may be missing."""
+    """Whether islands differ so much that large values may have been missed."""
     return {
         "a few islands outweigh the others": ess < _LEAST_SHARE * len(log_zs),
         "the islands disagree by about half a nat or more: use more particles or steps": (

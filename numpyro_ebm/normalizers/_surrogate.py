@@ -1,4 +1,4 @@
-r"""A surrogate of $\log Z$, for energies that are learned inside a NumPyro model."""
+r"""A surrogate for $\log Z$, for energies learned inside a NumPyro model."""
 
 from typing import Any
 
@@ -34,21 +34,21 @@ class MonteCarloLogZ(eqx.Module):
             numpyro.sample("x", site, obs=data)
     ```
 
-    The expectation is over chains that persist from step to step of SVI, in a mutable site.
-    Asymptotically exact as the learning rate goes to zero, for a kernel that is; a biased one,
-    such as `UnadjustedLangevin`, leaves its bias in what is learned. The value is no
-    $\log Z$, so that the loss of SVI says nothing. Outside of SVI it is the constant zero, and
-    the guard refuses to infer parameters with it. They should be `numpyro.param`s, or have a
-    guide that is a point: chains can follow these, but not the draws of a wide guide. Shown by
+    The expectation is over chains that persist between SVI steps, in a mutable site. It is
+    asymptotically exact as the learning rate goes to zero if the kernel is exact; a biased
+    kernel, such as `UnadjustedLangevin`, biases what is learned. The value is not $\log Z$, so
+    the SVI loss is meaningless. Outside SVI it is the constant zero, and the guard refuses to
+    infer parameters with it. Parameters should be `numpyro.param`s, or have a point guide:
+    chains can follow these, but not the draws of a wide guide. Shown by
     `tests/objectives/test_surrogate.py`.
 
     **Arguments**
 
-    - `kernel`, `num_steps`: what moves the chains, and how often in each step of SVI. The step
-      size is steered to the kernel's own target, as in its warm-up, unless it has
+    - `kernel`, `num_steps`: the kernel that moves the chains, and its transitions per SVI step.
+      The step size adapts to the kernel's own target, as in its warm-up, unless it has
       `adapt_step_size=False`.
     - `num_chains`: more chains, less noise.
-    - `noise`: where they start, a distribution; by default the standard normal.
+    - `noise`: the distribution they start from; by default the standard normal.
     - `name`: of the site. Each energy of a model needs its own; a second one under the same
       name is refused.
     """
@@ -68,8 +68,8 @@ class MonteCarloLogZ(eqx.Module):
     def log_z(self, energy: Any) -> Scalar:
         """The surrogate, in a model under SVI; zero elsewhere.
 
-        **Raises** `ValueError` if the energy doesn't know its event shape, or if the model has
-        chains of this name already.
+        **Raises** `ValueError` if the energy does not know its event shape, or if the model
+        already has chains of this name.
         """
         energy = as_energy(energy)
         rng_key = numpyro.prng_key()
@@ -79,7 +79,7 @@ class MonteCarloLogZ(eqx.Module):
         begun = self._begin(start_key, energy)
         state = self._recall(begun)
         if isinstance(state, _Begun):
-            # A guide that sets itself up differentiates the model once, outside of `jit`.
+            # Automatic guides differentiate the model once during setup, outside `jit`.
             is_compiled = isinstance(begun["points"], Tracer)
             return jnp.zeros(()) if is_compiled else -jax.vmap(energy)(state["points"]).mean()
         move = self.kernel.move.with_step(state["step_size"])
@@ -92,7 +92,7 @@ class MonteCarloLogZ(eqx.Module):
         return -jax.vmap(energy)(ends).mean()
 
     def _recall(self, begun: "_Begun") -> Any:
-        """The chains of the step before, of a site that is new in this run of the model."""
+        """The chains of the previous step, from a site that is new in this run of the model."""
         traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, trace)]
         known = {name for sites in traces for name in sites}
         state: Any = mutable(self.name, begun)  # pyright: ignore[reportArgumentType]
@@ -121,10 +121,10 @@ class MonteCarloLogZ(eqx.Module):
 
 
 class _Begun(dict):
-    """Chains that nobody carries yet, and under MCMC nobody ever will.
+    """Chains that are not yet carried between steps, and never will be under MCMC.
 
-    SVI passes what is mutable through JAX, which makes a plain `dict` of it; MCMC keeps what
-    the first trace of the model has shown.
+    SVI passes mutable state through JAX, which turns it into a plain `dict`; MCMC keeps the
+    value from the first trace of the model.
     """
 
     def copy(self) -> "_Begun":
@@ -143,7 +143,7 @@ jax.tree_util.register_pytree_node(
 
 
 def _without_closure(energy: Any, point: Array) -> Any:
-    """With what a function closes over as its leaves, where no gradient has to flow."""
+    """The energy with its closed-over arrays as leaves, so that gradients reach them."""
     if is_discrete(energy):
         return energy
     return eqx.filter_closure_convert(energy.__call__, point)

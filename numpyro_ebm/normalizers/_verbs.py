@@ -1,4 +1,4 @@
-r"""The verbs: estimate $\log Z$, and make a normalised energy of it."""
+r"""The verbs: estimate $\log Z$, and normalise an energy with it."""
 
 import math
 import warnings
@@ -40,12 +40,11 @@ def log_partition(
     print(log_z, log_z.interval(0.95))
     ```
 
-    By default: what the energy knows itself; up to 20 spins,
+    The default is the energy's own `log_z`, if it has one; up to 20 spins,
     [`Enumeration`][numpyro_ebm.Enumeration]; up to three dimensions,
-    [`Quadrature`][numpyro_ebm.Quadrature] on a box of unconstrained space that is looked for;
-    else
-    [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo] from the reference that the
-    energy brings along. Exact methods do not use the key.
+    [`Quadrature`][numpyro_ebm.Quadrature] on a box found by search in unconstrained space; else
+    [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo] from the energy's own reference.
+    Exact methods do not use the key.
 
     **Arguments**
 
@@ -53,10 +52,10 @@ def log_partition(
     - `method`: such as [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo],
       [`BridgeSampling`][numpyro_ebm.BridgeSampling] or
       [`AnnealedImportanceSampling`][numpyro_ebm.AnnealedImportanceSampling].
-    - `event_shape`: the shape of one point, if the energy doesn't know it.
+    - `event_shape`: the shape of one point, if the energy does not know it.
 
     **Raises** `ValueError` if a method needs a reference, and the energy has none. Warns if the
-    result carries no interval, and why.
+    result has no interval, and says why.
     """
     check_key(rng_key)
     energy = as_energy(energy, event_shape)
@@ -86,13 +85,13 @@ def log_partition_ratio(
 ) -> LogZ:
     r"""Estimate $\log Z - \log Z'$ of two energies that overlap, by bridge sampling.
 
-    Neither needs a reference. The nearer the two, the smaller the error: of neighbours on a
-    path, or of one energy before and after training.
+    Neither needs a reference. The closer the two, the smaller the error: use it for neighbours
+    on a path, or for one energy before and after training.
 
     **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition], and
 
     - `other`: the energy of $Z'$, on the same points.
-    - `method`: with what draws from both.
+    - `method`: bridge sampling, with the kernel that draws from both.
     """
     check_key(rng_key)
     energy, other = as_energy(energy, event_shape), as_energy(other, event_shape)
@@ -113,15 +112,16 @@ def normalize(
     *,
     event_shape: Shape | None = None,
 ) -> Normalized:
-    """`energy` with its [`LogZ`][numpyro_ebm.energies.LogZ], so that it is a density.
+    """`energy` with its [`LogZ`][numpyro_ebm.energies.LogZ], which makes it a density.
 
     ```python
     density = ebm.normalize(jax.random.key(0), energy)
     density.partition    # the constant, with its error
     ```
 
-    An [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] of it has a proper `log_prob`, a
-    [`Mixture`][numpyro_ebm.Mixture] takes it, and [`compare`][numpyro_ebm.compare] judges it.
+    An [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] of it has a proper `log_prob`,
+    [`Mixture`][numpyro_ebm.Mixture] accepts it, and [`compare`][numpyro_ebm.compare] can score
+    it.
 
     **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition].
     """
@@ -141,7 +141,7 @@ class Analytic(AbstractExactMethod):
 
 
 def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, AbstractEnergy]:
-    """What suits the dimension, and what the energy knows; and the energy it is for."""
+    """The method that suits the energy and its dimension, and the energy to apply it to."""
     if energy.log_z is not None:
         return Analytic(), energy
     shape = energy.event_shape

@@ -1,4 +1,4 @@
-"""How one learns: losses over an energy and a batch."""
+"""Learning: losses over an energy and a batch."""
 
 from ._base import (
     AbstractObjective as AbstractObjective,

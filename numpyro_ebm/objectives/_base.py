@@ -16,8 +16,8 @@ from ._batch import Batch, Data, as_batch
 class AbstractObjective(eqx.Module):
     """What an [`Estimator`][numpyro_ebm.Estimator] minimises.
 
-    `trainable` is what optax sees: the energy and whatever is learned with it. `state` is only
-    carried from step to step. An estimator passes its data as a
+    `trainable` is what optax updates: the energy and whatever is learned with it. `state` is
+    only carried between steps. An estimator passes its data as a
     [`Batch`][numpyro_ebm.objectives.Batch]. The objectives of this library also take an array
     of points, or a pair `(y, x)` of points and their conditions.
     """
@@ -49,18 +49,18 @@ class AbstractObjective(eqx.Module):
         data: Batch,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Any, str | None]:
-        """What was learned, with the errors that all of the data can give it; and a warning."""
+        """What was learned, with errors computed from all data; and a warning."""
         return self.finalize(trainable, state), None
 
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
-        """What the metrics of a run, one value a step, give reason to warn of."""
+        """A warning from the metrics of a run, one value per step; `None` if there is none."""
         return None
 
 
 class AbstractPointwiseObjective(AbstractObjective):
-    """A loss that is a mean over points. A subclass says what it is `at` one."""
+    """A loss that is a mean over points. A subclass defines it `at` one point."""
 
-    #: Whether it is wrong for points that are constrained, or integers.
+    #: Whether it is wrong for constrained or integer points.
     needs_real: ClassVar[bool] = True
 
     @abc.abstractmethod
@@ -94,7 +94,7 @@ def weighted_mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None
 
 
 def check_real(objective: Any, energy: Any) -> None:
-    """Raise where score matching would be wrong without a trace."""
+    """Raise if score matching would be silently wrong."""
     name = type(objective).__name__
     if is_discrete(energy):
         raise ValueError(

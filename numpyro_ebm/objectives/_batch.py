@@ -11,7 +11,7 @@ from .._types import Array, Float, PyTree
 
 
 class Batch(eqx.Module):
-    """What a loss sees: one point per row and, of a conditional energy, its condition.
+    """What a loss sees: one point per row and, for a conditional energy, its condition.
 
     - **points**: of shape `(n, *event_shape)`.
     - **conditions**: an array or a pytree of arrays with as many rows; `None` if the energy is
@@ -41,7 +41,7 @@ class Batch(eqx.Module):
         return _given(energy, jax.tree.map(lambda x: x[i], self.conditions))
 
     def with_points(self, points: Array) -> "Batch":
-        """Other points at the same conditions, which repeat if there are more points."""
+        """Other points at the same conditions, which are repeated if there are more points."""
         count = len(points) // len(self)
 
         def repeat(x: Array) -> Array:
@@ -50,12 +50,12 @@ class Batch(eqx.Module):
         return Batch(points, jax.tree.map(repeat, self.conditions))
 
 
-#: What `as_batch` takes.
+#: What `as_batch` accepts.
 Data: TypeAlias = Batch | Array | tuple[Array, PyTree]
 
 
 def as_batch(data: Data) -> Batch:
-    """`data` as a batch: an array of points, a pair `(y, x)`, or a batch already."""
+    """`data` as a batch: an array of points, a pair `(y, x)`, or already a batch."""
     if isinstance(data, Batch):
         return data
     if not isinstance(data, tuple):

@@ -12,12 +12,12 @@ from ..chains import run_chains
 
 
 class Run(NamedTuple):
-    """What short chains have come to.
+    """The result of short chains.
 
-    - **ends**: where they are.
-    - **accept_prob**: the mean acceptance of each.
+    - **ends**: their end points.
+    - **accept_prob**: the mean acceptance per chain.
     - **diverging**: the share of all transitions that diverged.
-    - **tuning**: the mean of what the step size is tuned by.
+    - **tuning**: the mean of the statistic that tunes the step size.
     """
 
     ends: Array
@@ -34,7 +34,7 @@ def run_from(
     num_steps: int,
     conditions: PyTree | None = None,
 ) -> Run:
-    """Chains of `num_steps` transitions from `starts`; no gradient goes through them."""
+    """Chains of `num_steps` transitions from `starts`; no gradient flows through them."""
     starts = jax.lax.stop_gradient(starts)
 
     def run(rng_key: Key, energy: Any, starts: Array) -> Run:
@@ -51,9 +51,9 @@ def run_from(
 
 
 def chain_divergence(rng_key: Key, move: Any, energy: Any, points: Array) -> Scalar:
-    r"""$\mathrm{KL}(q_\theta\,\|\,p)$ up to a constant, of $q_\theta$ one transition on.
+    r"""$\mathrm{KL}(q_\theta\,\|\,p)$ up to a constant; $q_\theta$ is one transition later.
 
-    Its gradient is that of the transition; the energy that judges where it ends stays fixed.
+    The gradient flows through the transition only; the energy at its end point stays fixed.
     """
 
     def one_on(rng_key: Key, x: Array) -> Array:
@@ -68,11 +68,11 @@ def chain_divergence(rng_key: Key, move: Any, energy: Any, points: Array) -> Sca
 
 
 def _entropy(points: Array) -> Scalar:
-    """Up to a constant, by the distances to nearest neighbours [Kozachenko, Leonenko 1987]."""
+    """Up to a constant, from nearest-neighbour distances [Kozachenko, Leonenko 1987]."""
     flat = points.reshape(len(points), -1)
     squares = ((flat[:, None] - flat) ** 2).sum(-1)
     nearest = jnp.min(squares, 1, where=~jnp.eye(len(flat), dtype=bool), initial=jnp.inf)
-    # A chain that has a twin says nothing, and its logarithm would be infinite.
+    # A chain with a duplicate carries no information, and its logarithm would be infinite.
     is_alone = nearest > 0
     logs = jnp.log(jnp.where(is_alone, nearest, 1))
     return 0.5 * flat.shape[1] * logs.sum() / jnp.maximum(is_alone.sum(), 1)

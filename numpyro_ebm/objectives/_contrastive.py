@@ -30,29 +30,28 @@ class Contrasted(eqx.Module):
 class NoiseContrastiveEstimation(AbstractObjective):
     r"""$\mathbb E\operatorname{softplus}(-G(x)) + \nu\,\mathbb E\operatorname{softplus}(G(u))$.
 
-    Logistic regression between data and $\nu$ draws of noise a datum, with
+    Logistic regression between data and $\nu$ draws of noise per datum, with
     $G(x) = -E(x) - \log Z - \log p_n(x) - \log\nu$ [Gutmann and Hyvärinen 2012]. The constant
-    is a parameter like any other: consistent for the energy *and* for $\log Z$. Efficient as
-    $\nu$ grows, if the noise covers the data; if a classifier can tell them apart at once
-    (accuracy above 0.95) it learns nothing any more, and the run says so. $1+\nu$ energies per
-    point, no derivative in $x$. Shown by `tests/objectives/test_contrastive.py` against its
+    is a parameter like any other: the method is consistent for the energy *and* for $\log Z$.
+    Efficient as $\nu$ grows, if the noise covers the data. If a classifier easily tells them
+    apart (accuracy above 0.95), it stops learning, and the run warns. Cost: $1+\nu$ energies
+    per point, no derivative in $x$. Shown by `tests/objectives/test_contrastive.py` against its
     asymptotic variances.
 
-    What is learned comes back [`Normalized`][numpyro_ebm.Normalized]. Its $\log Z$ is that of
-    the learned energy as it is, by importance sampling from the noise, with that error; an
-    infinite error says that the noise could not tell. The classifier's own constant is the
-    metric `log_z`. It differs if the energy misfits the data, or fits them by heart: then the
-    run warns.
+    The result is a [`Normalized`][numpyro_ebm.Normalized] energy. Its $\log Z$ is estimated for
+    the learned energy by importance sampling from the noise, with that error; an infinite error
+    means that the noise could not determine it. The classifier's own constant is the metric
+    `log_z`. The two differ if the energy misfits or memorises the data: then the run warns.
 
-    A [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] learns the constant of each
-    condition as a part of itself.
+    A [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] learns the constant of each condition
+    as part of itself.
 
     **Arguments**
 
     - `noise`: a NumPyro or FlowJAX distribution of points; by default a Gaussian fitted to the
-      data, wider by $1 + 0.5/\sqrt d$ in each direction (in high dimension, noise that is twice
-      as wide destroys $\log Z$), and independent coordinates for discrete energies.
-    - `num_noise`: $\nu$, draws of noise a datum.
+      data, wider by $1 + 0.5/\sqrt d$ in each direction (in high dimensions, noise twice as
+      wide destroys $\log Z$); for discrete energies, independent coordinates.
+    - `num_noise`: $\nu$, draws of noise per datum.
     """
 
     noise: Any = None
@@ -80,7 +79,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         size = len(batch)
         noise = jax.lax.stop_gradient(state.sample(rng_key, (self.num_noise * size,)))
         everything = batch.with_points(jnp.concatenate([batch.points, noise]))
-        # Data and noise in one pass: two take a fifth longer.
+        # Data and noise in one pass: two passes take a fifth longer.
         logits, noise_logits = jnp.split(self.logits(trainable, state, everything), [size])
         of_noise = jax.nn.softplus(noise_logits).reshape(self.num_noise, size).sum(0)
         losses = jax.nn.softplus(-logits) + of_noise
@@ -90,7 +89,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         return weighted_mean(losses, weights), (state, metrics)
 
     def logits(self, trainable: Contrasted, noise: Any, batch: Data) -> Float[Array, " n"]:
-        """$G$: how much likelier each point of a batch is to be data than noise."""
+        """$G$: the log-odds that each point of a batch is data rather than noise."""
         batch = as_batch(batch)
         log_prob = batch.map(_log_density, trainable.energy) - unfreeze(trainable.log_z)
         return log_prob - noise.log_prob(batch.points) - jnp.log(self.num_noise)
@@ -125,7 +124,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         proposal = energy_of_noise(state, energy, points.shape[1:])
         found = ImportanceSampling(proposal).estimate(draw_key, energy)
         if not found.ok:
-            # What no draw can confirm is what the classifier says, without an error.
+            # If no draw can confirm it, use the classifier's constant, without an error.
             return Normalized(trainable.energy, judged(own, found.checks)), None
         gap, error = (
             abs(own.estimate - found.estimate),
@@ -161,16 +160,16 @@ class NoiseContrastiveEstimation(AbstractObjective):
 class ConditionalNoiseContrastiveEstimation(AbstractPointwiseObjective):
     r"""$2\,\mathbb E\operatorname{softplus}(E(x) - E(x+\sigma\epsilon))$.
 
-    Conditional noise-contrastive estimation [Ceylan and Gutmann 2018]: each datum is told from
-    itself plus noise: no noise distribution to choose, and no constant to learn. Consistent;
-    for $\sigma\to 0$ it is score matching (its loss $2\log 2$ plus $\sigma^2/2$ times that of
-    score matching), for large $\sigma$ it sees the proportions of modes. $1+\nu$ energies a
-    point, no derivative in $x$. Shown by `tests/objectives/test_contrastive.py`.
+    Conditional noise-contrastive estimation [Ceylan and Gutmann 2018] tells each datum from
+    itself plus noise: no noise distribution to choose, and no constant to learn. Consistent.
+    For $\sigma\to 0$ it is score matching (its loss is $2\log 2$ plus $\sigma^2/2$ times that
+    of score matching); for large $\sigma$ it sees the proportions of modes. Cost: $1+\nu$
+    energies per point, no derivative in $x$. Shown by `tests/objectives/test_contrastive.py`.
 
     **Arguments**
 
     - `noise_scale`: $\sigma$, in the units of the data.
-    - `num_noise`: $\nu$, noisy points a datum.
+    - `num_noise`: $\nu$, noisy points per datum.
     """
 
     noise_scale: float | Scalar
@@ -186,16 +185,16 @@ class ConditionalNoiseContrastiveEstimation(AbstractPointwiseObjective):
         return 2 * jax.nn.softplus(energy(x) - noisy).mean()
 
 
-#: Balanced accuracies of the classifier, above and below which a run warns.
+#: Balanced accuracies of the classifier above and below which a run warns.
 _CHASM, _TRIVIAL = 0.95, 0.55
-#: Trained numbers up to which the standard error knows of all of them, and rows that it sees.
+#: The most trained numbers that the standard error accounts for, and the rows it uses.
 _MOST_PARAMETERS, _MOST_ROWS = 500, 10_000
-#: A difference of two constants that no use of the density would notice.
+#: A difference between two constants too small to matter in any use of the density.
 _SMALL_GAP = 0.05
 
 
 def _first_log_z(rng_key: Key, energy: Any, noise: Any) -> Scalar:
-    """Where classification starts at chance, and not at the network's accidental volume."""
+    """A first log Z: classification starts at chance, not at the network's arbitrary volume."""
     draws = noise.sample(rng_key, (1000,))
     log_ratios = -jax.vmap(confined(unfreeze(energy)))(draws)
     log_ratios -= noise.log_prob(draws)
@@ -204,12 +203,12 @@ def _first_log_z(rng_key: Key, energy: Any, noise: Any) -> Scalar:
 
 
 def _log_density(energy: Any, x: Point) -> Scalar:
-    # Noise may fall where the energy does not live.
+    # Noise may fall outside the energy's support.
     return -confined(energy)(x)
 
 
 class _Moments(NamedTuple):
-    """Of the gradients of the logistic loss: their curvature, and their covariance."""
+    """The curvature of the logistic loss, and the covariance of its gradients."""
 
     curvature: Array
     covariance: Array
@@ -224,10 +223,10 @@ def classifier_log_z(
     data: Array,
     weights: Float[Array, " n"] | None,
 ) -> LogZ:
-    r"""The constant that was trained; its error is the sandwich $H^{-1} V H^{-1}/n$.
+    r"""The trained constant; its error is from the sandwich $H^{-1} V H^{-1}/n$.
 
-    By the gradients at data and noise, over all trained numbers, if there are at most 500; of a
-    larger network over the constant alone, without the uncertainty of the energy's shape.
+    From the gradients at data and noise, over all trained numbers if there are at most 500; for
+    a larger network over the constant alone, without the uncertainty of the energy's shape.
     """
     size = len(data)
     if size > _MOST_ROWS:
@@ -240,7 +239,7 @@ def classifier_log_z(
             trainable, jax.tree.map(lambda x: x is trainable.log_z, trainable)
         )
     flat, unravel = ravel_pytree(params)
-    # `log_z` is the last of the fields, and so of the flat parameters.
+    # `log_z` is the last field, and so the last flat parameter.
     num_noise = objective.num_noise
     draws = noise.sample(rng_key, (num_noise * len(data),))
 
@@ -266,6 +265,6 @@ def classifier_log_z(
     inverse = jnp.linalg.pinv(
         of_data.curvature + num_noise * of_noise.curvature, hermitian=True
     )
-    # Each step draws its noise anew, so that only the data's own chance is left.
+    # Each step draws new noise, so only the sampling error of the data remains.
     variance = (inverse @ of_data.covariance @ inverse)[-1, -1] / size
     return LogZ(unfreeze(trainable.log_z), jnp.sqrt(variance), method="classification")

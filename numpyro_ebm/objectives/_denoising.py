@@ -1,4 +1,4 @@
-"""Denoising score matching, at one noise scale and at many."""
+"""Denoising score matching, at one or many noise scales."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ class DenoisingScoreMatching(AbstractPointwiseObjective):
 
     Biased, at a known rate: it learns the density of the data *plus noise* of standard
     deviation $\sigma$. A Gaussian with covariance $\Sigma$ comes out with precision
-    $(\Sigma+\sigma^2 I)^{-1}$; see `tests/objectives/test_gaussian.py`. One gradient of the
-    energy a point.
+    $(\Sigma+\sigma^2 I)^{-1}$; see `tests/objectives/test_gaussian.py`. Cost: one gradient of
+    the energy per point.
 
     **Arguments**
 
@@ -41,12 +41,13 @@ class DenoisingScoreMatching(AbstractPointwiseObjective):
 class VarianceReducedDenoisingScoreMatching(AbstractPointwiseObjective):
     r"""$\mathbb E[\tfrac12\lVert s(x')\rVert^2 + \epsilon^\top(s(x')-s(x))/\sigma]$.
 
-    With $x'=x+\sigma\epsilon$, denoising score matching over $\sigma^2$, less $\epsilon^\top
-    s(x)/\sigma$, whose mean is zero [Wang et al. 2020]. The plain form's variance grows as
-    $1/\sigma^2$; this one's stays bounded, and for $\sigma\to 0$ it is sliced score matching
-    with Gaussian slices. It has the minimiser and the bias of
-    [`DenoisingScoreMatching`][numpyro_ebm.DenoisingScoreMatching]; two gradients of the energy
-    a point, and no second derivative. Shown by `tests/objectives/test_gaussian.py`.
+    With $x'=x+\sigma\epsilon$: denoising score matching divided by $\sigma^2$, minus
+    $\epsilon^\top s(x)/\sigma$, whose mean is zero [Wang et al. 2020]. The variance of the
+    plain form grows as $1/\sigma^2$; this one stays bounded, and for $\sigma\to 0$ it is sliced
+    score matching with Gaussian slices. It has the minimiser and the bias of
+    [`DenoisingScoreMatching`][numpyro_ebm.DenoisingScoreMatching]; it costs two gradients of
+    the energy per point, and no second derivative. Shown by
+    `tests/objectives/test_gaussian.py`.
 
     **Arguments**
 
@@ -69,11 +70,12 @@ class MultiscaleDenoisingScoreMatching(AbstractPointwiseObjective):
     r"""$\tfrac12\mathbb E\lVert\sigma_k\,s(x+\sigma_k\epsilon;\sigma_k)+\epsilon\rVert^2$.
 
     Noise-conditional score networks [Song and Ermon 2019], as energies: each point draws one of
-    the noise scales, and $\sigma_k^2$ weighs them alike. At each $\sigma_k$ it learns the
-    density of the data plus noise, biased as
-    [`DenoisingScoreMatching`][numpyro_ebm.DenoisingScoreMatching] is. One gradient of the
-    energy a point. [`AnnealedLangevin`][numpyro_ebm.AnnealedLangevin] draws from what it
-    learns. Shown by `tests/objectives/test_gaussian.py`.
+    the noise scales, and $\sigma_k^2$ gives them equal weight. At each $\sigma_k$ it learns the
+    density of the data plus noise, with the bias of
+    [`DenoisingScoreMatching`][numpyro_ebm.DenoisingScoreMatching]. Cost: one gradient of the
+    energy per point. Draw from the result with
+    [`AnnealedLangevin`][numpyro_ebm.AnnealedLangevin]. Shown by
+    `tests/objectives/test_gaussian.py`.
 
     ```python
     energy = ebm.ConditionalEnergy(fn, event_shape=(2,))  # `fn(x, noise_scale)`

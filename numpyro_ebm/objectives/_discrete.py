@@ -1,4 +1,4 @@
-"""What fits energies of integers: one coordinate at a time is easy to normalise."""
+"""Objectives for discrete energies: one coordinate at a time is easy to normalise."""
 
 import abc
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from ._batch import Data
 
 
 class _AbstractFlips(AbstractPointwiseObjective):
-    """A sum over coordinates of a function of the energy that flipping one would cost."""
+    """A sum over coordinates of a function of the energy cost of flipping one."""
 
     needs_real: ClassVar[bool] = False
 
@@ -40,9 +40,9 @@ class PseudoLikelihood(_AbstractFlips):
     r"""$-\mathbb E\sum_i\log p(x_i\mid x_{-i})$ [Besag 1975].
 
     For energies of two-valued coordinates, such as [`IsingModel`][numpyro_ebm.IsingModel].
-    Consistent, and less efficient than maximum likelihood where coordinates depend strongly on
-    each other. An energy a coordinate. Shown by `tests/objectives/test_population.py` on
-    enumerated Ising models.
+    Consistent, but less efficient than maximum likelihood if coordinates depend strongly on
+    each other. Cost: one energy per coordinate. Shown by `tests/objectives/test_population.py`
+    on enumerated Ising models.
     """
 
     def of_cost(self, cost: Scalar) -> Scalar:
@@ -53,8 +53,8 @@ class RatioMatching(_AbstractFlips):
     r"""$\mathbb E\sum_i\left(1 + p(x)/p(x^{(i)})\right)^{-2}$.
 
     Score matching for binary data [Hyvärinen 2007], where $x^{(i)}$ is $x$ with coordinate $i$
-    flipped. Consistent. An energy a coordinate. Shown by `tests/objectives/test_population.py`
-    on enumerated Ising models.
+    flipped. Consistent. Cost: one energy per coordinate. Shown by
+    `tests/objectives/test_population.py` on enumerated Ising models.
     """
 
     def of_cost(self, cost: Scalar) -> Scalar:

@@ -1,4 +1,4 @@
-"""Maximum likelihood by analysis and synthesis: contrastive divergence and its kin."""
+"""Maximum likelihood by analysis and synthesis: contrastive divergence and variants."""
 
 from typing import Any, NamedTuple
 
@@ -19,10 +19,10 @@ from ._starts import AbstractStart, FromData, FromNoise, Persistent
 
 
 class ShortRunGenerator(eqx.Module):
-    r"""A network that `num_steps` transitions turn into a generator: it samples, and no more.
+    r"""A network that `num_steps` transitions turn into a generator: it only samples.
 
-    **A generator only.** Its `potential` is no energy of its samples: their density is that of
-    the short run, and has neither a closed form nor a $\log Z$.
+    **A generator only.** Its `potential` is not the energy of its samples: their density is
+    that of the short run, which has neither a closed form nor a $\log Z$.
     """
 
     potential: Any
@@ -32,7 +32,7 @@ class ShortRunGenerator(eqx.Module):
     num_steps: int = eqx.field(static=True)
 
     def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        """Ends of short runs from the noise, of shape `(*sample_shape, *event_shape)`."""
+        """End points of short runs from the noise, of shape `(*sample_shape, *event_shape)`."""
         start_key, chain_key = jr.split(rng_key)
         size = int(np.prod(sample_shape, dtype=int))
         starts = self.noise.sample(start_key, (size,))
@@ -43,7 +43,7 @@ class ShortRunGenerator(eqx.Module):
 
 
 class ContrastiveState(NamedTuple):
-    """What contrastive divergence carries: its chains, and the step they have come to."""
+    """What contrastive divergence carries: its chains, and their step size."""
 
     starts: PyTree
     step_size: Scalar
@@ -53,18 +53,18 @@ class ContrastiveDivergence(AbstractObjective):
     r"""$\mathbb E_{\text{data}}[E(x)] - \mathbb E_{\text{chains}}[E(x)]$.
 
     Maximum likelihood by analysis and synthesis: its gradient is the likelihood's, because that
-    of $\log Z$ is $-\mathbb E_{p_\theta}[\nabla_\theta E]$, which chains estimate, a chain a
-    datum. The value is no loss: near zero it says that energies of data and draws agree, not
-    that the model is good. Exact, biased or a generator only, as its `start` says. `num_steps`
-    gradients in $x$ a datum; no gradient goes through the chains. Shown by
-    `tests/objectives/test_divergence.py` and `test_chains.py`.
+    of $\log Z$ is $-\mathbb E_{p_\theta}[\nabla_\theta E]$, which chains estimate, one per
+    datum. The value is not a loss: near zero it means that energies of data and draws agree,
+    not that the model is good. Its `start` decides whether it is exact, biased or a generator
+    only. Cost: `num_steps` gradients in $x$ per datum; no gradient flows through the chains.
+    Shown by `tests/objectives/test_divergence.py` and `test_chains.py`.
 
-    A kernel that is **biased**, `UnadjustedLangevin` or `UnadjustedMCLMC`, learns an energy
-    whose biased chains look like the data: of data of variance $s$, Langevin steps $\eta$ learn
-    the precision $(1-\sqrt{1-2\eta/s})/\eta$.
+    A **biased** kernel, `UnadjustedLangevin` or `UnadjustedMCLMC`, learns an energy whose
+    biased chains look like the data: from data of variance $s$, Langevin steps $\eta$ learn the
+    precision $(1-\sqrt{1-2\eta/s})/\eta$.
 
     A chain that accepts nothing while its energy is above those of all data, as on a wall too
-    steep for the step size, does not count in that step: it would only be walled in higher.
+    steep for the step size, does not count in that step: it would only raise the wall.
 
     ```python
     objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.05), 10, ebm.Persistent())
@@ -73,18 +73,18 @@ class ContrastiveDivergence(AbstractObjective):
     **Arguments**
 
     - `kernel`: any kernel, [`MALA()`][numpyro_ebm.MALA] by default; for discrete energies
-      `GibbsWithGradients()` or `BlockGibbs()`. While it trains, its step size is steered to
-      the kernel's own target, as in its warm-up, unless it has `adapt_step_size=False`.
+      `GibbsWithGradients()` or `BlockGibbs()`. During training, the step size adapts to the
+      kernel's own target, as in its warm-up, unless it has `adapt_step_size=False`.
     - `num_steps`: transitions of each chain in each step.
     - `start`: [`Persistent()`][numpyro_ebm.Persistent] by default,
       [`FromData()`][numpyro_ebm.FromData] or [`FromNoise()`][numpyro_ebm.FromNoise].
     - `energy_penalty`: $\alpha$ in $\alpha\,\mathbb E[E(x)^2]$ over data and draws, which keeps
-      energies from drifting away together. It biases.
-    - `kl_weight`: the weight of the term that contrastive divergence leaves out, the divergence
-      of where chains are from the energy [Du et al. 2021]: the energy of one more transition,
-      less its entropy by nearest neighbours. The only gradient that goes through a chain, and
-      through that transition alone. It costs about three gradients more a datum, and biases
-      persistent chains; for kernels whose transitions can be differentiated, like `MALA()`.
+      energies from drifting together. It adds bias.
+    - `kl_weight`: the weight of the term that contrastive divergence omits, the divergence of
+      the chains' law from the energy [Du et al. 2021]: the energy after one more transition,
+      minus a nearest-neighbour estimate of the entropy. This is the only gradient through a
+      chain, and only through that transition. It costs about three more gradients per datum,
+      and biases persistent chains; for kernels with differentiable transitions, like `MALA()`.
     """
 
     kernel: AbstractKernel = eqx.field(static=True, default=MALA(step_size=0.1))
@@ -174,7 +174,7 @@ class ContrastiveDivergence(AbstractObjective):
         of_data, of_chains = jnp.split(both.energies(energy), 2)
         is_stuck = (run.accept_prob < _NOTHING) & (of_chains > of_data.max())
         chain_weights = _weights_of_free(1 - is_stuck.astype(of_chains.dtype))
-        # Chains that began at data, or have their conditions, weigh what these do.
+        # Chains that began at data, or share their conditions, have their weights.
         is_tied = isinstance(self.start, FromData) or batch.conditions is not None
         if weights is not None and is_tied:
             chain_weights *= weights
@@ -204,16 +204,16 @@ class ContrastiveDivergence(AbstractObjective):
         return None
 
 
-#: Mean acceptance below which a run is warned of, and the share of diverging transitions above.
+#: A run warns if mean acceptance is below, or the share of divergences above, these values.
 _LOW, _DIVERGING = 0.1, 0.01
-#: By which factors a step size that runs away differs from the first one, and a little later.
+#: A step size runs away if it differs by these factors from the first, and from a later one.
 _FAR, _MOVING = 100.0, 1.5
 #: Mean acceptance of a chain that accepts nothing.
 _NOTHING = 1e-3
 
 
 class _Contrast(NamedTuple):
-    """Energies of the data and of the chains, what each weighs, and which chains are stuck."""
+    """Energies of the data and of the chains, their weights, and which chains are stuck."""
 
     of_data: Array
     weights: Array | None
@@ -233,7 +233,7 @@ class _Contrast(NamedTuple):
 
 
 def _weights_of_free(is_free: Array) -> Array:
-    """Weights that average to one of the chains that are not stuck, if there are any."""
+    """Weights of the chains that are not stuck, if any; they average to one."""
     return is_free / jnp.maximum(is_free.mean(), 1 / len(is_free))
 
 
@@ -254,5 +254,5 @@ def _differs(steps: np.ndarray, factor: float) -> bool:
 
 
 def _distance(a: Array, b: Array) -> Scalar:
-    """The root mean square distance of rows."""
+    """The root mean square distance between rows."""
     return jnp.sqrt(((a - b) ** 2).reshape(len(a), -1).sum(1).mean())

@@ -14,9 +14,9 @@ from ._base import AbstractPointwiseObjective
 class ExplicitScoreMatching(AbstractPointwiseObjective):
     r"""$\tfrac12\mathbb E\lVert s(x) - s_0(x)\rVert^2$, the Fisher divergence to a known score.
 
-    Consistent: it is zero where the scores agree on the data. It distils a sampler, a diffusion
-    model or a posterior whose gradient is known into an energy, or measures how far a learned
-    energy is from the truth. One gradient of the energy a point. Shown by
+    Consistent: it is zero if the scores agree on the data. It distils a sampler, a diffusion
+    model or a posterior with known gradient into an energy, or measures how far a learned
+    energy is from the truth. Cost: one gradient of the energy per point. Shown by
     `tests/objectives/test_gaussian.py`.
 
     **Arguments**

@@ -17,13 +17,13 @@ from ._batch import Data
 class GeneralizedScoreMatching(AbstractPointwiseObjective):
     r"""$\mathbb E\sum_j [h(x_j)(\partial_j s_j + \tfrac12 s_j^2) + h'(x_j)\,s_j]$.
 
-    Score matching for positive and bounded data [Hyvärinen 2007; Yu, Drton and Shojaie 2019]:
-    a weight $h$ that vanishes at the boundary takes the boundary term away, without which
-    score matching is wrong there (of exponential data it learns the rate 0, of half-normal
-    data a mean of 0.8). Consistent on supports that are bounded coordinate by coordinate; the
-    weight changes the efficiency only. As many gradients of the energy as a point has
-    coordinates. Shown by `tests/objectives/test_supports.py` against the closed forms of
-    exponential and half-normal data.
+    Score matching for positive and bounded data [Hyvärinen 2007; Yu, Drton and Shojaie 2019]: a
+    weight $h$ that vanishes at the boundary removes the boundary term. Without it, score
+    matching is wrong there (from exponential data it learns a rate of 0, from half-normal data
+    a mean of 0.8). Consistent on supports bounded coordinate by coordinate; the weight affects
+    only the efficiency. Cost: as many gradients of the energy as a point has coordinates. Shown
+    by `tests/objectives/test_supports.py` against the closed forms of exponential and
+    half-normal data.
 
     **Arguments**
 
@@ -55,7 +55,7 @@ class GeneralizedScoreMatching(AbstractPointwiseObjective):
 
 
 def _distance(energy: Any) -> Callable[[Array], Array]:
-    """The squared distance to the boundary of what `energy` lives on."""
+    """The squared distance to the boundary of the support of `energy`."""
     support = energy.support if isinstance(energy, AbstractEnergy) else None
     box = box_of(support)
     if box is None:

@@ -1,4 +1,4 @@
-"""Implicit score matching, Hyvärinen's."""
+"""Hyvärinen's implicit score matching."""
 
 import jax.numpy as jnp
 
@@ -10,13 +10,13 @@ from ._base import AbstractPointwiseObjective
 class ScoreMatching(AbstractPointwiseObjective):
     r"""$\mathbb E[-\Delta E(x) + \tfrac12\lVert s(x)\rVert^2]$ [Hyvärinen 2005].
 
-    The Fisher divergence to the data, up to a constant that nobody knows. Consistent on
-    unbounded supports; a Gaussian comes out with the data's mean and covariance, as by maximum
-    likelihood, see `tests/objectives/test_gaussian.py`. The Laplacian is exact, and costs as
-    many gradients of the energy as a point has coordinates, but no Hessian is stored: use
-    [`SlicedScoreMatching`][numpyro_ebm.SlicedScoreMatching] beyond ten. The energy must be
-    twice differentiable: SiLU or softplus, not ReLU. Blind to the proportions of separated
-    modes.
+    The Fisher divergence to the data, up to an unknown constant. Consistent on unbounded
+    supports; a Gaussian comes out with the data's mean and covariance, as in maximum
+    likelihood; see `tests/objectives/test_gaussian.py`. The Laplacian is exact and costs as
+    many gradients of the energy as a point has coordinates; no Hessian is stored: use
+    [`SlicedScoreMatching`][numpyro_ebm.SlicedScoreMatching] beyond ten coordinates. The energy
+    must be twice differentiable: SiLU or softplus, not ReLU. Blind to the proportions of
+    separated modes.
     """
 
     def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:

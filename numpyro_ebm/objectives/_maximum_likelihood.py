@@ -1,4 +1,4 @@
-"""Maximum likelihood, where the normaliser can be computed."""
+"""Maximum likelihood with a computable normaliser."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ class MaximumLikelihood(AbstractObjective):
     r"""$\mathbb E[E(x)] + \log Z$, the mean negative log-likelihood, exactly.
 
     For energies in up to three dimensions, or of up to 20 two-valued coordinates: the reference
-    for all other objectives. Efficient. It evaluates the energy at every node of the method in
-    each step; what is learned comes back as a [`Normalized`][numpyro_ebm.Normalized] energy.
-    Shown by `tests/objectives/test_population.py`.
+    for all other objectives. Efficient. Each step evaluates the energy at every node of the
+    method; the result is a [`Normalized`][numpyro_ebm.Normalized] energy. Shown by
+    `tests/objectives/test_population.py`.
 
     ```python
     objective = ebm.MaximumLikelihood(ebm.Quadrature([-4.0, -4.0], [4.0, 4.0]))
@@ -30,12 +30,11 @@ class MaximumLikelihood(AbstractObjective):
     **Arguments**
 
     - `method`: [`Quadrature`][numpyro_ebm.Quadrature] or
-      [`Enumeration`][numpyro_ebm.Enumeration]. Of a
-      [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy], each point has a normaliser of its
-      own.
+      [`Enumeration`][numpyro_ebm.Enumeration]. With a
+      [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy], each point has its own normaliser.
 
-    **Raises** `ValueError` for data outside of the box of a quadrature, where the density that
-    it normalises is zero. Batches of an iterator that leave the box have an infinite loss.
+    **Raises** `ValueError` if data lie outside the box of a quadrature, where the normalised
+    density is zero. Batches of an iterator that leave the box have an infinite loss.
     """
 
     method: AbstractExactMethod

@@ -14,7 +14,7 @@ from ..energies import AbstractEnergy, as_energy, discrete_levels, is_discrete
 
 
 class GaussianNoise(eqx.Module):
-    """The Gaussian of a mean and a covariance's root, over points of any shape."""
+    """A Gaussian from its mean and a root of its covariance, over points of any shape."""
 
     loc: Float[Array, "*event"]
     scale_tril: Float[Array, "d d"]
@@ -26,14 +26,14 @@ class GaussianNoise(eqx.Module):
 
     def log_prob(self, x: Array) -> Array:
         flat = (x - self.loc).reshape(*x.shape[: x.ndim - self.loc.ndim], -1)
-        # A product, where solving a triangular system for each point costs more than a network.
+        # A product: solving a triangular system for each point costs more than a network.
         z = flat @ self.inverse_tril.T
         constant = jnp.log(2 * jnp.pi) * z.shape[-1] / 2
         return jnp.log(jnp.diagonal(self.inverse_tril)).sum() - 0.5 * (z**2).sum(-1) - constant
 
 
 class TwoValuedNoise(eqx.Module):
-    """Independent coordinates of two levels, the upper of them with probabilities `probs`."""
+    """Independent two-level coordinates; `probs` are the probabilities of the upper level."""
 
     probs: Float[Array, "*event"]
     levels: tuple[float, float] = eqx.field(static=True)
@@ -49,7 +49,7 @@ class TwoValuedNoise(eqx.Module):
 
 
 class NoiseEnergy(AbstractEnergy):
-    """Noise that draws and scores points, as a normalised energy."""
+    """Noise as a normalised energy: it draws points and evaluates their density."""
 
     noise: Any
     event_shape: Shape = eqx.field(static=True)
@@ -74,7 +74,7 @@ def energy_of_noise(noise: Any, energy: AbstractEnergy, shape: Shape) -> Abstrac
 
 
 def fitted_noise(energy: Any, data: Array, widening: float = 1.0) -> Any:
-    """Noise like `data`: a Gaussian, or independent coordinates where they are discrete."""
+    """Noise like `data`: a Gaussian, or independent coordinates if they are discrete."""
     values = np.asarray(data, float)
     if is_discrete(energy):
         levels = discrete_levels(energy)
@@ -85,7 +85,7 @@ def fitted_noise(energy: Any, data: Array, widening: float = 1.0) -> Any:
         return TwoValuedNoise(as_floats(np.clip(share, 0.01, 0.99)), levels)
     flat = values.reshape(len(values), -1)
     covariance = widening**2 * np.atleast_2d(np.cov(flat.T, bias=True))
-    # Pixels that never vary, and more of them than images, leave no root.
+    # Constant pixels, or more pixels than images, make the covariance singular.
     ridge = 1e-4 * max(np.trace(covariance) / len(covariance), 1e-12)
     root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
     return GaussianNoise(*map(as_floats, (values.mean(0), root, np.linalg.inv(root))))

@@ -16,13 +16,13 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
 
     The variance-reduced form: Hutchinson's estimate of the trace of implicit score matching,
     whose minimiser it shares. Consistent on unbounded supports; a Gaussian comes out with the
-    data's mean and covariance, see `tests/objectives/test_gaussian.py`. About two gradients of
-    the energy a point and slice. The energy must be twice differentiable: SiLU or softplus,
-    not ReLU. Blind to the proportions of separated modes.
+    data's mean and covariance; see `tests/objectives/test_gaussian.py`. Cost: about two
+    gradients of the energy per point and slice. The energy must be twice differentiable: SiLU
+    or softplus, not ReLU. Blind to the proportions of separated modes.
 
     **Arguments**
 
-    - `num_slices`: directions $v$ a point.
+    - `num_slices`: directions $v$ per point.
     """
 
     num_slices: int = eqx.field(static=True, default=1)
@@ -42,14 +42,14 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
 class PlainSlicedScoreMatching(AbstractPointwiseObjective):
     r"""$\mathbb E[v^\top\partial_v s(x)+\tfrac12(v^\top s(x))^2]$, Song et al.'s first form.
 
-    For comparison: it estimates $\lVert s\rVert^2$ by slices as well, so that its variance is
-    larger than that of [`SlicedScoreMatching`][numpyro_ebm.SlicedScoreMatching], whose
-    minimiser it shares. The energy needs to be differentiated forward only, twice along each
-    slice. Shown by `tests/objectives/test_gaussian.py`.
+    For comparison: it estimates $\lVert s\rVert^2$ by slices as well, so its variance is larger
+    than that of [`SlicedScoreMatching`][numpyro_ebm.SlicedScoreMatching], whose minimiser it
+    shares. It needs only forward derivatives of the energy, two along each slice. Shown by
+    `tests/objectives/test_gaussian.py`.
 
     **Arguments**
 
-    - `num_slices`: directions $v$ a point.
+    - `num_slices`: directions $v$ per point.
     """
 
     num_slices: int = eqx.field(static=True, default=1)

@@ -16,8 +16,8 @@ from ._noise import fitted_noise
 class Starts(NamedTuple):
     """Where the chains of a step start.
 
-    - **points**: one a datum of the batch.
-    - **slots**: where in the buffer they come from, if there is one.
+    - **points**: one per datum of the batch.
+    - **slots**: their places in the buffer, if there is one.
     """
 
     points: Array
@@ -27,21 +27,21 @@ class Starts(NamedTuple):
 class AbstractStart(eqx.Module):
     """Where the chains of contrastive divergence start."""
 
-    #: Whether each chain may have a condition of its own.
+    #: Whether each chain may have its own condition.
     takes_conditions: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, rng_key: Key, energy: Any, data: Array) -> PyTree:
-        """What is carried from step to step."""
+        """The state carried between steps."""
 
     @abc.abstractmethod
     def begin(self, rng_key: Key, state: PyTree, points: Array) -> tuple[Starts, PyTree]:
-        """As many points as there are data in the batch."""
+        """One starting point per datum of the batch."""
 
     def end(
         self, state: PyTree, starts: Starts, points: Array, is_stuck: Array, num_steps: int
     ) -> PyTree:
-        """Take back where the chains ended, and which of them are stuck."""
+        """Store the end points of the chains, and which of them are stuck."""
         return state
 
     def metrics(self, state: PyTree) -> dict[str, Scalar]:
@@ -52,7 +52,7 @@ class FromData(AbstractStart):
     r"""Chains start at the batch itself: CD-k [Hinton 2002].
 
     **Biased**: on a Gaussian mean its gradient is $1-(1-\eta)^k$ times the likelihood's, with
-    the right fixed point; shapes come out wrong where few steps leave the data's neighbourhood,
+    the right fixed point; shapes come out wrong if few steps leave the data's neighbourhood,
     and modes without data are never visited.
     """
 
@@ -66,7 +66,7 @@ class FromData(AbstractStart):
 
 
 class Buffer(NamedTuple):
-    """Where persistent chains stand, since how many transitions, and what begins one."""
+    """Persistent chains: their positions, their ages in transitions, and their noise."""
 
     points: Float[Array, "size *event"]
     ages: Array
@@ -75,19 +75,19 @@ class Buffer(NamedTuple):
 
 
 class Persistent(AbstractStart):
-    """Chains go on from where earlier steps left them: PCD [Tieleman 2008].
+    """Chains continue from where earlier steps left them: PCD [Tieleman 2008].
 
-    A buffer of chains; each step draws some of them without replacement, begins a few anew from
-    noise, and those that got stuck, and writes them back to the slots they came from. Positions
-    only are kept: an energy that has changed must not be compared with one that has not.
-    Asymptotically exact as the learning rate goes to zero, for a kernel that is.
+    Each step draws chains from a buffer without replacement, restarts a few, and those that got
+    stuck, from noise, and writes them back to their slots. Only positions are kept: energies
+    from before a parameter update must not be compared with those after it. Asymptotically
+    exact as the learning rate goes to zero, if the kernel is exact.
 
     **Arguments**
 
     - `size`: chains in the buffer, at least as many as a batch.
-    - `reinit`: the share of the chains of a step that begin anew. For a while they are where
-      the noise is, and not where the energy is: on two moons 5 % of them cost 0.01 nats.
-    - `noise`: where they begin, a distribution; by default a Gaussian fitted to the data.
+    - `reinit`: the share of the chains of a step that restart. For a while they follow the
+      noise, not the energy: on two moons, 5 % of them cost 0.01 nats.
+    - `noise`: the distribution they start from; by default a Gaussian fitted to the data.
     """
 
     size: int = eqx.field(static=True, default=10_000)
@@ -112,7 +112,7 @@ class Persistent(AbstractStart):
                 f"got {self.size}."
             )
         slot_key, again_key, noise_key = jr.split(rng_key, 3)
-        # Without replacement: of two chains in one slot, one would be lost.
+        # Without replacement: if two chains shared a slot, one would be lost.
         _, slots = jax.lax.top_k(jr.uniform(slot_key, (self.size,)), len(points))
         again = jr.bernoulli(again_key, self.reinit, (len(points),)) | state.is_stuck[slots]
         old, fresh = state.points[slots], state.noise.sample(noise_key, (len(points),))
@@ -134,11 +134,11 @@ class Persistent(AbstractStart):
 
 
 class FromNoise(AbstractStart):
-    """Chains start from noise in each step, and are short [Nijkamp et al. 2019].
+    """Short chains start from noise in each step [Nijkamp et al. 2019].
 
-    **A generator only**: what is learned is where `num_steps` transitions from the noise lead,
-    not an energy of the data (of a unit Gaussian, 5 steps from a noise four times as wide learn
-    a precision of 3.2). So it comes back as a
+    **A generator only**: it learns where `num_steps` transitions from the noise lead, not an
+    energy of the data (for a unit Gaussian, 5 steps from noise four times as wide learn a
+    precision of 3.2). So the result is a
     [`ShortRunGenerator`][numpyro_ebm.objectives.ShortRunGenerator].
 
     **Arguments**

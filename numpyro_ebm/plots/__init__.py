@@ -1,4 +1,4 @@
-"""Pictures, with matplotlib and arviz-plots, which are imported at their first use."""
+"""Plots, with matplotlib and arviz-plots, which are imported at first use."""
 
 from ._arviz import plot_ess as plot_ess, plot_rank as plot_rank, plot_trace as plot_trace
 from ._chains import plot_chain as plot_chain

@@ -1,4 +1,4 @@
-"""ArviZ's pictures of chains, of no more of them than one can see; the door to arviz-plots."""
+"""ArviZ's plots, limited to a readable number of chains; only this imports arviz-plots."""
 
 from collections.abc import Sequence
 from types import ModuleType
@@ -23,15 +23,15 @@ def plot_rank(
     max_plots: int = 8,
     **kwargs: Any,
 ) -> "PlotCollection":
-    """Draw by `arviz_plots.plot_rank` whether the ranks of each chain are uniform.
+    """Show whether the ranks of each chain are uniform, by `arviz_plots.plot_rank`.
 
     **Arguments**
 
     - `source`: what [`to_arviz`][numpyro_ebm.to_arviz] takes, or a `DataTree`.
     - `var_names`: which variables; by default the first ones.
-    - `max_chains`, `max_draws`: so many of them are drawn, evenly chosen.
-    - `max_plots`: so many variables and elements of arrays are, evenly chosen as well.
-    - `kwargs`: passed on.
+    - `max_chains`, `max_draws`: the most chains and draws to show, evenly chosen.
+    - `max_plots`: the most variables and array elements to show, also evenly chosen.
+    - `kwargs`: passed on to arviz-plots.
     """
     few = _few(source, var_names, max_chains, max_draws, max_plots)
     return arviz_plots().plot_rank(few, **_style(kwargs))
@@ -46,7 +46,7 @@ def plot_trace(
     max_plots: int = 8,
     **kwargs: Any,
 ) -> "PlotCollection":
-    """Draw the values of each chain, draw after draw, by `arviz_plots.plot_trace`.
+    """Plot the values of each chain, draw by draw, by `arviz_plots.plot_trace`.
 
     **Arguments** are those of [`plot_rank`][numpyro_ebm.plots.plot_rank].
     """
@@ -61,9 +61,9 @@ def plot_ess(
     max_plots: int = 8,
     **kwargs: Any,
 ) -> "PlotCollection":
-    """Draw the effective sample size of small intervals, by `arviz_plots.plot_ess`.
+    """Plot the effective sample size of small intervals, by `arviz_plots.plot_ess`.
 
-    It is that of all chains and all draws: it would be smaller of fewer.
+    It uses all chains and all draws: a subset would have a smaller one.
 
     **Arguments** are those of [`plot_rank`][numpyro_ebm.plots.plot_rank], without
     `max_chains` and `max_draws`.
@@ -73,14 +73,14 @@ def plot_ess(
 
 
 def arviz_plots() -> ModuleType:
-    """The door to arviz-plots."""
+    """Import arviz-plots."""
     import arviz_plots
 
     return arviz_plots
 
 
 def _style(kwargs: dict[str, Any]) -> dict[str, Any]:
-    # Without the layout, titles of one row of pictures are cut off.
+    # Without the layout, the titles of a single row of plots are cut off.
     figure = {"layout": "constrained", **kwargs.get("figure_kwargs", {})}
     return {"backend": "matplotlib", **kwargs, "figure_kwargs": figure}
 
@@ -92,7 +92,7 @@ def _few(
     max_draws: int | None,
     max_plots: int,
 ) -> DataTree:
-    """Few variables of few draws of few chains."""
+    """A few variables, draws and chains."""
     check_count("max_plots", max_plots)
     tree = source if isinstance(source, DataTree) else to_arviz(source)
     if "posterior" not in tree.children:
@@ -117,7 +117,7 @@ def _thin(size: int, most: int, is_regular: bool) -> np.ndarray:
 
 
 def _spread(size: int, most: int) -> np.ndarray:
-    """At most so many indices, each in the middle of its share: borders of images are dull."""
+    """At most `most` indices, each in the middle of its share: image borders are dull."""
     num = min(size, most)
     return ((np.arange(num) + 0.5) * size / num).astype(int)
 
@@ -134,7 +134,7 @@ def _variables(
     num: dict[Any, int] = {}
     for variable in few.values():
         dims = [dim for dim in variable.dims if dim not in ("chain", "draw")]
-        # Of a grid, as many along each side.
+        # In a grid, the same number along each side.
         side = int((max_plots // len(few)) ** (1 / max(len(dims), 1)) + 1e-9)
         num.update({dim: min(side, num.get(dim, side)) for dim in dims})
     return few.isel({dim: _spread(few.sizes[dim], most) for dim, most in num.items()})

@@ -1,4 +1,4 @@
-"""The door to matplotlib, and what all pictures share."""
+"""The import of matplotlib, and what all plots share."""
 
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure
 
-#: Colour-blind people tell them apart, neighbours best; lines differ in their dashes, too.
+#: Safe for colour-blind readers, neighbours most distinct; lines also differ in their dashes.
 COLORS = ("tab:blue", "tab:orange", "0.35", "#CC79A7", "#009E73", "#F0E442", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
-#: Of what went wrong.
+#: For what went wrong.
 ALARM = "#D55E00"
-#: Of values that are not known.
+#: For unknown values.
 UNKNOWN = "tab:blue"
 
 
 def pyplot() -> ModuleType:
-    """The door to matplotlib."""
+    """Import matplotlib."""
     import matplotlib.pyplot as plt
 
     return plt
 
 
 def axes(ax: "Axes | None", **figure: Any) -> "Axes":
-    """`ax`, or that of a new figure."""
+    """`ax`, or the axes of a new figure."""
     return pyplot().subplots(layout="constrained", **figure)[1] if ax is None else ax
 
 
 def evenly(size: int, num: int) -> np.ndarray:
-    """At most `num` of `size` indices, the first and the last among them."""
+    """At most `num` of `size` indices, including the first and the last."""
     return np.unique(np.linspace(0, size - 1, min(num, size)).round().astype(int))
 
 

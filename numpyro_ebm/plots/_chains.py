@@ -23,20 +23,20 @@ def plot_chain(
     image_shape: Shape | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw one chain over time: images as a film-strip, points in the plane as a path.
+    """Plot one chain over time: images as a film strip, points in the plane as a path.
 
-    A chain that mixes forgets its first image within the strip; one that doesn't shows the same
-    image throughout.
+    A chain that mixes forgets its first image within the strip; one that does not shows the
+    same image throughout.
 
     **Arguments**
 
     - `draws`: [`Draws`][numpyro_ebm.sampling.Draws] or an array, `(chain, draw, *event)`,
       where `event` is `(2,)`, `(height, width)` or `(height, width, rgb)`.
     - `chain`: which one.
-    - `num`: draws to show, the first and the last among them, evenly apart. The path goes
-      through all others, too.
-    - `energy`: of points in the plane, whose contours are drawn below.
-    - `image_shape`: what one draw is reshaped to, if it is an image laid flat.
+    - `num`: draws to show, evenly spaced, including the first and the last. The path goes
+      through all draws.
+    - `energy`: for points in the plane, an energy whose contours are drawn below.
+    - `image_shape`: the shape of one draw, if it is a flattened image.
     - `ax`: where to draw; by default a new figure.
     """
     check_count("num", num)

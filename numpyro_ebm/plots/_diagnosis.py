@@ -1,4 +1,4 @@
-"""For the impatient: a report and a figure in one call."""
+"""A report and a figure in one call."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` made: a `report`, and a `figure` of matplotlib."""
+    """The result of `diagnose`: a `report`, and a matplotlib `figure`."""
 
     report: MixingReport | TrainingReport
     figure: "Figure"
@@ -37,7 +37,7 @@ class Diagnosis:
 
 
 def diagnose(source: Any, **options: Any) -> Diagnosis:
-    """Say whether a run is to be trusted, and show it.
+    """Report and show whether a run can be trusted.
 
     ```python
     diagnosis = ebm.diagnose(draws)
@@ -45,10 +45,10 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
     diagnosis.figure.savefig("draws.png")
     ```
 
-    Of chains, [`mixing_report`][numpyro_ebm.mixing_report], with traces and ranks of the four
-    summaries that look worst; of a fit, [`training_report`][numpyro_ebm.training_report] with
-    its loss and metrics. Whether chains miss a mode is not seen here: compare by
-    [`mode_report`][numpyro_ebm.mode_report]. Of an unadjusted kernel it says that the step
+    For chains, [`mixing_report`][numpyro_ebm.mixing_report], with traces and ranks of the four
+    worst summaries; for a fit, [`training_report`][numpyro_ebm.training_report] with its loss
+    and metrics. It cannot see whether chains miss a mode: use
+    [`mode_report`][numpyro_ebm.mode_report]. For an unadjusted kernel it says that the step
     biases the draws.
 
     **Arguments**
@@ -56,7 +56,7 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
     - `source`: an `MCMC` after `run`, the `Draws` of [`sample`][numpyro_ebm.sample], whatever
       else [`to_arviz`][numpyro_ebm.to_arviz] takes, or the result of
       [`Estimator.run`][numpyro_ebm.Estimator.run].
-    - `options`: of the report.
+    - `options`: passed to the report.
     """
     if isinstance(source, EstimatorRunResult):
         return Diagnosis(training_report(source, **options), plot_training(source))

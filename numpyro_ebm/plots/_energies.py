@@ -26,10 +26,10 @@ def plot_energies(
     bins: int = 60,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw histograms of the energies of several samples, on common bins.
+    """Plot histograms of the energies of several samples, on common bins.
 
-    Draws of a good energy have the energies of the data, and noise has higher ones. What lies
-    outside of the picture, is infinite or is NaN counts in the share of its sample, and is
+    Draws from a good energy have the same energies as the data, and noise has higher ones.
+    Values outside the plot, infinite or NaN count in the share of their sample, and are
     reported in the legend.
 
     ```python
@@ -38,13 +38,13 @@ def plot_energies(
 
     **Arguments**
 
-    - `samples`: label to points of shape `(..., *event)`, or
+    - `samples`: names mapped to points of shape `(..., *event)`, or
       [`Draws`][numpyro_ebm.sampling.Draws].
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `event_shape`: the shape of one point, if the energy doesn't know it.
-    - `bounds`: `(low, high)` of the energies in sight; by default the central 99 % of each
-      sample, but at most twice the width of the first beyond that one.
-    - `bins`: how many.
+    - `event_shape`: the shape of one point, if the energy does not know it.
+    - `bounds`: `(low, high)` of the energies shown; by default the central 99 % of each sample,
+      but at most twice the width of the first sample beyond it.
+    - `bins`: the number of bins.
     - `ax`: where to draw; by default a new figure.
     """
     check_count("bins", bins)
@@ -74,7 +74,7 @@ def _by_label(
         raise ValueError("`event_shape` is needed because this energy doesn't know it.")
     check_energy(energy, shape)
     points = {label: _points(label, sample, shape) for label, sample in samples.items()}
-    # All at once: samples of different sizes would each compile.
+    # All at once: samples of different sizes would each need a compilation.
     everything = np.concatenate(list(points.values()))
     values = np.asarray(_energies(energy, jnp.asarray(everything, jnp.result_type(float))))
     ends = np.cumsum([len(x) for x in points.values()])[:-1]

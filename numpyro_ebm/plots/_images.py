@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def plot_images(rows: "Mapping[str, Float[Any, 'n h w']]", **imshow: Any) -> "Figure":
-    """Draw rows of grey images, one entry of `rows` a row, labelled by its key.
+    """Plot rows of grey images, one row per entry of `rows`, labelled by its key.
 
     **Arguments**
 
-    - `rows`: label to images of shape `(n, height, width)`; NaN is drawn as "unknown".
+    - `rows`: names mapped to images of shape `(n, height, width)`; NaN is drawn as "unknown".
     - `imshow`: passed to `Axes.imshow`, such as `vmin` and `vmax`; by default each row has its
       own scale.
     """
@@ -42,7 +42,7 @@ def plot_images(rows: "Mapping[str, Float[Any, 'n h w']]", **imshow: Any) -> "Fi
 
 
 def scale_of(images: np.ndarray) -> dict[str, float]:
-    """The least and the greatest finite value, as `Axes.imshow` takes them."""
+    """The smallest and the largest finite value, as keywords of `Axes.imshow`."""
     finite = images[np.isfinite(images)]
     return {"vmin": finite.min(), "vmax": finite.max()} if finite.size else {}
 

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 def plot_modes(report: ModeReport) -> "Figure":
-    """Draw what `mode_report` found: the modes of each chain, and how one follows another.
+    """Plot a `mode_report`: the modes of each chain, and the transitions between them.
 
-    Left, a bar a chain, with what all chains did together and the reference, if there is one.
-    Chains that mix have bars alike. More than 32 chains are sorted by their main mode and its
-    share. Right, how often a draw in the mode of a row is followed by one in that of a column.
+    Left: one bar per chain, one for all chains together, and one for the reference, if any.
+    Chains that mix have similar bars. More than 32 chains are sorted by their main mode and its
+    share. Right: how often a draw in the mode of a row is followed by one in the mode of a
+    column.
 
     **Arguments**
 
@@ -32,12 +33,12 @@ def plot_modes(report: ModeReport) -> "Figure":
 
 
 def plot_drift(report: DriftProbe, statistic: str = "energy") -> "Figure":
-    """Draw what `drift_probe` found: how a statistic drifts with the length of chains.
+    """Plot a `drift_probe`: how a statistic drifts with the length of chains.
 
-    Above, the mean over the chains of a start, and two standard errors about it. Starts that
-    agree show that chains forget where they come from; a common drift, that chains as short as
-    those of the training are far from the energy that was learned. Below, nested R-hat, and
-    dashed the limit beyond which the probe fails.
+    Top: the mean over the chains of a start, with two standard errors. If starts agree, chains
+    forget where they started; a common drift means that chains as short as in training are far
+    from the learned energy. Bottom: nested R-hat, with the limit beyond which the probe fails
+    dashed.
 
     **Arguments**
 
@@ -133,13 +134,13 @@ def _as_text(share: float) -> str:
 
 
 def _color(k: int, num: int) -> Any:
-    """Of the `k`-th mode: neighbours differ."""
+    """The colour of the `k`-th mode: neighbours differ."""
     if num <= len(COLORS):
         return COLORS[k]
     return pyplot().get_cmap("viridis")(k / (num - 1))
 
 
-#: Beyond so many bars, no single one is seen.
+#: With more bars, single ones are no longer visible.
 _MANY_CHAINS = 32
-#: Beyond so many rows, no number is read.
+#: With more rows, numbers are no longer readable.
 _MANY_MODES = 10

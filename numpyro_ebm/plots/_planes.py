@@ -29,10 +29,10 @@ def plot_energy(
     num_grid: int = 150,
     colorbar: bool = True,
 ) -> "Axes":
-    """Draw the contours of an energy in the plane, and samples on top.
+    """Plot the contours of an energy in the plane, with samples on top.
 
-    The first contour lies half a nat above the lowest energy in sight; each next one twice as
-    high as the one before.
+    The first contour is half a nat above the lowest energy shown; each next one is twice as
+    high.
 
     **Arguments**
 
@@ -41,7 +41,7 @@ def plot_energy(
     - `bounds`: `((x_min, x_max), (y_min, y_max))`; by default around the samples, else
       $[-3, 3]^2$.
     - `ax`: where to draw; by default a new figure.
-    - `num_grid`: grid points a side.
+    - `num_grid`: grid points per side.
     - `colorbar`: whether to draw one.
     """
     check_count("num_grid", num_grid)
@@ -68,15 +68,15 @@ def plot_scores(
     contours: bool = True,
     colorbar: bool = True,
 ) -> "Axes":
-    r"""Draw the score field $s(x) = -\nabla E(x)$ of an energy in the plane.
+    r"""Plot the score field $s(x) = -\nabla E(x)$ of an energy in the plane.
 
-    An arrow is $|s| / (|s| + m)$ of the distance to the next one long, where $m$ is the lower
-    quartile of $|s|$ in sight: weak and strong scores are both seen. There is none where the
-    score is not finite.
+    The length of an arrow is $|s| / (|s| + m)$ times the distance to the next one, where $m$ is
+    the lower quartile of $|s|$ shown: both weak and strong scores are visible. Scores that are
+    not finite are not drawn.
 
     **Arguments** are those of [`plot_energy`][numpyro_ebm.plot_energy], and
 
-    - `num_arrows`: along the longer side.
+    - `num_arrows`: arrows along the longer side.
     - `contours`: draw those of `plot_energy` below; without them the colour of an arrow is
       $|s|$.
     - `colorbar`: of the contours, or of $|s|$.
@@ -124,13 +124,13 @@ def _grid(x: np.ndarray, y: np.ndarray) -> Array:
 
 
 def _centres(low: float, high: float, cell: float) -> np.ndarray:
-    """The centres of cells of about that size."""
+    """The centres of cells of about this size."""
     num = max(round((high - low) / cell), 1)
     return low + (high - low) * (np.arange(num) + 0.5) / num
 
 
 def _typical(norm: np.ndarray) -> float:
-    """A positive one, also of a flat energy."""
+    """A typical norm, positive even for a flat energy."""
     positive = norm[norm > 0]
     return float(np.quantile(positive, 0.25)) if positive.size else 1.0
 
@@ -165,7 +165,7 @@ def around(points: np.ndarray) -> Bounds:
 
 
 def figure_size(bounds: Bounds) -> tuple[float, float]:
-    """Of a figure with a colour bar as high as the plane, which is not stretched."""
+    """The size of a figure with an unstretched plane and a colour bar of the same height."""
     (x_min, x_max), (y_min, y_max) = bounds
     return 6.4, 0.6 + float(np.clip(4.9 * (y_max - y_min) / (x_max - x_min), 1.5, 9))
 

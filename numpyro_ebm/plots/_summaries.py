@@ -1,4 +1,4 @@
-"""Traces and ranks of the summaries by which chains are judged."""
+"""Traces and ranks of the summaries used to assess chains."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from ._axes import COLORS, evenly, pyplot
 if TYPE_CHECKING:
     from ._axes import Axes, Figure
 
-#: Bins of ranks, and how likely a bar of one chain that mixes leaves the band.
+#: Bins of ranks, and the probability that a bar of a chain that mixes leaves the band.
 _BINS, _OUTSIDE = 20, 0.01
 
 
@@ -22,15 +22,15 @@ def plot_summaries(
     max_chains: int = 16,
     max_draws: int = 1000,
 ) -> "Figure":
-    """Draw a row for each summary: its trace, and the ranks of each chain among all draws.
+    """Plot one row per summary: its trace, and the ranks of each chain among all draws.
 
-    Chains that mix have ranks alike: their lines stay in the grey band, in which independent
-    draws would lie. What one chain visits more than others stands out.
+    Chains that mix have similar ranks: their lines stay in the grey band, where independent
+    draws would lie. Regions that one chain visits more than others stand out.
 
     **Arguments**
 
-    - `summaries`: names to values `(chain, draw)`.
-    - `max_chains`, `max_draws`: how many are drawn, evenly chosen; ranks are among all.
+    - `summaries`: names mapped to values `(chain, draw)`.
+    - `max_chains`, `max_draws`: the most to show, evenly chosen; ranks are among all draws.
     """
     if not summaries:
         raise ValueError("`summaries` must hold one of them or more, got none.")

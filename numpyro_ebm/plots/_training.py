@@ -1,4 +1,4 @@
-"""How a training fared."""
+"""Plots of a training run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,22 +22,22 @@ def plot_training(
     smoothing: int | None = None,
     validation_every: int | None = None,
 ) -> "Figure":
-    """Draw the loss and the metrics of each step, a panel each.
+    """Plot the loss and the metrics of each step, one panel each.
 
-    A faint line is each step, a strong one the running mean. Of the energy gap a band is one
-    running standard deviation wide each way: in a healthy run of contrastive divergence it
-    holds zero. Acceptance in the hatched region means chains that hardly move. Steps with a
-    value that is not finite are marked below the loss.
+    The faint line shows each step, the strong one the running mean. The band of the energy gap
+    is one running standard deviation wide each way: in a healthy run of contrastive divergence
+    it contains zero. Acceptance in the hatched region means that chains hardly move. Steps with
+    a non-finite value are marked below the loss.
 
     **Arguments**
 
-    - `result`: of [`Estimator.run`][numpyro_ebm.Estimator.run], what
-      [`to_arviz`][numpyro_ebm.to_arviz] makes of it, or the `NonFiniteError` that ended the
-      run, whose last step, undone, is marked.
-    - `metrics`: names of those to draw; by default all of them.
+    - `result`: of [`Estimator.run`][numpyro_ebm.Estimator.run], its
+      [`to_arviz`][numpyro_ebm.to_arviz] form, or the `NonFiniteError` that ended the run, whose
+      undone last step is marked.
+    - `metrics`: names of the metrics to plot; by default all.
     - `smoothing`: steps in a running mean; by default a fiftieth of the run, at most 500.
-    - `validation_every`: steps from one evaluation on held-out points to the next; by default
-      such that the last one is at the end. A star is the best, to which the run returned.
+    - `validation_every`: steps between evaluations on held-out points; by default such that the
+      last one is at the end. A star marks the best, to which the run returned.
     """
     table = _table(result)
     metrics = _check_metrics(table, metrics)
@@ -55,20 +55,20 @@ def plot_training(
 
 
 def plot_buffer_ages(ages: Any, *, bins: int = 40, ax: "Axes | None" = None) -> "Axes":
-    """Draw how old the chains of [`Persistent`][numpyro_ebm.Persistent] are, in transitions.
+    """Plot the ages of the chains of [`Persistent`][numpyro_ebm.Persistent], in transitions.
 
-    Where chains begin anew at random, ages fall off geometrically; a second hump is of chains
-    that have not been drawn for long, one at zero of chains that keep getting stuck.
+    If chains restart at random, ages fall off geometrically. A second hump means chains that
+    have not been drawn for long, one at zero chains that keep getting stuck.
 
     **Arguments**
 
-    - `ages`: one a chain, or the result of [`Estimator.run`][numpyro_ebm.Estimator.run].
-    - `bins`: at most so many.
+    - `ages`: one per chain, or the result of [`Estimator.run`][numpyro_ebm.Estimator.run].
+    - `bins`: the most bins.
     - `ax`: where to draw; by default a new figure.
     """
     check_count("bins", bins)
     values = _ages(ages)
-    # Ages come in multiples of the transitions of a step; other bins would make a comb.
+    # Ages are multiples of the transitions per step; other bins would look like a comb.
     unit = max(int(np.gcd.reduce(values)), 1)
     width = unit * -(-(values.max() // unit + 1) // bins)
     edges = np.arange(0, values.max() + 2 * width, width) - unit / 2
@@ -108,7 +108,7 @@ def _check_metrics(table: Dataset, metrics: Sequence[str] | None) -> list[str]:
 
 
 def _panels(num: int) -> "tuple[Figure, list[Axes]]":
-    """Panels under one another, in two columns if there are many."""
+    """Panels below one another, in two columns if there are many."""
     columns = 1 if num <= 3 else 2
     rows = -(-num // columns)
     figure, grid = pyplot().subplots(
@@ -179,7 +179,7 @@ def _mark_steps(ax: "Axes", table: Dataset, is_undone: bool) -> None:
 
 
 def _running(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the finite values about each step."""
+    """Mean and standard deviation of the finite values around each step."""
     finite = np.isfinite(values)
     x, ones = np.where(finite, values, 0.0), np.ones(window)
     count, total, squares = (np.convolve(y, ones, "same") for y in (finite, x, x**2))
@@ -189,7 +189,7 @@ def _running(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _envelope(step: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A line of few points that reaches wherever the line of all of them does."""
+    """A line of few points with the same extent as the line of all points."""
     size = len(values) // _MANY_STEPS
     if size < 2:
         return step, values
@@ -199,7 +199,7 @@ def _envelope(step: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _set_view(ax: "Axes", values: np.ndarray) -> None:
-    """Look at where nearly all values are, in logarithms if these span decades."""
+    """Limit the view to nearly all values, on a log scale if they span decades."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return
@@ -230,5 +230,5 @@ def _ages(source: Any) -> np.ndarray:
 
 
 _WORDS = {"accept_prob": "acceptance"}
-#: Beyond so many points a line is a block of ink.
+#: With more points a line is a block of ink.
 _MANY_STEPS = 2000

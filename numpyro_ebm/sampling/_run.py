@@ -27,7 +27,7 @@ def run_until(
         call,
         end - int(state.i),
         progress_bar=progress_bar,
-        resume="sample(..., init_state=draws.state)",
+        resume="init_state=draws.state",
         is_shared=not state.totals.is_fully_addressable,
     )
     return state, kept

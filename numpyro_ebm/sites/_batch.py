@@ -36,7 +36,7 @@ def map_batch(
 
 
 def check_batch(energy: AbstractEnergy, batch_shape: Shape) -> AbstractEnergy:
-    """One of a batch of energies, its arrays only by shape."""
+    """One of a batch of energies, with shapes instead of arrays."""
     if not batch_shape:
         return energy
     for path, leaf in jax.tree_util.tree_leaves_with_path(energy):
@@ -59,5 +59,5 @@ def strip(tree: PyTree, batch_shape: Shape) -> PyTree:
 
 
 def is_data(leaf: Any) -> bool:
-    # Tracers and NumPy arrays included, and the placeholders JAX's transformations put here.
+    # Including tracers, NumPy arrays, and the placeholders of JAX's transformations.
     return eqx.is_array_like(leaf) and not isinstance(leaf, bool | int | float | complex)

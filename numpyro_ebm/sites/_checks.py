@@ -1,4 +1,4 @@
-"""What is asked of the energy, the shapes and the support of a site."""
+"""Checks of the energy, the shapes and the support of a site."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ def check_continuous(energy: AbstractEnergy, support: Any) -> None:
 
 def check_weights(site: Any, axes: list[Enumerated]) -> None:
     """Raise if the values of an enumerated site cannot be weighed."""
-    # No gradient passes by the guard: the values of a discrete site are summed over.
+    # The guard sees no gradient here: the values of a discrete site are summed over.
     names = enumerated_names(site.batch_shape, axes)
     if names:
         needed = eqx.filter_eval_shape(site.dependences)

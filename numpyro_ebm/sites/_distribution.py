@@ -43,21 +43,21 @@ class EnergyDistribution(Distribution):
     `log_prob` is $-E(x)$, less $\log Z$ if the energy knows its `log_z`. Without it the density
     is right up to a constant, so a posterior of `x` is exact. Inferring parameters *of the
     energy* requires $\log Z$: without it, `log_prob` raises
-    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] when it is differentiated with respect
-    to them, and kernels of this library when they start. For a gradient-free kernel of another
-    library, call [`check_normalization`][numpyro_ebm.sites.check_normalization].
+    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] when differentiated with respect to
+    them, and so do kernels of this library when they start. For a gradient-free kernel of
+    another library, call [`check_normalization`][numpyro_ebm.sites.check_normalization].
 
     `sample` is exact if the energy has an exact sampler on this support. Otherwise each draw is
     the end of its own chain of `num_steps` transitions of `sampler`, half of which adapt: it is
-    as good as that chain has mixed. Chains start uniformly in $[-2, 2]^d$ of unconstrained
-    space, as NumPyro's do. The default, 1000 steps of MALA, shows no error in 1000 draws of
-    Gaussians up to 64 dimensions and condition number 100, a ring, a banana, and overlapping
-    modes (`benchmarks/inner_sampler.py`). It fails on well-separated modes and on funnels.
-    Outside of `jax.jit`, `sample` warns of chains that got stuck or ran away; `draw` returns
+    only as good as the mixing of that chain. Chains start uniformly in $[-2, 2]^d$ of
+    unconstrained space, as NumPyro's do. The default, 1000 steps of MALA, shows no error in
+    1000 draws of Gaussians up to 64 dimensions and condition number 100, a ring, a banana, and
+    overlapping modes (`benchmarks/inner_sampler.py`). It fails on well-separated modes and on
+    funnels. Outside `jax.jit`, `sample` warns if chains got stuck or diverged; `draw` returns
     their health.
 
-    An energy that depends on a discrete site which NumPyro enumerates is a batch of energies,
-    one per value. Weighing the values takes their $\log Z$:
+    An energy that depends on an enumerated discrete site is a batch of energies, one per value.
+    Weighting the values requires their $\log Z$:
 
     ```python
     z = numpyro.sample("z", dist.Bernoulli(0.3))
@@ -71,22 +71,21 @@ class EnergyDistribution(Distribution):
     **Arguments**
 
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
-    - `event_shape`: the shape of one point, if the energy doesn't know it.
+    - `event_shape`: the shape of one point, if the energy does not know it.
     - `support`: a NumPyro constraint on one point, or a list of them, one per coordinate; by
       default the energy's own. The energy is a density on the support itself; samplers move in
       unconstrained space and add the Jacobian.
-    - `batch_shape`: leading axes that *every* array of the energy has, as
-      `eqx.filter_vmap(make_energy)(parameters)` makes them: one energy per batch element. By
-      default none.
+    - `batch_shape`: leading axes that *every* array of the energy has, as produced by
+      `eqx.filter_vmap(make_energy)(parameters)`: one energy per batch element. By default none.
     - `sampler`: the kernel behind `sample`; with `None`, `sample` is not implemented.
     - `num_steps`: the length of the chain behind one draw.
     - `constant_z`: opt out of the guard, because $Z$ does not depend on what is inferred, or
-      because the model means a factor $e^{-E}$ without $Z$.
+      because the model intends a factor $e^{-E}$ without $Z$.
 
-    **Raises** `ValueError` if the energy is no scalar on one point of shape `event_shape`, if
+    **Raises** `ValueError` if the energy is not scalar on one point of shape `event_shape`, if
     it is discrete, or if its arrays may depend on an enumerated site and no `batch_shape` is
-    stated; [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value
-    of an enumerated site, and their normalisers are unknown.
+    given; [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value
+    of an enumerated site with unknown normalisers.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -118,9 +117,9 @@ class EnergyDistribution(Distribution):
         own = energy.support
         constraint = as_constraint(own if support is None else support, shape)
         check_continuous(energy, constraint)
-        # Whether the energy's `log_z` and exact draws belong to this support.
+        # Whether the energy's `log_z` and exact draws are for this support.
         self._is_own = own is not None and same_support(constraint, as_constraint(own, shape))
-        # The zeros get the axes that `scan` and `vmap` put in front, if nothing else does.
+        # `scan` and `vmap` add their leading axes to these zeros, if to nothing else.
         self._pack((energy, constraint, np.zeros(batch_shape)), len(batch_shape))
         self.sampler = sampler
         self.num_steps = num_steps
@@ -143,7 +142,7 @@ class EnergyDistribution(Distribution):
 
     @property
     def has_exact_sampler(self) -> bool:
-        """Whether `sample` draws exactly, and not by chains."""
+        """Whether `sample` draws exactly, without chains."""
         return self._is_own and self.energy.sampler is not None
 
     @property
@@ -202,7 +201,7 @@ class EnergyDistribution(Distribution):
         return draws.values
 
     def draw(self, rng_key: Key, sample_shape: Shape | int = ()) -> SiteDraws:
-        """What `sample` draws, with the acceptance and the health of the chains behind it.
+        """The draws of `sample`, with the acceptance and the health of their chains.
 
         **Raises** `NotImplementedError` if there is neither an exact sampler nor a `sampler`.
         """
@@ -211,7 +210,7 @@ class EnergyDistribution(Distribution):
         return run(self, rng_key, shape)
 
     def dependences(self) -> list[Dependence]:
-        """What the constants of this site have to account for."""
+        """What the normalisers of this site must account for."""
 
         def needed(arrays: PyTree) -> list[Dependence]:
             return self._dependences(*self._unpack(arrays))
@@ -219,7 +218,7 @@ class EnergyDistribution(Distribution):
         return vmap_times(needed, len(self.batch_shape))(self._arrays)
 
     def promoted(self) -> Self:
-        """With the batch shape that a `scan` or `vmap` has put in front of all arrays."""
+        """The site with the batch shape that `scan` or `vmap` put in front of all arrays."""
         new = copy.copy(self)
         *_, zeros = self._arrays
         new._batch_shape = jnp.shape(zeros)  # pyright: ignore[reportArgumentType]
@@ -231,7 +230,7 @@ class EnergyDistribution(Distribution):
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        # Equinox's modules can be pickled, the structure that JAX makes of them cannot.
+        # Equinox modules can be pickled, their JAX tree structure cannot.
         energy, support = self._unpack(self._arrays)
         tree = (energy, support, self._arrays[-1])
         return {**vars(self), "_arrays": tree, "_static": len(self.batch_shape)}
@@ -242,7 +241,7 @@ class EnergyDistribution(Distribution):
 
     def _pack(self, tree: PyTree, batch_ndim: int) -> None:
         leaves, treedef = jax.tree.flatten(tree)
-        # What isn't an array (an activation, say) goes where NumPyro hashes and compares it.
+        # Non-arrays (an activation, say) go where NumPyro hashes and compares them.
         self._arrays = [leaf if is_data(leaf) else None for leaf in leaves]
         static = tuple(None if is_data(leaf) else leaf for leaf in leaves)
         ndims = tuple(jnp.ndim(x) - batch_ndim if is_data(x) else 0 for x in leaves)

@@ -1,4 +1,4 @@
-"""The draws of a site: exact, or the ends of chains, and whether these are healthy."""
+"""The draws of a site: exact, or the end points of chains, and the chains' health."""
 
 import math
 import warnings
@@ -28,7 +28,7 @@ def draw(site: Any, rng_key: Key, sample_shape: Shape) -> SiteDraws:
     return vmap_times(one, len(batch), out_axes=len(sample_shape))(site._arrays, keys)
 
 
-# Without this cache every call would compile its chains anew.
+# Without this cache every call would recompile its chains.
 compiled_draw = jax.jit(draw, static_argnums=2)
 
 
@@ -66,7 +66,7 @@ def _draw_one(site: Any, arrays: PyTree, rng_key: Key, sample_shape: Shape) -> S
 def warn_of_bad_health(site: Any, draws: SiteDraws) -> None:
     transform = bijection(site.support)
     far = np.abs(np.asarray(transform.inv(draws.values)))
-    # From a start in [-2, 2]^d, this far out is worth the second that a look takes.
+    # From a start in [-2, 2]^d, this distance justifies a check of one second.
     if draws.ok and np.all(far < 30):
         return
     problem = f"{draws}." if not draws.ok else ""
@@ -86,7 +86,7 @@ def warn_of_bad_health(site: Any, draws: SiteDraws) -> None:
 
 
 def _look_far(site: Any, far: np.ndarray, num_sample_dims: int) -> Any:
-    """What `check_integrable` says of the energy whose chain got farthest."""
+    """The result of `check_integrable` for the energy whose chain went farthest."""
     index = np.unravel_index(np.argmax(np.where(np.isnan(far), np.inf, far)), far.shape)
     which = index[num_sample_dims : num_sample_dims + len(site.batch_shape)]
     energy, support = site._unpack(jax.tree.map(lambda a: a[which], site._arrays))

@@ -1,4 +1,4 @@
-"""The axes of a model's arrays: those of the plates, and of enumerated sites to their left."""
+"""Axes of a model's arrays: those of plates, and of enumerated sites to their left."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from .._types import Array, Shape
 
 
 class Enumerated(NamedTuple):
-    """Where NumPyro lays out the values of a discrete site.
+    """The axis along which NumPyro lays out the values of a discrete site.
 
     - **name**: of the site.
     - **dim**: its batch axis, counted from the right.
     - **size**: the number of its values.
-    - **is_traced**: whether they are traced, so that whatever depends on them is, too.
+    - **is_traced**: whether they are traced, and so everything that depends on them.
     """
 
     name: str
@@ -28,21 +28,21 @@ class Enumerated(NamedTuple):
 
 
 def plate_shape() -> Shape:
-    """The shape of the plates around."""
-    # Under enumeration, `numpyro.plate` makes objects of another class.
+    """The shape of the enclosing plates."""
+    # Under enumeration, `numpyro.plate` returns objects of another class.
     plates = [each for each in primitives._PYRO_STACK if hasattr(each, "subsample_size")]
     sizes = {each.dim: each.subsample_size for each in plates}
     return tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
 
 
 def enumerated_axes() -> list[Enumerated]:
-    """The axes of the sites that have been enumerated so far."""
+    """The axes of the sites enumerated so far."""
     return [axis for site in traced_sites() for axis in _axes(site)]
 
 
 def traced_sites() -> list[dict[str, Any]]:
-    """What has been recorded so far of a model that NumPyro enumerates."""
-    # Imported by whoever enumerates; each log-density with enumeration runs in such a trace.
+    """The sites recorded so far in a model that NumPyro enumerates."""
+    # Already imported if a model is enumerated; its log-density runs in such a trace.
     contrib = sys.modules.get("numpyro.contrib.funsor")
     if contrib is None:
         return []
@@ -59,8 +59,8 @@ def enumerated_names(shape: Shape, axes: list[Enumerated]) -> set[str]:
 def enumerated_splits(array: Array, plates: Shape, axes: list[Enumerated]) -> list[int]:
     """How many leading axes of `array` may be those of enumerated sites and plates.
 
-    Empty for an array that depends on no enumerated site: NumPyro's convention is a batch
-    shape that extends along axes of such sites, then along those of the plates.
+    Empty for an array that depends on no enumerated site. By NumPyro's convention, a batch
+    shape extends along the axes of such sites, then along those of the plates.
     """
     axes = [axis for axis in axes if isinstance(array, Tracer) or not axis.is_traced]
     counts = range(1, array.ndim + 1)
@@ -70,17 +70,17 @@ def enumerated_splits(array: Array, plates: Shape, axes: list[Enumerated]) -> li
 def enumerated_constants(
     fn: Callable[..., Any], points: Sequence[Any], plates: Shape, axes: list[Enumerated]
 ) -> list[Shape]:
-    """The shapes of what `fn` closes over and what may depend on an enumerated site."""
+    """The shapes of closed-over arrays of `fn` that may depend on an enumerated site."""
     try:
         constants = jax.make_jaxpr(lambda *x: fn(*x))(*points).consts  # noqa: PLW0108
-    except (TypeError, ValueError):  # The check of the energy says why.
+    except (TypeError, ValueError):  # The check of the energy explains it.
         return []
     return enumerated_shapes(constants, plates, axes)
 
 
 def enumerated_shapes(tree: Any, plates: Shape, axes: list[Enumerated]) -> list[Shape]:
     """The shapes of the arrays that may depend on an enumerated site."""
-    # NumPy's arrays stay out: where JAX traces the model, they cannot depend on its sites.
+    # NumPy arrays are excluded: if JAX traces the model, they cannot depend on its sites.
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     return [a.shape for a in arrays if enumerated_splits(a, plates, axes)]
 
@@ -88,7 +88,7 @@ def enumerated_shapes(tree: Any, plates: Shape, axes: list[Enumerated]) -> list[
 def _axes(site: dict[str, Any]) -> list[Enumerated]:
     fn, value, dims = site["fn"], site["value"], site["infer"]["name_to_dim"]
     shape = jnp.broadcast_shapes(fn.batch_shape, value.shape[: value.ndim - fn.event_dim])
-    # In a `scan`, the state of the step before is enumerated, too.
+    # In a `scan`, the state of the previous step is enumerated, too.
     names = [name for name in dims if name == site["name"] or name.startswith("_PREV_")]
     is_traced = isinstance(value, Tracer)
     return [Enumerated(name, dims[name], shape[dims[name]], is_traced) for name in names]

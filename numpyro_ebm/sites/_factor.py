@@ -54,25 +54,25 @@ def factor(
     ```
 
     Like `numpyro.factor`, with the shape of the enclosing plates, their scale and their mask;
-    under `mask=False` (in `Predictive`, say) the energy is not evaluated. The factor is
-    $-E$, less $\log Z$ for an energy of one value that knows its `log_z`: so an energy of spins
-    becomes the likelihood of observed ones. Coupling sites by an energy is a model like any
-    other, while *parameters* of the energy that are inferred need its normaliser: the guard of
-    [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] stands here, too.
+    under `mask=False` (in `Predictive`, say) the energy is not evaluated. The factor is $-E$,
+    minus $\log Z$ for an energy of one value that knows its `log_z`: an energy of spins thus
+    becomes the likelihood of observed spins. Sites may be coupled by any energy, but inferring
+    *parameters* of the energy requires its normaliser: the guard of
+    [`EnergyDistribution`][numpyro_ebm.EnergyDistribution] applies here, too.
 
-    Where NumPyro enumerates discrete sites, a value that depends on one has further axes, to
-    the left of the plates, and the factor has them, too. Pass such values as `values`; closed
-    over by `energy`, they are refused.
+    If NumPyro enumerates discrete sites, a value that depends on one has further axes to the
+    left of the plates, and so does the factor. Pass such values as `values`; if `energy` closes
+    over them, they are refused.
 
     **Arguments**
 
     - `name`: of the site.
-    - `energy`: a callable of one point of each value, to a scalar; for one value, what
+    - `energy`: a callable from one point of each value to a scalar; for one value, what
       [`as_energy`][numpyro_ebm.as_energy] takes.
     - `values`: of the sites. Their leading axes are those of the enclosing plates, the rest is
       one point. An energy of one value that knows its `event_shape` takes its last axes.
     - `event_dim`: the number of axes of one point, for all values or one number per value. Only
-      needed under enumeration, if shapes leave it open.
+      needed under enumeration, if shapes are ambiguous.
     - `constant_z`: opt out of the guard.
 
     **Raises** `ValueError` if the shapes of values, plates and energy do not fit, or, under
@@ -117,7 +117,7 @@ def _check_scalar(energy: Callable[..., Any], points: list[Array]) -> None:
 
 
 def _shape_of(energy: Callable[..., Any], points: list[Array]) -> Shape:
-    # A new function each time: JAX would look an energy up by comparing its arrays.
+    # A new function each time: JAX's cache would compare the energy's arrays.
     return jnp.shape(jax.eval_shape(lambda *x: energy(*x), *points))  # noqa: PLW0108
 
 
@@ -174,7 +174,7 @@ def _event_dims(
     known: Shape | None,
     axes: list[Enumerated],
 ) -> list[int | None]:
-    """How many axes one point of each value has, as far as anything says so."""
+    """The number of axes of one point of each value, as far as it is known."""
     if isinstance(event_dim, int):
         return [event_dim] * len(values)
     if event_dim is not None:
@@ -193,7 +193,7 @@ def _event_dims(
 def _splits(
     i: int, value: Any, event_dim: int | None, axes: list[Enumerated]
 ) -> list[tuple[Shape, Shape]]:
-    """The ways to split the shape of a value, that without an enumerated site first."""
+    """The ways to split the shape of a value; first the one without an enumerated site."""
     shape, plates = jnp.shape(value), plate_shape()
     if event_dim is None:
         counts = [min(len(plates), len(shape))]
@@ -225,5 +225,5 @@ def _fits(lead: Shape, plates: Shape) -> bool:
 def _is_scalar(energy: Callable[..., Any], way: list[tuple[Shape, Shape]]) -> bool:
     try:
         return _shape_of(energy, [any_point(event) for _, event in way]) == ()
-    except (TypeError, ValueError, IndexError):  # Points of a wrong shape.
+    except (TypeError, ValueError, IndexError):  # Points of the wrong shape.
         return False

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, wasserstein_distance
 
 import numpyro_ebm as ebm
-from numpyro_ebm.diagnostics import two_sample
+from numpyro_ebm.diagnostics import _two_sample as two_sample
 
 TESTS = {
     "maximum_mean_discrepancy": partial(

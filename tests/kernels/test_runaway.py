@@ -114,7 +114,7 @@ def test_the_engine_keeps_no_state_of_an_infinite_energy():
     move = ebm.MALA().move
     old = move.init(jr.key(0), jnp.zeros(2), lambda x: 0.5 * x @ x)
     new = old._replace(position=jnp.ones(2), logdensity=jnp.array(jnp.inf))
-    report = ebm.kernels._move.report(1.0)
+    report = ebm.chains.report(1.0)
     state, settled = settle(old, new, report)
     assert (state.position == 0).all()
     assert settled.diverging

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import numpyro_ebm as ebm
-from numpyro_ebm.objectives._chains import next_step_size, run_from
+from numpyro_ebm.kernels import step_adaptation
+from numpyro_ebm.objectives._chains import run_from
 
 
 class Precision(ebm.AbstractEnergy):
@@ -124,7 +125,7 @@ def test_the_step_size_follows_what_a_kernel_is_tuned_by(name):
     def update(step_size, i):
         move = kernel.move.with_step(step_size)
         run = run_from(jr.fold_in(jr.key(0), i), move, UNIT, white_data(256), 5)
-        step_size = next_step_size(kernel, step_size, run.tuning)
+        step_size = step_adaptation(kernel).follow(step_size, run.tuning)
         return step_size, (step_size, run.tuning)
 
     start = jnp.asarray(kernel.move.step_size)

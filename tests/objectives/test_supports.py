@@ -68,7 +68,7 @@ def test_without_the_weight_it_would_be_wrong(objective, x64):
     data = jnp.abs(jr.normal(jr.key(0), (2000,)))
     loss = lambda e: objective.loss(jr.key(0), e, None, data, None)[0]  # noqa: E731
     np.testing.assert_allclose(minimize(loss, HalfNormal(jnp.array(0.0))).rate, data.mean())
-    with pytest.raises(ValueError, match=r"wrong on the support .* `ebm.GeneralizedScoreM"):
+    with pytest.raises(ValueError, match=r"wrong on the support .* `ebm.objectives.Gen"):
         objective.init(jr.key(0), HalfNormal(jnp.array(0.0)), data)
 
 
