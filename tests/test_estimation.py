@@ -10,7 +10,7 @@ import pytest
 from helpers import ENERGIES, mixture, network, trees_equal
 
 import numpyro_ebm as ebm
-from numpyro_ebm.estimation import _steps, estimator as estimator_module
+from numpyro_ebm.estimation import _run, _steps
 from numpyro_ebm.estimation._batches import Rows
 
 DATA = np.asarray(mixture().sample(jax.random.key(0), (100,)))
@@ -195,6 +195,6 @@ def test_bad_input_is_refused_before_any_compilation(call, error, message, monke
     def compiled(*args):
         raise AssertionError("compiled before the input was checked")
 
-    monkeypatch.setattr(estimator_module, "fused_steps", compiled)
+    monkeypatch.setattr(_run, "fused_steps", compiled)
     with pytest.raises(error, match=message):
         call()
