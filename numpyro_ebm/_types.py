@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 Scalar: TypeAlias = Float[Array, ""]
 Shape: TypeAlias = tuple[int, ...]
@@ -23,6 +23,7 @@ Key: TypeAlias = PRNGKeyArray | Array
 
 __all__ = [
     "Array",
+    "Bool",
     "Energy",
     "Float",
     "Int",

@@ -22,6 +22,7 @@ from ._blackjax import blackjax as blackjax
 from ._engine import (
     Sampler as Sampler,
     advance as advance,
+    finite_starts as finite_starts,
     refresh_chains as refresh_chains,
     run_alone as run_alone,
     run_chains as run_chains,

@@ -147,8 +147,10 @@ class Adaptation(AbstractAdaptation):
         )
 
     def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
-        move = None if self.travel is None else self.travel.move
-        return move, self._num_travel(num_warmup)
+        num_travel = self._num_travel(num_warmup)
+        if self.travel is None or num_travel == 0:
+            return None, 0
+        return self.travel.move, num_travel
 
     def _num_travel(self, num_warmup: int) -> int:
         share = 0.0 if self.travel is None else self.travel.share

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.lax import cond
 
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import Array, Bool, Energy, Key, Point, Scalar
 from ..energies import as_energy, unconstrained
 from ._adaptation import NO_ADAPTATION, AbstractAdaptation
 from ._move import AbstractMove, Report, map_chains, settle
@@ -69,6 +69,13 @@ def _start(
     )
 
 
+def finite_starts(state: ChainState) -> Bool[Array, " chain"]:
+    """Which chains have a finite energy and gradient, and can move."""
+    inexact = jax.tree.leaves(eqx.filter(state.move_state, eqx.is_inexact_array))
+    finite = [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in inexact]
+    return jnp.stack(finite).all(0)
+
+
 def refresh_chains(sampler: Sampler, energy: Energy, state: ChainState) -> ChainState:
     """`state` with its cached energies and gradients recomputed."""
     fresh = map_chains(lambda one: sampler.move.refresh(one, energy), state.move_state)
@@ -85,7 +92,7 @@ def transition(
         return _unpacked(move, new), report
 
     traveller, num_travel = sampler.adaptation.traveller(state.num_warmup)
-    if traveller is None or num_travel == 0:
+    if traveller is None:
         return step(sampler.move)
     return cond(state.i < num_travel, lambda: step(traveller), lambda: step(sampler.move))
 
@@ -112,7 +119,7 @@ def advance(
         return _unpacked(move, state), kept
 
     traveller, num_travel = sampler.adaptation.traveller(state.num_warmup)
-    if traveller is None or num_travel == 0:
+    if traveller is None:
         return run(sampler.move, (state, kept), num_steps)
     # Two loops, because a condition in one would cost time in every step.
     num_first = jnp.clip(num_travel - state.i, 0, num_steps)

@@ -14,8 +14,8 @@ from ._formula import show_sum
 class Tilted(AbstractEnergy):
     r"""$E(x) - \log q(x)$: the reference density $q$, tilted by $e^{-E}$.
 
-    A bounded or linear network alone cannot be normalised. Tilting a proper density with a
-    bounded network always can. The reference does not train.
+    A bounded or linear network alone cannot be normalised; a proper density tilted by a bounded
+    network always can. The reference does not train.
 
     **Arguments**
 

@@ -55,7 +55,7 @@ class AbstractKernel(MCMCKernel):
         self.init_strategy = init_strategy
         self._target: ModelTarget | EnergyTarget | None = None
         if model is not None:
-            self._target = ModelTarget(model, init_strategy)
+            self._target = ModelTarget(model)
         elif potential_fn is not None:
             self._target = EnergyTarget.of(potential_fn, move)
 
@@ -123,8 +123,8 @@ class AbstractKernel(MCMCKernel):
         """
         split = jr.split if is_prng_key(rng_key) else jax.vmap(jr.split, out_axes=1)
         chain_key, start_key = split(rng_key)
-        start = start_key, type(self).__name__, self.move, init_params
-        position = self._known_target.start(*start, model_args, model_kwargs or {})
+        arguments = init_params, model_args, model_kwargs or {}
+        position = self._known_target.start(start_key, self, *arguments)
         energy = self.get_potential_fn(model_args, model_kwargs)
         sampler = self._sampler(position)
         state = start_state(chain_key, sampler, energy, position, num_warmup)
@@ -151,8 +151,7 @@ class AbstractKernel(MCMCKernel):
             raise ValueError(
                 "`wrap_model` is not supported for kernels built from a potential function."
             )
-        model = wrapper(self._target.model)
-        return self._with_target(ModelTarget(model, self._target.init_strategy))
+        return self._with_target(ModelTarget(wrapper(self._target.model)))
 
     def with_potential(self, potential_fn: Energy) -> "AbstractKernel":
         """A copy of this kernel that samples `potential_fn`."""

@@ -21,10 +21,10 @@ from ..chains import (
 )
 from ..energies import (
     AbstractEnergy,
-    ConditionalEnergy,
     as_energy,
     check_energy,
     energy_named,
+    is_conditional,
     unconstrained_from,
 )
 from ._langevin import UnadjustedLangevin
@@ -177,7 +177,7 @@ class AnnealedLangevin(AbstractPopulation):
             )
 
     def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
-        if not isinstance(energy, ConditionalEnergy) or energy.event_shape is None:
+        if not is_conditional(energy) or energy.event_shape is None:
             raise TypeError(
                 "`energy` must be a `ConditionalEnergy(fn, event_shape)`, with "
                 f"`fn(x, noise_scale)`, for `AnnealedLangevin`, got {energy!r}."

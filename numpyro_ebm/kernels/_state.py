@@ -14,6 +14,7 @@ from ..chains import (
     ChainState,
     Report,
     Sampler,
+    finite_starts,
     refresh_chains,
     start_alone,
     transition,
@@ -133,7 +134,12 @@ def start_state(
         return KernelState(chain, nothing)
 
     state = (start if is_prng_key(rng_key) else jax.vmap(start))(rng_key, position)
-    _check_start(state)
+    can_move = _each_chain(lambda one: finite_starts(one.chain), state)
+    if not isinstance(can_move, Tracer) and not can_move.all():
+        raise ValueError(
+            "The potential or its gradient is not finite where a chain starts, so it could "
+            "never move. Give a better start with `init_params`."
+        )
     return state
 
 
@@ -159,16 +165,5 @@ def refreshed_state(sampler: Sampler, energy: Energy, state: KernelState) -> Ker
     return _each_chain(refresh, state)
 
 
-def _each_chain(fn: Callable[[KernelState], KernelState], state: KernelState) -> KernelState:
+def _each_chain(fn: Callable[[KernelState], Any], state: KernelState) -> Any:
     return fn(state) if jnp.ndim(state.i) == 0 else jax.vmap(fn)(state)
-
-
-def _check_start(state: KernelState) -> None:
-    leaves = jax.tree.leaves((state.potential_energy, state.z_grad))
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
-        return
-    if not all(jnp.isfinite(x).all() for x in leaves):
-        raise ValueError(
-            "The potential or its gradient is not finite where a chain starts, so it could "
-            "never move. Give a better start with `init_params`."
-        )

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +22,12 @@ class StillMove(AbstractMove):
 
     step_size: float | Scalar
     inverse_mass_matrix: Array | None = None
+    #: Whether the move that it stands in for is Hamiltonian.
+    for_hamiltonian: bool = eqx.field(static=True, default=False)
+
+    @property
+    def is_hamiltonian(self) -> bool:
+        return self.for_hamiltonian
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> StillState:
         return StillState(position, -energy(position))
@@ -29,11 +36,13 @@ class StillMove(AbstractMove):
         return state, state.logdensity
 
     def report(self, info: Scalar) -> Report:
-        return report(0.0, n_grad=0)
+        return report(0.0, n_grad=0)._replace(energy=-info)
 
 
 def sampler_at(position: Point, sampler: Sampler) -> Sampler:
     """`sampler`, if there is anything to move."""
     if jax.tree.leaves(position):
         return sampler
-    return Sampler(StillMove(jnp.mean(jnp.asarray(sampler.move.step_size))), NO_ADAPTATION)
+    step_size = jnp.mean(jnp.asarray(sampler.move.step_size))
+    still = StillMove(step_size, for_hamiltonian=sampler.move.is_hamiltonian)
+    return Sampler(still, NO_ADAPTATION)

@@ -25,13 +25,12 @@ from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 class ModelTarget:
     """A NumPyro model, and what NumPyro builds from it when a chain starts."""
 
-    def __init__(self, model: Callable[..., Any], init_strategy: Callable[..., Any]) -> None:
+    def __init__(self, model: Callable[..., Any]) -> None:
         self.model = model
-        self.init_strategy = init_strategy
         self._traced: _Traced | None = None
 
     def parts_by_value(self) -> tuple[Any, ...]:
-        return self.model, self.init_strategy
+        return (self.model,)
 
     def __getstate__(self) -> dict[str, Any]:
         # Closures don't pickle; `start` makes them again.
@@ -46,20 +45,20 @@ class ModelTarget:
     def start(
         self,
         rng_key: Key,
-        kernel: str,
-        move: AbstractMove,
+        kernel: Any,
         init_params: Point | None,
         args: tuple,
         kwargs: dict,
     ) -> Point:
-        """Where one chain starts, or one per key, in unconstrained space."""
+        """Where one chain of `kernel` starts, or one per key, in unconstrained space."""
         check_normalization(self.model, *args, **kwargs)
         if GIBBS_SITES_KWARG in kwargs:
-            init_params = _start_block(rng_key, self.model, kernel, init_params, args, kwargs)
+            name = type(kernel).__name__
+            init_params = _start_block(rng_key, self.model, name, init_params, args, kwargs)
         info = initialize_model(
             rng_key,
             self.model,
-            init_strategy=self.init_strategy,
+            init_strategy=kernel.init_strategy,
             dynamic_args=True,
             model_args=args,
             model_kwargs=kwargs,
@@ -124,13 +123,12 @@ class EnergyTarget(NamedTuple):
     def start(
         self,
         rng_key: Key,
-        kernel: str,
-        move: AbstractMove,
+        kernel: Any,
         init_params: Point | None,
         args: tuple,
         kwargs: dict,
     ) -> Point:
-        """Where one chain starts, or one per key, in the space in which it moves."""
+        """Where one chain of `kernel` starts, or one per key, in the space of its moves."""
         free, transform = unconstrained(self.energy)
         if init_params is not None:
             position = as_position(init_params)
@@ -145,7 +143,7 @@ class EnergyTarget(NamedTuple):
             )
 
         def start(rng_key: Key) -> Array:
-            return move.draw_start(rng_key, free, shape)
+            return kernel.move.draw_start(rng_key, free, shape)
 
         return _per_key(start, rng_key)(rng_key)
 

@@ -40,7 +40,7 @@ class MonteCarloLogZ(eqx.Module):
     the SVI loss is meaningless. Outside SVI it is the constant zero, and the guard refuses to
     infer parameters with it. Parameters should be `numpyro.param`s, or have a point guide:
     chains can follow these, but not the draws of a wide guide. Shown by
-    `tests/objectives/test_surrogate.py`.
+    `tests/normalizers/test_surrogate.py`.
 
     **Arguments**
 
@@ -143,7 +143,7 @@ jax.tree_util.register_pytree_node(
 
 
 def _without_closure(energy: Any, point: Array) -> Any:
-    """The energy with its closed-over arrays as leaves, so that gradients reach them."""
+    """The energy with its closed-over arrays as leaves, so that chains can stop gradients."""
     if is_discrete(energy):
         return energy
     return eqx.filter_closure_convert(energy.__call__, point)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 from .._guard import check_potential
 from .._types import Array, Key, Point, Scalar
-from ..chains import ChainState, Sampler, as_position, refresh_chains, start
+from ..chains import ChainState, Sampler, as_position, finite_starts, refresh_chains, start
 from ..energies import AbstractEnergy, check_energy, check_points, unconstrained
 from ..kernels import as_sampler
 
@@ -123,9 +123,7 @@ def _start_chains(
     problem: Problem, rng_key: Key, positions: Point, num_warmup: int
 ) -> tuple[ChainState, Array]:
     state = start(rng_key, problem.sampler, problem.energy, positions, num_warmup)
-    inexact = jax.tree.leaves(eqx.filter(state.move_state, eqx.is_inexact_array))
-    finite = [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in inexact]
-    return state, (~jnp.stack(finite).all(0)).sum()
+    return state, (~finite_starts(state)).sum()
 
 
 @eqx.filter_jit

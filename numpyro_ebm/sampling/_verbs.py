@@ -13,7 +13,7 @@ from jax.sharding import Sharding
 from .._checks import check_count, check_key, user_level
 from .._types import Array, Key, Point, PyTree, Shape
 from ..chains import ChainState
-from ..energies import ConditionalEnergy, as_energy
+from ..energies import as_energy, is_conditional
 from ..kernels import AbstractKernel, AbstractPopulation, Population
 from ._draws import Draws
 from ._keep import Half, Halves, History, Moments
@@ -172,7 +172,7 @@ def _populate(
     num_chains: int,
     num_samples: int,
 ) -> Draws:
-    if not isinstance(energy, ConditionalEnergy):
+    if not is_conditional(energy):
         energy = as_energy(energy, event_shape)
     populations = _draw_populations(sampler, energy, jr.split(rng_key, num_chains), num_samples)
     num_steps = int(populations.num_steps.max())
