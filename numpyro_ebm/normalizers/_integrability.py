@@ -11,6 +11,7 @@ import numpy as np
 from .._checks import as_shape, check_count, check_positive
 from .._types import Array, Float, Scalar, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
+from ._search import downhill, unit, without_nan
 
 
 class Integrability(eqx.Module):
@@ -168,33 +169,21 @@ def _descend(energy: AbstractEnergy, rays: Array, radii: Array) -> tuple[Array, 
     NaN is skipped; the last array says whether few energies on each sphere were NaN.
     """
 
-    def height(u: Array, radius: Scalar) -> Array:
-        value = energy(radius * u)
-        return jnp.where(jnp.isnan(value), jnp.inf, value)
+    def descend(u: Array, radius: Scalar) -> tuple[Array, Scalar, Array]:
+        def turn(u: Array, angle: Scalar) -> Array:
+            slope = jax.grad(energy)(radius * u)
+            tangent = unit(slope - jnp.vdot(slope, u) * u)
+            new = jnp.cos(angle) * u - jnp.sin(angle) * tangent
+            return new / jnp.linalg.norm(new)
 
-    def turn(radius: Scalar, carry: tuple) -> tuple:
-        u, low, angle = carry
-        slope = jax.grad(energy)(radius * u)
-        tangent = slope - jnp.vdot(slope, u) * u
-        length = jnp.linalg.norm(tangent)
-        tangent = jnp.where(jnp.isfinite(1 / length), tangent / length, 0)
-        new = jnp.cos(angle) * u - jnp.sin(angle) * tangent
-        new /= jnp.linalg.norm(new)
-        high = height(new, radius)
-        better = high < low
-        u, low = jnp.where(better, new, u), jnp.where(better, high, low)
-        return u, low, jnp.where(better, 1.5, 0.5) * angle
-
-    def downhill(u: Array, radius: Scalar) -> tuple[Array, Array, Array]:
-        is_nan = jnp.isnan(energy(radius * u))
-        start = (u, height(u, radius), jnp.asarray(0.3, radius.dtype))
-        end = jax.lax.fori_loop(0, _NUM_TURNS, lambda _, at: turn(radius, at), start)
-        return end[0], end[1], is_nan
+        height = without_nan(lambda u: energy(radius * u))
+        angle = jnp.asarray(0.3, radius.dtype)
+        return *downhill(height, turn, u, angle, _NUM_TURNS), jnp.isnan(energy(radius * u))
 
     def sphere(carry: Array, radius: Scalar) -> tuple[Array, tuple]:
         # From the rays again, and from where the last sphere was lowest.
         starts = jnp.concatenate([rays, carry])
-        us, lows, is_nan = jax.vmap(lambda u: downhill(u, radius))(starts)
+        us, lows, is_nan = jax.vmap(lambda u: descend(u, radius))(starts)
         best = us[jnp.argsort(lows)[: len(carry)]]
         return best, (lows, us, is_nan.mean() < _MOST_NAN)
 

@@ -1,5 +1,6 @@
 """Where an energy is low: descents from points at every distance."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -49,29 +50,58 @@ def descend_from(energy: Any, starts: Any) -> Lows:
 
 @eqx.filter_jit
 def _descend(energy: Any, starts: Float[Array, "n k *event"]) -> Lows:
+    height = without_nan(energy)
+
+    def move(x: Array, length: Scalar) -> Array:
+        return x - length * unit(jax.grad(energy)(x))
+
+    def descend(group: Array) -> tuple[Array, Scalar]:
+        # If most energies overflow, the others are on the slopes of a mode.
+        x = group[jnp.argmin(jax.vmap(height)(group))]
+        return downhill(height, move, x, 0.3 * jnp.linalg.norm(x) + 1e-3, _NUM_STEPS)
+
+    return Lows(*jax.vmap(descend)(starts))
+
+
+def downhill(
+    height: Callable[[Array], Scalar],
+    move: Callable[[Array, Scalar], Array],
+    start: Array,
+    length: Scalar,
+    num_steps: int,
+) -> tuple[Array, Scalar]:
+    """The end of a descent by `move(x, length)`, and its height.
+
+    A move that leads up is not made, and the next one is half as long; after one that leads
+    down, the next is longer by half.
+    """
+
+    def step(_: Array, carry: tuple) -> tuple:
+        x, low, length = carry
+        new = move(x, length)
+        value = height(new)
+        better = value < low
+        x, low = jnp.where(better, new, x), jnp.where(better, value, low)
+        return x, low, jnp.where(better, 1.5, 0.5) * length
+
+    carry = start, height(start), length
+    return jax.lax.fori_loop(0, num_steps, step, carry)[:2]
+
+
+def without_nan(energy: Any) -> Callable[[Array], Scalar]:
+    """`energy`, infinite instead of NaN."""
+
     def height(x: Array) -> Scalar:
         value = energy(x)
         return jnp.where(jnp.isnan(value), jnp.inf, value)
 
-    def step(carry: tuple, _: None) -> tuple[tuple, None]:
-        x, low, length = carry
-        slope = jax.grad(energy)(x)
-        size = jnp.linalg.norm(slope)
-        new = x - length * jnp.where(jnp.isfinite(1 / size), slope / size, 0)
-        value = height(new)
-        better = value < low
-        x, low = jnp.where(better, new, x), jnp.where(better, value, low)
-        return (x, low, jnp.where(better, 1.5, 0.5) * length), None
+    return height
 
-    def descend(group: Array) -> tuple[Array, Scalar]:
-        # If most energies overflow, the others are on the slopes of a mode.
-        heights = jax.vmap(height)(group)
-        x, low = group[jnp.argmin(heights)], heights.min()
-        start = x, low, 0.3 * jnp.linalg.norm(x) + 1e-3
-        (x, low, _), _ = jax.lax.scan(step, start, length=_NUM_STEPS)
-        return x, low
 
-    return Lows(*jax.vmap(descend)(starts))
+def unit(x: Array) -> Array:
+    """`x` at length one; zero if its length is zero or not finite."""
+    length = jnp.linalg.norm(x)
+    return jnp.where(jnp.isfinite(1 / length), x / length, 0)
 
 
 #: Starts by dimension, their range in box sizes, points per group (each start is the lowest
