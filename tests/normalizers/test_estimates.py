@@ -212,7 +212,7 @@ HARD = {
         ebm.SequentialMonteCarlo(reference=wide(32, 3.0)),
         MANY_WELL,
         many_well_log_z(),
-        0.92,
+        0.95,
     ),
 }
 
