@@ -26,7 +26,7 @@ from ..energies import (
 from ..kernels import NUTS, AbstractKernel, AbstractPopulation, check_exact
 from ..sampling import sample
 from ._base import BLOCK, AbstractNormalizer, rounding, with_common_checks
-from ._reference import check_same_space, reference_for
+from ._reference import check_density, check_same_space, reference_for
 
 
 class BridgeSampling(AbstractNormalizer):
@@ -57,6 +57,7 @@ class BridgeSampling(AbstractNormalizer):
     num_samples: int = eqx.field(static=True, default=500, kw_only=True)
 
     def __check_init__(self) -> None:
+        check_density("proposal", self.proposal)
         for name in ("num_chains", "num_samples"):
             check_count(name, getattr(self, name))
         check_count("num_warmup", self.num_warmup, 0)

@@ -22,7 +22,7 @@ from ..energies import (
 from ..kernels import MALA, AbstractKernel, as_sampler
 from ._base import BLOCK, AbstractNormalizer, rounding, weighted
 from ._ends import checks_of, run_on
-from ._reference import annealing, check_same_space, reference_for
+from ._reference import annealing, check_density, check_same_space, reference_for
 from ._schedule import NOT_REACHED, Schedule, pilot, respaced, without_adaptation
 
 
@@ -45,6 +45,7 @@ class ImportanceSampling(AbstractNormalizer):
     num_samples: int = eqx.field(static=True, default=20_000)
 
     def __check_init__(self) -> None:
+        check_density("proposal", self.proposal)
         check_count("num_samples", self.num_samples)
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
@@ -138,6 +139,7 @@ class AnnealedImportanceSampling(AbstractNormalizer):
     num_steps: int = eqx.field(static=True, default=1, kw_only=True)
 
     def __check_init__(self) -> None:
+        check_density("reference", self.reference)
         check_count("num_temperatures", self.num_temperatures)
         check_count("num_particles", self.num_particles)
         check_count("num_steps", self.num_steps)

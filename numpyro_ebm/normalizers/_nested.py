@@ -14,7 +14,7 @@ from .._types import Array, Key, Scalar
 from ..chains import Annealing, blackjax
 from ..energies import AbstractEnergy, LogZ, is_discrete, judged
 from ._base import AbstractNormalizer, rounding, with_common_checks
-from ._reference import annealing
+from ._reference import annealing, check_density
 
 
 class NestedSampling(AbstractNormalizer):
@@ -41,6 +41,7 @@ class NestedSampling(AbstractNormalizer):
     num_delete: int | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
+        check_density("reference", self.reference)
         check_count("num_live", self.num_live)
         for name in ("num_steps", "num_delete"):
             value = getattr(self, name)

@@ -17,6 +17,7 @@ from ..energies import (
     box_of,
     check_energy,
     discrete_levels,
+    energy_named,
     is_discrete,
     same_support,
     unconstrained_from,
@@ -48,6 +49,12 @@ class UniformUnits(AbstractEnergy):
         low, high = self.levels
         up = jr.bernoulli(rng_key, shape=(*sample_shape, *self.event_shape))
         return as_floats(jnp.where(up, high, low))
+
+
+def check_density(name: str, value: Any) -> None:
+    """Raise unless `value` can be a density, or is `None`."""
+    if value is not None:
+        energy_named(name, unfreeze(value))
 
 
 def find_reference(energy: Any) -> AbstractEnergy | None:

@@ -15,7 +15,7 @@ from ..energies import AbstractEnergy, LogZ, judged
 from ..kernels import AbstractKernel
 from ._base import AbstractNormalizer, rounding, with_common_checks
 from ._ends import ShortRun, checks_of, run_on
-from ._reference import annealing
+from ._reference import annealing, check_density
 from ._schedule import NOT_REACHED, follow, pilot, without_adaptation
 
 
@@ -90,6 +90,7 @@ class ThermodynamicIntegration(AbstractNormalizer):
 
 
 def _check(method: Any) -> None:
+    check_density("reference", method.reference)
     check_probability("target_ess", method.target_ess)
     check_count("num_islands", method.num_islands)
     check_count("num_particles", method.num_particles)
