@@ -1,16 +1,14 @@
 """Derivatives of an energy at one point."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from ._checks import as_numbers
-from ._types import Array, Float, Scalar
+from ._types import Array, EnergyLike, Float, Scalar
 from .energies import as_energy, check_energy
 
 
-def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+def score(energy: EnergyLike, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
     r"""$s(x) = -\nabla E(x)$, the gradient of the log-density, at one point.
 
     ```python
@@ -30,7 +28,7 @@ def score(energy: Any, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
 
 
 def score_and_laplacian(
-    energy: Any, x: Float[Array, "*event"]
+    energy: EnergyLike, x: Float[Array, "*event"]
 ) -> tuple[Float[Array, "*event"], Scalar]:
     r"""$-\nabla E(x)$ and $\Delta E(x)$: forward over reverse, one coordinate at a time."""
     value, slope_along = jax.linearize(lambda y: score(energy, y), x)

@@ -96,7 +96,7 @@ def _as_known(name: str, value: Any) -> np.ndarray | None:
     return array.astype(float)
 
 
-def as_numbers(name: str, values: Any) -> Any:
+def as_numbers(name: str, values: Any) -> Array:
     try:
         return as_floats(values)
     except (TypeError, ValueError) as error:

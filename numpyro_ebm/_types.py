@@ -1,9 +1,20 @@
 """Type aliases used in all signatures."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree
+from numpy.typing import ArrayLike
+
+from ._trainable import Frozen
+
+if TYPE_CHECKING:
+    from jax import Array as Array
+else:
+    # Where annotations are checked at run time, an array of NumPy is as good.
+    Array = jax.Array | np.ndarray
 
 Scalar: TypeAlias = Float[Array, ""]
 Shape: TypeAlias = tuple[int, ...]
@@ -15,6 +26,10 @@ Point: TypeAlias = Any
 #: A callable that maps one point to a scalar; low energy means likely.
 Energy: TypeAlias = Callable[[Point], Scalar]
 
+#: What `as_energy` takes: an energy, a NumPyro distribution or a callable on one point; or one
+#: of these by `freeze`.
+EnergyLike: TypeAlias = Callable[..., Any] | Frozen
+
 #: Independent draws: `sampler(rng_key, sample_shape=())`.
 Sampler: TypeAlias = Callable[..., Array]
 
@@ -23,8 +38,10 @@ Key: TypeAlias = PRNGKeyArray | Array
 
 __all__ = [
     "Array",
+    "ArrayLike",
     "Bool",
     "Energy",
+    "EnergyLike",
     "Float",
     "Int",
     "Key",

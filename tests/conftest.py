@@ -3,6 +3,11 @@ from pathlib import Path
 import jax
 import numpyro
 import pytest
+import typechecker
+from jaxtyping import install_import_hook
+
+typechecker.install()
+install_import_hook("numpyro_ebm", "typechecker.check")
 
 # For `chain_method="parallel"`; must come before anything starts JAX's backend.
 numpyro.set_host_device_count(2)

@@ -1,4 +1,4 @@
-"""What the tests share: the table of energies, and the statistical assertion."""
+"""What the tests share: tables of energies, kernels and objectives, and assertions."""
 
 import os
 import subprocess
@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import pytest
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
 from scipy.stats import binom
 
 import numpyro_ebm as ebm
 from numpyro_ebm._trainable import partition_trainable
+from numpyro_ebm.kernels import AbstractKernel
+from numpyro_ebm.objectives import AbstractPointwiseObjective
 
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
 MEAN = np.array([1.0, -2.0])
@@ -70,6 +73,56 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
     "Frozen": lambda: ebm.as_energy(ebm.freeze(mixture())),
 }
 
+#: The kernels that move real points: a new kernel adds a line.
+KERNELS: dict[str, Callable[..., AbstractKernel]] = {
+    "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
+    "UnadjustedLangevin": ebm.UnadjustedLangevin,
+    "MALA": ebm.MALA,
+    "AutoMALA": ebm.AutoMALA,
+    "BarkerMH": ebm.BarkerMH,
+    "HMC": ebm.HMC,
+    "NUTS": ebm.NUTS,
+    "GHMC": ebm.GHMC,
+    "UnadjustedMCLMC": ebm.UnadjustedMCLMC,
+    "AdjustedMCLMC": ebm.AdjustedMCLMC,
+}
+#: Those without a bias.
+EXACT = {name: K for name, K in KERNELS.items() if not name.startswith("Unadjusted")}
+#: The kernels that flip units.
+SPIN_KERNELS: dict[str, Callable[..., AbstractKernel]] = {
+    "GibbsWithGradients": ebm.GibbsWithGradients,
+    "BlockGibbs": ebm.BlockGibbs,
+}
+
+
+def tempered(*args, **kwargs):
+    return ebm.ParallelTempering(ebm.MALA(*args, **kwargs), [1.0, 2.0])
+
+
+#: The objectives that are a mean over points: a new objective adds a line.
+OBJECTIVES: dict[str, AbstractPointwiseObjective] = {
+    "ScoreMatching": ebm.ScoreMatching(),
+    "ExplicitScoreMatching": ebm.objectives.ExplicitScoreMatching(jnp.sin),
+    "SlicedScoreMatching": ebm.SlicedScoreMatching(),
+    "PlainSlicedScoreMatching": ebm.objectives.PlainSlicedScoreMatching(),
+    "DenoisingScoreMatching": ebm.DenoisingScoreMatching(0.3),
+    "VarianceReducedDenoisingScoreMatching": (
+        ebm.objectives.VarianceReducedDenoisingScoreMatching(0.3)
+    ),
+    "GeneralizedScoreMatching": ebm.objectives.GeneralizedScoreMatching(jnp.square),
+    "ConditionalNoiseContrastiveEstimation": (
+        ebm.objectives.ConditionalNoiseContrastiveEstimation(0.3)
+    ),
+}
+
+
+def quick(table, names):
+    """A test for each entry of `table`, which is slow except for `names`."""
+    return [
+        pytest.param(entry, id=name, marks=() if name in names else pytest.mark.slow)
+        for name, entry in table.items()
+    ]
+
 
 def quadrature(energy, half_width, num_grid):
     """`log Z`, mean and variance on a box around zero, by the trapezoidal rule."""
@@ -85,7 +138,7 @@ def quadrature(energy, half_width, num_grid):
 def assert_moments(draws, mean, variance, *, num_blocks=None, ess_variance=28_800):
     """Mean and variance of `draws`, `(chain, draw, d)`, within four standard errors of truth.
 
-    Blocks of draws, by default one a chain, are taken as independent, so standard errors need
+    Blocks of draws, by default one per chain, are taken as independent, so standard errors need
     no autocorrelation estimate. Too few effective draws fail: 400 for the mean, and 28,800 for
     the variance, at which a bias of 5 % lies 6 standard errors off.
     """
@@ -135,7 +188,7 @@ def trees_equal(a, b):
 
 
 def assert_uniform(ranks, num_draws, *, num_simulations=2000):
-    """Ranks, one a replicate, among `num_draws` draws: inside the 95 % band of a uniform ECDF.
+    """Ranks, one per replicate, among `num_draws` draws: in the 95 % band of a uniform ECDF.
 
     The band holds for all ranks at once, by simulation (Säilynoja, Bürkner and Vehtari 2022).
     """

@@ -200,7 +200,7 @@ class Adaptation(AbstractAdaptation):
             state = self._end_stage(i, state)
         return state
 
-    def _learn_step_size(self, i: Array, state: AdaptState, tuning: Scalar) -> AdaptState:
+    def _learn_step_size(self, i: Array, state: AdaptState, tuning: Array) -> AdaptState:
         num_travel, target = self._num_travel(len(state.schedule)), self.target_tuning
         if self.travel is not None:
             target = jnp.where(i < num_travel, self.travel.target_accept_prob, target)
@@ -266,7 +266,7 @@ def _step_size_algorithm(target_accept_prob: Any) -> Algorithm:
     return Algorithm(*adaptation.dual_averaging_adaptation(target_accept_prob))
 
 
-def _averaged(state: AdaptState) -> Scalar:
+def _averaged(state: AdaptState) -> Array:
     return jnp.exp(state.step_size_state.log_step_size_avg)
 
 

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -88,7 +88,7 @@ class AbstractMove(eqx.Module):
                 "NumPyro's `DiscreteGibbs` for sites of a model."
             )
 
-    def with_step(self, step_size: Scalar) -> Self:
+    def with_step(self, step_size: Array) -> "AbstractMove":
         """The same move with another step size."""
         return eqx.tree_at(lambda move: move.step_size, self, step_size)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._calculus import score_and_laplacian
 from .._checks import as_data
-from .._types import Array, Float, Scalar
+from .._types import Array, ArrayLike, EnergyLike, Float, Scalar
 from ..energies import (
     AbstractEnergy,
     as_energy,
@@ -43,8 +43,8 @@ class LogLikelihood(eqx.Module):
 
     def __repr__(self) -> str:
         return (
-            f"log-likelihood {float(self.mean):.4f} +- {float(self.std_error):.2g} a datum "
-            f"({len(self.values)} data; log Z contributes {float(self.log_z_error):.2g})"
+            f"log-likelihood {float(self.mean):.4f} +- {float(self.std_error):.2g} per point "
+            f"({len(self.values)} points; log Z contributes {float(self.log_z_error):.2g})"
         )
 
 
@@ -119,7 +119,7 @@ class HyvarinenScore(AbstractScore):
         return jnp.zeros(())
 
 
-def log_likelihood(energy: Any, data: Float[Array, "n *event"]) -> LogLikelihood:
+def log_likelihood(energy: EnergyLike, data: ArrayLike) -> LogLikelihood:
     r"""$\log p(x)$ of held-out data, with the error of $\log Z$ propagated.
 
     ```python
@@ -175,7 +175,7 @@ class Comparison(eqx.Module):
 
 def compare(
     energies: Mapping[str, Any],
-    data: Float[Array, "n *event"],
+    data: ArrayLike,
     score: AbstractScore = LogScore(),
 ) -> Comparison:
     """Compare energies on held-out data.

@@ -181,7 +181,7 @@ def normal_scores(x: np.ndarray) -> np.ndarray:
 
 def ess(x: np.ndarray) -> float:
     if x.shape[1] >= MIN_DRAWS:
-        return array_stats().ess(x, method="mean")
+        return float(array_stats().ess(x, method="mean"))
     # The draws of a chain may be worth only one; chains are independent.
     x = np.asarray(x, float)
     variance = x.var(ddof=1)

@@ -28,7 +28,7 @@ def thin(draws: Array, every: int) -> Array:
 
 @partial(jax.jit, static_argnames=("shape", "num"))
 def markov_signs(
-    rng_key: Key, shape: Shape, num: int, flip_prob: float
+    rng_key: Key, shape: Shape, num: int, flip_prob: float | Scalar
 ) -> Float[Array, "n num"]:
     """Stationary two-valued Markov chains, one per chain [Chwialkowski et al. 2016]."""
     start_key, flip_key = jr.split(rng_key)

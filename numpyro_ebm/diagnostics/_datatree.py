@@ -95,8 +95,8 @@ def as_tree(
     leading = {shape[:2] for shape in shapes.values()}
     if len(leading) != 1 or len(*leading) < 2 or 0 in next(iter(leading)):
         raise ValueError(
-            "`source` must hold arrays `(chain, draw, *event)` of as many chains and draws, "
-            f"got shapes {shapes}. One chain `x` is `x[None]`."
+            "`source` must hold arrays `(chain, draw, *event)` with equally many chains and "
+            f"draws, got shapes {shapes}. One chain `x` is `x[None]`."
         )
     finite = [np.isfinite(x).all(tuple(range(2, x.ndim))) for x in posterior.values()]
     attrs = {
@@ -139,8 +139,8 @@ def _superchains(superchains: Any, tree: DataTree) -> np.ndarray:
     sizes = np.unique(labels, return_counts=True)[1]
     if labels.shape != (num_chains,) or len(set(sizes)) != 1 or len(sizes) < 2:
         raise ValueError(
-            f"`superchains` must label each of {num_chains} chains, as many of them by each of "
-            f"two or more labels, got {superchains}."
+            f"`superchains` must give each of {num_chains} chains one of two or more labels, "
+            f"each of them equally often, got {superchains}."
         )
     return labels
 
@@ -173,8 +173,8 @@ def _from_mcmc(mcmc: MCMC) -> tuple[dict, dict, dict]:
 def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
     if not isinstance(draws, Draws) or draws.state is None:
         raise ValueError(
-            "These draws are independent, with no chain to diagnose: pass what `ebm.sample` "
-            f"drew by a kernel, got {draws}."
+            "These draws are independent, so there are no chains to diagnose: pass what "
+            f"`ebm.sample` drew with a kernel, got {draws}."
         )
     stats = {_STATS.get(name, name): np.asarray(x) for name, x in draws.stats.items()}
     stats["lp"] = -stats["lp"]

@@ -12,8 +12,8 @@ from scipy.stats import t as t_distribution
 from xarray import Dataset
 
 from .._checks import as_data, check_count, check_key
-from .._types import Array, Float, Key
-from ..energies import as_energy, check_energy
+from .._types import Array, EnergyLike, Float, Key
+from ..energies import AbstractEnergy, as_energy, check_energy
 from ..kernels import AbstractKernel
 from ..sampling import sample
 from ._convergence import nested_r_hat, nested_r_hat_limit
@@ -55,7 +55,7 @@ class DriftProbe:
 
 def drift_probe(
     rng_key: Key,
-    energy: Any,
+    energy: EnergyLike,
     kernel: AbstractKernel,
     starts: Mapping[str, Float[Array, "n *event"]],
     *,
@@ -97,7 +97,7 @@ def drift_probe(
     energy = as_energy(energy)
     points = {name: as_data(x, f"starts[{name!r}]") for name, x in starts.items()}
     if len(points) < 2:
-        raise ValueError(f"`starts` must hold two starts or more, got {list(points)}.")
+        raise ValueError(f"`starts` must hold at least two starts, got {list(points)}.")
     for x in points.values():
         check_energy(energy, x.shape[1:])
     chosen = [
@@ -122,7 +122,7 @@ def drift_probe(
 
 def _run(
     rng_key: Key,
-    energy: Any,
+    energy: AbstractEnergy,
     kernel: AbstractKernel,
     start: Array,
     lengths: list[int],

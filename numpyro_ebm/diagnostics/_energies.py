@@ -9,15 +9,15 @@ import numpy as np
 
 from .._calculus import score
 from .._checks import as_floats
-from .._types import Array, Energy, Float, Scalar, Shape
+from .._types import Array, Energy, EnergyLike, Float, Scalar, Shape
 from ..energies import energy_named
 from ._points import as_energy_and_points
 
 
 def fisher_divergence(
-    energy: Any,
+    energy: EnergyLike,
     draws: Any,
-    other_energy: Any,
+    other_energy: EnergyLike,
     *,
     event_shape: Shape | None = None,
     weights: Float[Array, " n"] | None = None,
@@ -51,7 +51,7 @@ def fisher_divergence(
         weights = as_floats(weights)
         if weights.shape != points.shape[:1]:
             raise ValueError(
-                f"`weights` must be one a draw, shape {points.shape[:1]}, got shape "
+                f"`weights` must hold one weight per draw, shape {points.shape[:1]}, got shape "
                 f"{weights.shape}."
             )
     return _mean_square(energy, other, points, weights)
@@ -92,7 +92,7 @@ class EnergyPIT(eqx.Module):
 
 
 def energy_pit(
-    energy: Any, data: Any, draws: Any, *, event_shape: Shape | None = None
+    energy: EnergyLike, data: Any, draws: Any, *, event_shape: Shape | None = None
 ) -> EnergyPIT:
     r"""$P(E(x') < E(x))$ of each datum $x$, over draws $x'$: uniform if the model is right.
 
@@ -127,7 +127,9 @@ def _energies(energy: Energy, points: Array, name: str) -> np.ndarray:
     energies = np.asarray(_evaluate(energy, points))
     num_bad = int(np.isnan(energies).sum())
     if num_bad:
-        raise ValueError(f"The energy is NaN at {num_bad} of `{name}`, which have no rank.")
+        raise ValueError(
+            f"The energy is NaN at {num_bad} of `{name}`, so they cannot be ranked."
+        )
     return energies
 
 

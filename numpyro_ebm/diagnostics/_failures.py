@@ -95,8 +95,8 @@ def disagreements(table: Dataset, name: str) -> Iterator[str]:
         worst = int(np.argmax(np.where(failed, r_hat / limit, 0)))
         title = {"r_hat": "R-hat", "nested_r_hat": "Nested R-hat"}[name]
         yield (
-            f"{title} of {table['summary'].values[worst]} is {r_hat[worst]:.4g}, where chance "
-            f"makes at most {limit[worst]:.4g}{_others(table, failed, worst)}: the chains "
+            f"{title} of {table['summary'].values[worst]} is {r_hat[worst]:.4g}, above the "
+            f"{limit[worst]:.4g} expected by chance{_others(table, failed, worst)}: the chains "
             "disagree."
         )
 
@@ -108,8 +108,9 @@ def drifts(table: Dataset) -> Iterator[str]:
         worst = int(np.argmax(np.where(failed, drift / limit, 0)))
         yield (
             f"Halves of chains differ: in {table['summary'].values[worst]} by "
-            f"{drift[worst]:.2f} standard deviations, where chance makes at most "
-            f"{limit[worst]:.2f}{_others(table, failed, worst)}. Warm up longer."
+            f"{drift[worst]:.2f} standard deviations, above the "
+            f"{limit[worst]:.2f} expected by chance{_others(table, failed, worst)}. "
+            "Warm up longer."
         )
 
 
@@ -145,7 +146,7 @@ def shapes(coordinates: dict[str, np.ndarray]) -> Iterator[str]:
     if correlation[one, other] > _CORRELATED:
         yield (
             f"{names[one]} and {names[other]} have a correlation of "
-            f"{correlation[one, other]:.3f} in size: let the kernel learn it, by "
+            f"{correlation[one, other]:.3f} in absolute value: let the kernel learn it, by "
             "`dense_mass=True`."
         )
 

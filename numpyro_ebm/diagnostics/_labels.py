@@ -65,7 +65,7 @@ def label(
         points = [_flat(one) for one in variables]
         if len({x.shape[2] for x in points}) > 1:
             raise ValueError(
-                "`source` and `reference` must have points of as many coordinates, got "
+                "`source` and `reference` must have points with equally many coordinates, got "
                 f"{[x.shape[2] for x in points]}."
             )
         rows = [x.reshape(-1, x.shape[2]) for x in points]

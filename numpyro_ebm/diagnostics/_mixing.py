@@ -159,8 +159,8 @@ def mixing_report(
 def _notes(attrs: Mapping[Any, Any]) -> Iterator[str]:
     if not attrs.get("is_exact", 1):
         yield (
-            f"`{attrs['kernel']}` is unadjusted: its step biases the draws, and no comparison "
-            "of chains shows it, for all share the bias. Test them by "
+            f"`{attrs['kernel']}` is unadjusted: its step size biases the draws, which "
+            "comparing chains cannot show, because all share the bias. Test them by "
             "`ebm.diagnostics.kernel_stein_discrepancy`, or use `ebm.MALA()` or "
             "`ebm.AdjustedMCLMC()`."
         )
@@ -180,7 +180,9 @@ def _labels(tree: DataTree, usable: np.ndarray) -> np.ndarray | None:
     labels = tree["posterior"].coords["superchain"].values[usable]
     sizes = np.unique(labels, return_counts=True)[1]
     if len(set(sizes)) > 1:
-        raise ValueError(f"`superchain` must hold as many chains of each label, got {labels}.")
+        raise ValueError(
+            f"`superchain` must give each label equally many chains, got {labels}."
+        )
     return labels if len(sizes) > 1 else None
 
 

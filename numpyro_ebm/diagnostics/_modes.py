@@ -229,7 +229,7 @@ def _failures_of_occupancy(table: Dataset, min_ess: float) -> Iterator[str]:
     for k in np.flatnonzero(r_hat > limit):
         yield (
             f"Chains disagree on the occupancy of mode {table['mode'].values[k]}: R-hat is "
-            f"{r_hat[k]:.4g}, where chance makes at most {limit[k]:.4g}."
+            f"{r_hat[k]:.4g}, above the {limit[k]:.4g} expected by chance."
         )
     size = table["ess"].values
     for k in np.flatnonzero(size < min_ess):

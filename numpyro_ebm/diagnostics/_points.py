@@ -3,13 +3,13 @@
 from typing import Any
 
 from .._checks import as_data
-from .._types import Array, Float, Shape
+from .._types import Array, EnergyLike, Float, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy
 from ..sampling import AbstractDraws
 
 
 def as_energy_and_chains(
-    energy: Any, draws: Any, event_shape: Shape | None, name: str = "draws"
+    energy: EnergyLike, draws: Any, event_shape: Shape | None, name: str = "draws"
 ) -> tuple[AbstractEnergy, Float[Array, "chain draw *event"]]:
     """The energy, and its draws per chain; independent points are chains of one draw each."""
     energy = as_energy(energy, event_shape)
@@ -30,7 +30,7 @@ def as_energy_and_chains(
 
 
 def as_energy_and_points(
-    energy: Any, draws: Any, event_shape: Shape | None, name: str = "draws"
+    energy: EnergyLike, draws: Any, event_shape: Shape | None, name: str = "draws"
 ) -> tuple[AbstractEnergy, Float[Array, "n *event"]]:
     """The energy, and its draws with all chains concatenated."""
     energy, chains = as_energy_and_chains(energy, draws, event_shape, name)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t as t_distribution
 
 from .._checks import as_data
-from .._types import Array, Energy, Float, PyTree, Scalar
+from .._types import Array, Energy, EnergyLike, Float, PyTree, Scalar
 from ..energies import as_energy
 
 #: The level of a check, for all of its statistics together.
@@ -56,7 +56,7 @@ class PredictiveCheck(eqx.Module):
 
 
 def predictive_check(
-    energy: Any,
+    energy: EnergyLike,
     data: Float[Array, "n *event"],
     replicates: Float[Array, "draw n *event"],
     *,
@@ -110,7 +110,8 @@ def predictive_check(
     sizes = {len(leaf) for leaf in jax.tree.leaves(params)} - {len(replicates)}
     if sizes:
         raise ValueError(
-            f"`params` must be as many as `replicates`, {len(replicates)}, got {sizes}."
+            f"`params` must have as many entries as `replicates`, {len(replicates)}, "
+            f"got {sizes}."
         )
     observed, replicated = _compare(energy, data, replicates, params, statistic)
     shapes = {leaf.shape for leaf in jax.tree.leaves(replicated)} - {replicates.shape[:1]}

@@ -49,7 +49,7 @@ def verdict(failures: tuple[str, ...]) -> list[str]:
     return ["NOT ok:", *(f"- {failure}" for failure in failures)]
 
 
-def _number(name: str, x: float) -> str:
+def _number(name: str, x: float | np.number) -> str:
     if "r_hat" in name and x < 100:
         return f"{x:.3f}"
     return f"{x:.0f}" if 1000 <= abs(x) < 1e9 else f"{x:.3g}"

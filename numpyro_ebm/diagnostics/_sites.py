@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer import MCMC
 
-from .._types import Array, Scalar
+from .._types import Array, Energy, Scalar
 from ..sites._distribution import EnergyDistribution
 
 
@@ -48,7 +48,7 @@ def energy_at(site: dict) -> Scalar | None:
     if site.get("is_observed", False) or not isinstance(fn, EnergyDistribution):
         return None
 
-    def one(energy: Any, x: Array) -> Scalar:
+    def one(energy: Energy, x: Array) -> Scalar:
         return energy(x)
 
     for _ in fn.batch_shape:

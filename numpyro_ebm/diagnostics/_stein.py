@@ -10,7 +10,7 @@ import numpy as np
 
 from .._calculus import score
 from .._checks import check_count, check_key
-from .._types import Array, Energy, Float, Key, PyTree, Scalar, Shape
+from .._types import Array, Energy, EnergyLike, Float, Key, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete, is_real
 from ._correlation import decorrelation_time, markov_signs, spread, thin
 from ._points import as_energy_and_chains
@@ -55,7 +55,7 @@ class SteinTest(eqx.Module):
 
 def kernel_stein_discrepancy(
     rng_key: Key,
-    energy: Any,
+    energy: EnergyLike,
     draws: Any,
     *,
     kernel: AbstractRadialKernel = InverseMultiquadric(),
@@ -179,7 +179,7 @@ def _check_real(energy: AbstractEnergy) -> None:
     if is_discrete(energy) or not is_real(energy.support):
         raise ValueError(
             "`energy` must live on all real points, where Stein's identity holds, got support "
-            f"{energy.support}. Of a constrained one, test "
+            f"{energy.support}. For a constrained one, test "
             "`ebm.Transformed(energy, biject_to(energy.support))` on unconstrained draws."
         )
 

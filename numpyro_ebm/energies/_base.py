@@ -6,17 +6,15 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
-import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
 from .._checks import as_finite, as_shape
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Key, Point, Scalar, Shape
+from .._types import Array, EnergyLike, Key, Point, Scalar, Shape
 from ._formula import is_number, show_number, show_sum, show_term
 from ._log_z import LogZ
 from ._supports import intersection, same_support
@@ -223,7 +221,7 @@ def proper_part(energy: AbstractEnergy) -> AbstractEnergy | None:
 
 
 def as_energy(
-    obj: AbstractEnergy | dist.Distribution | Callable[[Any], Any],
+    obj: EnergyLike,
     event_shape: Shape | None = None,
 ) -> AbstractEnergy:
     """Convert `obj` to an energy.
@@ -250,7 +248,7 @@ def as_energy(
     return energy
 
 
-def energy_named(name: str, obj: Any) -> AbstractEnergy:
+def energy_named(name: str, obj: EnergyLike) -> AbstractEnergy:
     """The argument `name` of a function as an energy."""
     return convert(obj, name, None)
 

@@ -55,7 +55,7 @@ class FunctionEnergy(AbstractEnergy):
         inner = unfreeze(self.fn)
         return inner if isinstance(inner, AbstractEnergy) else None
 
-    def __call__(self, x: Point) -> Scalar:
+    def __call__(self, x: Point) -> Array:
         return unfreeze(self.fn)(x)
 
     def _formula(self) -> str:

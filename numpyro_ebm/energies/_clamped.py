@@ -4,7 +4,6 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from numpyro.distributions.constraints import Constraint
 
 from .._checks import as_numbers
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Float, Int, Scalar, Shape
+from .._types import Array, ArrayLike, EnergyLike, Float, Int, Scalar, Shape
 from ._base import AbstractEnergy, as_energy
 from ._formula import show_term
 from ._transforms import restricted
@@ -55,7 +54,7 @@ class Clamped(AbstractEnergy):
         return f"{show_term(repr(self.energy))}[{self.event_shape[0]} of {total} free]"
 
 
-def clamp(energy: Any, mask: Any, values: Any) -> Clamped:
+def clamp(energy: EnergyLike, mask: ArrayLike, values: ArrayLike) -> Clamped:
     r"""The energy of the free coordinates, given the clamped ones.
 
     ```python

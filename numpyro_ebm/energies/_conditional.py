@@ -54,7 +54,7 @@ class ConditionalEnergy(eqx.Module):
         return f"{name_of(unfreeze(self.fn))}(y; x)"
 
 
-def is_conditional(energy: Any) -> bool:
+def is_conditional(energy: object) -> bool:
     """Whether it needs a condition to be an energy."""
     return isinstance(energy, ConditionalEnergy)
 

@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
 from .._checks import as_finite, check_positive
-from .._types import Array, Float, Key, Scalar, Shape
+from .._types import Array, ArrayLike, Float, Key, Scalar, Shape
 from ._base import AbstractEnergy
 
 
@@ -25,10 +25,10 @@ class Gaussian(AbstractEnergy):
 
     def __init__(
         self,
-        loc: Float[Array, " d"],
-        covariance_matrix: Float[Array, "d d"] | None = None,
-        precision_matrix: Float[Array, "d d"] | None = None,
-        scale_tril: Float[Array, "d d"] | None = None,
+        loc: ArrayLike,
+        covariance_matrix: ArrayLike | None = None,
+        precision_matrix: ArrayLike | None = None,
+        scale_tril: ArrayLike | None = None,
     ) -> None:
         given = {
             "covariance_matrix": covariance_matrix,
@@ -96,9 +96,9 @@ class GaussianMixture(AbstractEnergy):
 
     def __init__(
         self,
-        weights: Float[Array, " k"],
-        locs: Float[Array, "k d"],
-        covariance_matrices: Float[Array, "*k d d"],
+        weights: ArrayLike,
+        locs: ArrayLike,
+        covariance_matrices: ArrayLike,
     ) -> None:
         weights, self.locs = as_finite("weights", weights), as_finite("locs", locs)
         if weights.ndim != 1:
@@ -177,7 +177,7 @@ def _check_definite(name: str, precision: Float[Array, "*k d d"]) -> None:
         raise ValueError(f"`{name}` must be {kind}.")
 
 
-def _colour(noise: Float[Array, "*n d"], precision: Float[Array, "*n d d"]) -> Array:
+def _colour(noise: Float[Array, "*n d"], precision: Float[Array, "*k d d"]) -> Array:
     # x = L^-T z has covariance (L L^T)^-1, where L L^T is the precision.
     root = jnp.broadcast_to(jnp.linalg.cholesky(precision), noise.shape + noise.shape[-1:])
     return solve_triangular(root, noise[..., None], trans=1, lower=True)[..., 0]

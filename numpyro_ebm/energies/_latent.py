@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Point, Scalar, Shape
+from .._types import Array, ArrayLike, Point, Scalar, Shape
 from ._base import AbstractEnergy
 from ._formula import name_of
 
@@ -43,7 +43,7 @@ class LatentEnergy(AbstractEnergy):
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.fn)(x["x"], x["z"])
 
-    def marginal(self, values: Any, log_weights: Any = 0.0) -> "Marginal":
+    def marginal(self, values: ArrayLike, log_weights: ArrayLike = 0.0) -> "Marginal":
         r"""$-\log\sum_k w_k\,e^{-E(x, z_k)}$, the energy of `x` alone.
 
         Exact if `values` are all the values of a discrete `z`. With the nodes and weights of a

@@ -17,7 +17,7 @@ from numpyro.distributions.constraints import Constraint
 
 from .._checks import as_finite
 from .._trainable import Frozen, freeze, partition_trainable, unfreeze
-from .._types import Array, Float, Key, Point, Sampler, Scalar, Shape
+from .._types import Array, ArrayLike, EnergyLike, Float, Key, Point, Sampler, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, energy_named, proper_part
 from ._formula import show_number, show_term
 from ._log_z import LogZ
@@ -41,7 +41,9 @@ class Normalized(AbstractEnergy):
     energy: AbstractEnergy
     constant: Frozen | LogZ
 
-    def __init__(self, energy: Any, log_z: Any, std_error: Any = 0.0) -> None:
+    def __init__(
+        self, energy: EnergyLike, log_z: ArrayLike | LogZ, std_error: ArrayLike = 0.0
+    ) -> None:
         self.energy = as_energy(energy)
         as_finite("log_z", log_z.estimate if isinstance(log_z, LogZ) else log_z)
         constant = log_z if isinstance(log_z, LogZ) else LogZ(log_z, std_error)
@@ -222,7 +224,7 @@ class Confined(AbstractEnergy):
         return repr(self.energy)
 
 
-def confined(energy: Any) -> AbstractEnergy:
+def confined(energy: EnergyLike) -> AbstractEnergy:
     """`energy`, infinite outside its support."""
     energy = as_energy(energy)
     return energy if energy.support is None or is_real(energy.support) else Confined(energy)

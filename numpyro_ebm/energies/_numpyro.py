@@ -18,7 +18,7 @@ from numpyro.infer.util import (
 )
 
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Key, Scalar
+from .._types import Array, EnergyLike, Key, Scalar
 from ._base import AbstractEnergy, as_energy
 from ._formula import name_of, show_term
 from ._supports import bijection, is_real
@@ -124,7 +124,7 @@ class OnSite(AbstractEnergy):
 
     def __init__(
         self,
-        energy: Any,
+        energy: EnergyLike,
         site: str,
         model: ModelEnergy | None = None,
         *,

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from .._checks import as_data, as_finite, check_key, check_positive
-from .._types import Array, Float, Key
+from .._types import Array, ArrayLike, Float, Key
 
 
 class Standardize(Transform):
@@ -25,12 +25,12 @@ class Standardize(Transform):
     domain: ClassVar[Any] = constraints.real
     codomain: ClassVar[Any] = constraints.real
 
-    def __init__(self, loc: Any, scale: Any) -> None:
+    def __init__(self, loc: ArrayLike, scale: ArrayLike) -> None:
         check_positive("scale", scale)
         self.loc, self.scale = as_finite("loc", loc), as_finite("scale", scale)
 
     @classmethod
-    def fit(cls, data: Float[Array, "n *event"]) -> "Standardize":
+    def fit(cls, data: ArrayLike) -> "Standardize":
         """Fit mean and standard deviation per coordinate; a constant one keeps its scale."""
         data = as_data(data)
         scale = data.std(0)
@@ -103,7 +103,7 @@ class Logit(Transform):
         return (self.num_levels, self.alpha) == (other.num_levels, other.alpha)
 
 
-def dequantize(rng_key: Key, data: Any) -> Float[Array, "n *event"]:
+def dequantize(rng_key: Key, data: ArrayLike) -> Float[Array, "n *event"]:
     r"""Integers plus uniform noise in $[0, 1)$: discrete data with a density.
 
     The log-density of the result, averaged over the noise, is a lower bound on the

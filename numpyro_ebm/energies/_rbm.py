@@ -4,7 +4,7 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import abc
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -43,7 +43,7 @@ class AbstractRBM(AbstractEnergy):
             )
 
     @classmethod
-    def create(cls, num_visible: int, num_hidden: int, *, key: Key) -> Self:
+    def create(cls, num_visible: int, num_hidden: int, *, key: Key) -> "AbstractRBM":
         """A machine to train, whose weights have standard deviation 0.01 [Hinton 2012]."""
         weights = 0.01 * jr.normal(key, (num_visible, num_hidden))
         return cls(weights, jnp.zeros(num_visible), jnp.zeros(num_hidden))

@@ -1,14 +1,12 @@
 """Student's t, in any number of coordinates."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import jax.random as jr
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln
 
 from .._checks import as_finite, check_positive
-from .._types import Array, Float, Key, Scalar, Shape
+from .._types import Array, ArrayLike, Float, Key, Scalar, Shape
 from ._base import AbstractEnergy
 
 
@@ -28,9 +26,9 @@ class StudentT(AbstractEnergy):
 
     def __init__(
         self,
-        df: Any,
-        loc: Float[Array, " d"],
-        scale_tril: Float[Array, "d d"] | None = None,
+        df: ArrayLike,
+        loc: ArrayLike,
+        scale_tril: ArrayLike | None = None,
     ) -> None:
         check_positive("df", df)
         self.df, self.loc = as_finite("df", df), as_finite("loc", loc)

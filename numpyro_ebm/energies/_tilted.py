@@ -5,7 +5,7 @@ from typing import Any
 from numpyro.distributions.constraints import Constraint
 
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Point, Scalar, Shape
+from .._types import EnergyLike, Point, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, energy_named
 from ._bridges import DistributionEnergy
 from ._formula import show_sum
@@ -26,7 +26,7 @@ class Tilted(AbstractEnergy):
     energy: AbstractEnergy
     reference: Frozen | AbstractEnergy
 
-    def __init__(self, energy: Any, reference: Any) -> None:
+    def __init__(self, energy: EnergyLike, reference: Any) -> None:
         self.energy = as_energy(energy)
         self.reference = freeze(_check_reference(reference, self.energy.event_shape))
 

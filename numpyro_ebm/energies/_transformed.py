@@ -12,7 +12,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Key, Point, Sampler, Scalar, Shape
+from .._types import Array, EnergyLike, Key, Point, Sampler, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, proper_part
 from ._formula import name_of, show_term
 from ._levels import discrete_levels, is_discrete, show_levels
@@ -44,7 +44,9 @@ class Transformed(AbstractEnergy):
     #: Whether the transform is a bijection onto the whole support of the energy.
     is_onto: bool = eqx.field(static=True)
 
-    def __init__(self, energy: Any, transform: Any, *, is_onto: bool | None = None) -> None:
+    def __init__(
+        self, energy: EnergyLike, transform: Any, *, is_onto: bool | None = None
+    ) -> None:
         self.energy = as_energy(energy)
         self.transform = freeze(transform)
         transform = unfreeze(transform)

@@ -16,7 +16,7 @@ from jax.sharding import Sharding
 from .._checks import check_count, check_key, check_probability, user_level
 from .._driver import drive
 from .._trainable import partition_trainable
-from .._types import Array, Float, Key, PyTree, Scalar
+from .._types import Array, ArrayLike, EnergyLike, Key, PyTree, Scalar
 from .._values import ByValue
 from ..energies import (
     forget_constants,
@@ -93,15 +93,15 @@ class Estimator:
         self.ema_decay = ema_decay
         self._rule = Rule(objective, ByValue(optim), ema_decay)
 
-    def init(self, rng_key: Key, energy: Any, data: PyTree) -> EstimatorState:
+    def init(self, rng_key: Key, energy: EnergyLike, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
         learnable, batch = as_learnable(energy), as_float_batch(data)
         is_bare = learnable is not energy
         # A log Z known now will not be that of the learned energy.
-        energy = forget_constants(learnable)
-        check_shapes(energy, batch)
+        unknown = forget_constants(learnable)
+        check_shapes(unknown, batch)
         init_key, run_key = jr.split(rng_key)
-        trainable, objective_state = self.objective.init(init_key, energy, batch)
+        trainable, objective_state = self.objective.init(init_key, unknown, batch)
         params, _ = partition_trainable(trainable)
         if not jax.tree.leaves(params):
             raise ValueError(
@@ -154,10 +154,10 @@ class Estimator:
         self,
         rng_key: Key,
         num_steps: int,
-        energy: Any,
+        energy: EnergyLike,
         data: PyTree | Iterator[PyTree],
         *,
-        weights: Float[Array, " n"] | None = None,
+        weights: ArrayLike | None = None,
         batch_size: int | None = None,
         progress_bar: bool = True,
         early_stopping: EarlyStopping | None = None,

@@ -5,8 +5,15 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from .._types import Array, PyTree
-from ..energies import FunctionEnergy, as_energy, check_energy, check_points, is_conditional
+from .._types import Array, EnergyLike, PyTree
+from ..energies import (
+    AbstractEnergy,
+    FunctionEnergy,
+    as_energy,
+    check_energy,
+    check_points,
+    is_conditional,
+)
 from ..objectives import Batch, as_batch
 from ._batches import as_weighted
 from ._state import EstimatorState
@@ -17,7 +24,7 @@ def weighted(batch: PyTree, weights: Array | None) -> tuple[Batch, Array | None]
     return (as_batch(batch), None) if weights is None else as_weighted(batch, weights)
 
 
-def as_learnable(energy: Any) -> Any:
+def as_learnable(energy: EnergyLike) -> Any:
     """`energy` as an energy, or unchanged if it is a conditional energy."""
     return energy if is_conditional(energy) else as_energy(energy)
 
@@ -28,12 +35,12 @@ def as_given(energy: Any, state: EstimatorState) -> Any:
     return energy.fn if is_bare else energy
 
 
-def structure(energy: Any) -> Any:
+def structure(energy: PyTree) -> PyTree:
     """`energy` without its array values, which other devices round differently."""
     return jax.tree.map(lambda x: jax.eval_shape(lambda: x) if eqx.is_array(x) else x, energy)
 
 
-def check_shapes(energy: Any, batch: Batch) -> None:
+def check_shapes(energy: AbstractEnergy, batch: Batch) -> None:
     """Raise unless `energy` accepts the points of `batch`."""
     shape = batch.points.shape[1:]
     if is_conditional(energy):

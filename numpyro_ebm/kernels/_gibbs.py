@@ -9,7 +9,7 @@ import jax.random as jr
 
 from .._types import Array, Energy, Key, Point, Scalar, Shape
 from ..chains import NO_ADAPTATION, AbstractMove, Report, as_position, report
-from ..energies import discrete_levels
+from ..energies import AbstractEnergy, discrete_levels
 from ._numpyro import AbstractKernel
 
 
@@ -48,14 +48,14 @@ class BlockGibbsMove(AbstractMove):
     step_size: float | Scalar = 1.0
     inverse_mass_matrix: Array | None = None
 
-    def check(self, energy: Any) -> None:
+    def check(self, energy: AbstractEnergy) -> None:
         _sweep(energy)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> BlockGibbsState:
         _sweep(energy)
         return BlockGibbsState(position, -energy(position))
 
-    def step(self, rng_key: Key, state: Any, energy: Any) -> tuple[Any, Any]:
+    def step(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Any]:
         position = _sweep(energy)(rng_key, state.position)
         new = BlockGibbsState(position, -energy(position))
         return new, BlockGibbsInfo(jnp.ones_like(new.logdensity))
@@ -69,7 +69,7 @@ class BlockGibbsMove(AbstractMove):
         return _random_units(rng_key, energy, shape)
 
 
-def _sweep(energy: Any) -> Callable[[Key, Array], Array]:
+def _sweep(energy: Energy) -> Callable[[Key, Array], Array]:
     sweep = getattr(energy, "gibbs_sweep", None)
     if sweep is None:
         raise TypeError(
@@ -86,11 +86,11 @@ class GibbsWithGradientsMove(AbstractMove):
     step_size: float | Scalar = 1.0
     inverse_mass_matrix: Array | None = None
 
-    def check(self, energy: Any) -> None:
+    def check(self, energy: AbstractEnergy) -> None:
         _levels(energy)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> FlipState:
-        self.check(energy)
+        _levels(energy)
         value, gradient = jax.value_and_grad(energy)(position)
         return FlipState(position, -value, -gradient)
 

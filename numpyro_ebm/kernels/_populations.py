@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import check_count, check_positive, check_probability, finite
-from .._types import Array, Float, Key, Scalar
+from .._types import Array, EnergyLike, Float, Key, Scalar
 from ..chains import (
     Annealing,
     Sampler,
@@ -58,7 +58,7 @@ class AbstractPopulation(eqx.Module):
         return True
 
     @abc.abstractmethod
-    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+    def draw(self, rng_key: Key, energy: AbstractEnergy, num_draws: int) -> Population:
         """`num_draws` points; a pure function, to be called inside `jit`."""
 
 
@@ -112,7 +112,7 @@ class TemperedSMC(AbstractPopulation):
             )
         self.num_steps, self.target_ess = num_steps, target_ess
 
-    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+    def draw(self, rng_key: Key, energy: EnergyLike, num_draws: int) -> Population:
         energy = as_energy(energy, self.reference.event_shape)
         check_energy(energy, self.reference.event_shape or ())
         self.sampler.move.check(energy)

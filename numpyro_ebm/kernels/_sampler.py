@@ -55,6 +55,6 @@ def check_exact(kernel: AbstractKernel) -> None:
     if not kernel.move.is_exact:
         raise ValueError(
             f"`kernel` must leave its target invariant here, and `{type(kernel).__name__}` is "
-            "biased, by which the result would be wrong: use `ebm.MALA()` or "
+            "biased, which would make the result wrong: use `ebm.MALA()` or "
             "`ebm.AdjustedMCLMC()`."
         )

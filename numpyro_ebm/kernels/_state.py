@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from numpyro.util import is_prng_key
 
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import Array, Energy, Float, Key, Point, Scalar
 from ..chains import (
     ChainState,
     Report,
@@ -88,11 +88,11 @@ class KernelState(eqx.Module):
         return jax.tree.map(lambda g: -g, gradient)
 
     @property
-    def potential_energy(self) -> Scalar:
+    def potential_energy(self) -> Float[Array, "*chain"]:
         return -self.move_state.logdensity
 
     @property
-    def accept_prob(self) -> Scalar:
+    def accept_prob(self) -> Float[Array, "*chain"]:
         return self.report.accept_prob
 
     @property

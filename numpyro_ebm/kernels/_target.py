@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
@@ -111,7 +111,7 @@ class EnergyTarget(NamedTuple):
     energy: AbstractEnergy
 
     @classmethod
-    def of(cls, potential_fn: Energy, move: AbstractMove) -> Self:
+    def of(cls, potential_fn: Energy, move: AbstractMove) -> "EnergyTarget":
         energy = as_energy(potential_fn)
         move.check(energy)
         return cls(energy)

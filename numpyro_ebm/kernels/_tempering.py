@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import as_finite, as_floats
-from .._types import Array, Energy, Float, Key, Point, Scalar, Shape
+from .._types import Array, Energy, EnergyLike, Float, Key, Point, Scalar, Shape
 from ..chains import AbstractAdaptation, AbstractMove, Adaptation, AdaptState, Report
 from ..energies import as_energy
 from ._numpyro import AbstractKernel
@@ -51,7 +51,7 @@ class TemperingMove(AbstractMove):
     def is_exact(self) -> bool:
         return self.inner.is_exact
 
-    def check(self, energy: Any) -> None:
+    def check(self, energy: EnergyLike) -> None:
         # As it will be at each temperature.
         self.inner.check(1.0 * as_energy(energy))
 

@@ -106,8 +106,8 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
         with_common_checks(log_z, noise),
         {
             f"the effective sample size is below {_FEWEST_WEIGHTS}": not ess >= _FEWEST_WEIGHTS,
-            "the weights have so heavy a tail (Pareto k) that few draws decide, as where the "
-            "proposal or reference misses some of the target": not tail <= limit,
+            "the weights have such a heavy tail (Pareto k) that few draws decide, as if the "
+            "proposal or reference missed part of the target": not tail <= limit,
         },
     )
 

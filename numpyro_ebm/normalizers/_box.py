@@ -1,14 +1,13 @@
 """A box that contains nearly all of a density."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from .._checks import as_floats
-from .._types import Array, Shape
+from .._types import Array, Energy, Shape
 from ._base import BLOCK
 from ._search import descend_from, starts_around
 
@@ -16,7 +15,7 @@ from ._search import descend_from, starts_around
 DEEP = 15.0
 
 
-def find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+def find_box(energy: Energy, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     dim = math.prod(shape)
     low, high = np.full(dim, -8.0), np.full(dim, 8.0)
     lows = descend_from(energy, starts_around(low.reshape(shape), high.reshape(shape)))
@@ -26,7 +25,7 @@ def find_box(energy: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     )
 
     @eqx.filter_jit
-    def heights(energy: Any, points: Array) -> Array:
+    def heights(energy: Energy, points: Array) -> Array:
         return jax.lax.map(energy, points, batch_size=BLOCK)
 
     for _ in range(_MOST_BOXES):

@@ -1,14 +1,14 @@
 """Normalisers by enumerating all states."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import Array, Float, Key, Scalar, Shape
-from ..energies import LogZ, as_energy, discrete_levels
+from .._types import Array, EnergyLike, Float, Key, Scalar, Shape
+from ..energies import AbstractEnergy, LogZ, as_energy, discrete_levels
 from ._base import AbstractExactMethod, log_sum, rounding, with_common_checks
 
 
@@ -28,16 +28,16 @@ class Enumeration(AbstractExactMethod):
     #: The most coordinates whose states are listed.
     most: ClassVar[int] = 20
 
-    def log_z(self, energy: Any) -> Scalar:
+    def log_z(self, energy: AbstractEnergy) -> Scalar:
         states = self.states(energy)
         return log_sum(energy, states, jnp.zeros(len(states)))
 
-    def estimate(self, rng_key: Key, energy: Any) -> LogZ:
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         value, noise = _evaluate(self, energy)
         log_z = LogZ(value, noise, value, value, upper_is_exact=True, method="Enumeration")
         return with_common_checks(log_z, noise)
 
-    def states(self, energy: Any) -> Float[Array, "n *event"]:
+    def states(self, energy: EnergyLike) -> Float[Array, "n *event"]:
         """All states of `energy`, one per row."""
         levels, shape = discrete_levels(energy), self.event_shape
         if shape is None:
@@ -59,6 +59,6 @@ class Enumeration(AbstractExactMethod):
 
 
 @eqx.filter_jit
-def _evaluate(method: Enumeration, energy: Any) -> tuple[Scalar, Scalar]:
+def _evaluate(method: Enumeration, energy: AbstractEnergy) -> tuple[Scalar, Scalar]:
     value = method.log_z(energy)
     return value, rounding(value)

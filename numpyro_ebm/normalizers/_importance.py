@@ -65,7 +65,7 @@ class ImportanceSampling(AbstractNormalizer):
         return judged(
             log_z,
             {
-                "chains on the energy find places of larger weights than all that were drawn: "
+                "chains on the energy find points with larger weights than all draws: "
                 "the proposal misses some of the target": beyond > _MOST_BEYOND
             },
         )

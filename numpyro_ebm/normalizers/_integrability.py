@@ -1,7 +1,6 @@
 """Whether a density falls off fast enough to have a normaliser."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import as_shape, check_count, check_positive
-from .._types import Array, Float, Scalar, Shape
+from .._types import Array, EnergyLike, Float, Scalar, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 from ._search import downhill, unit, without_nan
 
@@ -50,7 +49,7 @@ class Integrability(eqx.Module):
 
 
 def check_integrable(
-    energy: Any,
+    energy: EnergyLike,
     event_shape: Shape | None = None,
     *,
     radius: float | None = None,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jax.core import Tracer
 from numpyro.distributions import constraints
 
 from .._checks import as_floats, check_count, check_finite
-from .._types import Array, Energy, Float, Key, Scalar, Shape
+from .._types import Array, Energy, EnergyLike, Float, Key, Scalar, Shape
 from ..energies import (
     AbstractEnergy,
     LogZ,
@@ -79,7 +79,7 @@ class Quadrature(AbstractExactMethod):
             raise ValueError(f"`num_points` must be at least 2, got {self.num_points}.")
 
     @classmethod
-    def around(cls, energy: Any, event_shape: Shape | None = None) -> Self:
+    def around(cls, energy: EnergyLike, event_shape: Shape | None = None) -> "Quadrature":
         r"""A box found by search, outside which the density is below $e^{-25}$ of its peak.
 
         Descents from points at every distance up to 8000 look for modes. The box starts from
@@ -100,7 +100,7 @@ class Quadrature(AbstractExactMethod):
     def log_z(self, energy: Energy) -> Scalar:
         return log_sum(energy, *self.nodes(_support(energy)))
 
-    def estimate(self, rng_key: Key, energy: Any) -> LogZ:
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         check_energy(energy, self.low.shape)
         if is_discrete(energy):
             raise ValueError(
@@ -129,7 +129,7 @@ class Quadrature(AbstractExactMethod):
         inside = (points >= as_floats(self.low)) & (points <= as_floats(self.high))
         return inside.reshape(len(points), -1).all(1)
 
-    def with_doubled_points(self) -> Self:
+    def with_doubled_points(self) -> "Quadrature":
         sizes = tuple(2 * n - 1 for n in self._sizes())
         return dataclasses.replace(self, num_points=sizes)
 
@@ -148,7 +148,7 @@ class Quadrature(AbstractExactMethod):
         grids = jnp.stack(jnp.meshgrid(*log_weights, indexing="ij"))
         return points.reshape(-1, *self.low.shape), grids.sum(0).reshape(-1)
 
-    def _missed(self, energy: Any, lows: Lows) -> tuple[Array, Array]:
+    def _missed(self, energy: AbstractEnergy, lows: Lows) -> tuple[Array, Array]:
         """Whether there are modes outside the box, and between its nodes."""
         low, high = as_floats(self.low), as_floats(self.high)
         inside = self.contains(lows.points)
@@ -160,7 +160,7 @@ class Quadrature(AbstractExactMethod):
         rise = jax.vmap(energy)(nodes) - lows.energies
         return outside, (lows.is_deep(DEEP) & inside & ~(rise < _STEEP)).any()
 
-    def _check_overlap(self, energy: Any) -> None:
+    def _check_overlap(self, energy: AbstractEnergy) -> None:
         bounds = _bounds(_support(energy), self.low.shape)
         if any(isinstance(bound, Tracer) for bound in jax.tree.leaves((bounds, self.low))):
             return
@@ -193,7 +193,7 @@ _STEEP = 2.0
 
 @eqx.filter_jit
 def _compare(
-    method: Quadrature, fine: Quadrature, energy: Any
+    method: Quadrature, fine: Quadrature, energy: AbstractEnergy
 ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """Compare two grids, and find the share of the mass at the edge."""
     nodes, log_weights = fine.nodes(_support(energy))
@@ -204,7 +204,7 @@ def _compare(
     return method.log_z(energy), total, jnp.exp(edge - total), rounding(total)
 
 
-def _support(energy: Any) -> Any:
+def _support(energy: Energy) -> Any:
     return energy.support if isinstance(energy, AbstractEnergy) else constraints.real
 
 

@@ -57,7 +57,7 @@ def check_density(name: str, value: Any) -> None:
         energy_named(name, unfreeze(value))
 
 
-def find_reference(energy: Any) -> AbstractEnergy | None:
+def find_reference(energy: AbstractEnergy) -> AbstractEnergy | None:
     """A proper density that is a part of `energy`, or uniform over spins; else `None`."""
     energy = unfreeze(energy)
     if energy.reference is not None:

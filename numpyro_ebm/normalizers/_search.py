@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import as_floats
-from .._types import Array, Float, Scalar
+from .._types import Array, Energy, Float, Scalar
 
 
 class Lows(NamedTuple):
@@ -43,13 +43,13 @@ def starts_around(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return points.reshape(-1, _GROUP, *low.shape)
 
 
-def descend_from(energy: Any, starts: Any) -> Lows:
+def descend_from(energy: Energy, starts: Any) -> Lows:
     """Descend from the lowest point of each group."""
     return _descend(energy, as_floats(starts))
 
 
 @eqx.filter_jit
-def _descend(energy: Any, starts: Float[Array, "n k *event"]) -> Lows:
+def _descend(energy: Energy, starts: Float[Array, "n k *event"]) -> Lows:
     height = without_nan(energy)
 
     def move(x: Array, length: Scalar) -> Array:
@@ -88,7 +88,7 @@ def downhill(
     return jax.lax.fori_loop(0, num_steps, step, carry)[:2]
 
 
-def without_nan(energy: Any) -> Callable[[Array], Scalar]:
+def without_nan(energy: Energy) -> Callable[[Array], Scalar]:
     """`energy`, infinite instead of NaN."""
 
     def height(x: Array) -> Scalar:

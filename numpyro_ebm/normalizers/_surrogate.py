@@ -12,9 +12,9 @@ from numpyro.handlers import trace
 from numpyro.primitives import _PYRO_STACK, mutable
 
 from .._checks import as_floats, check_count, check_noise
-from .._types import Array, Scalar
+from .._types import Array, EnergyLike, Key, Scalar
 from ..chains import run_chains
-from ..energies import as_energy, is_discrete
+from ..energies import AbstractEnergy, as_energy, is_discrete
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 
 
@@ -65,7 +65,7 @@ class MonteCarloLogZ(eqx.Module):
         check_count("num_steps", self.num_steps)
         check_count("num_chains", self.num_chains)
 
-    def log_z(self, energy: Any) -> Scalar:
+    def log_z(self, energy: EnergyLike) -> Scalar:
         """The surrogate, in a model under SVI; zero elsewhere.
 
         **Raises** `ValueError` if the energy does not know its event shape, or if the model
@@ -106,7 +106,7 @@ class MonteCarloLogZ(eqx.Module):
             )
         return state
 
-    def _begin(self, rng_key: Any, energy: Any) -> "_Begun":
+    def _begin(self, rng_key: Key, energy: AbstractEnergy) -> "_Begun":
         shape = energy.event_shape
         if shape is None:
             raise ValueError(
@@ -142,7 +142,7 @@ jax.tree_util.register_pytree_node(
 )
 
 
-def _without_closure(energy: Any, point: Array) -> Any:
+def _without_closure(energy: AbstractEnergy, point: Array) -> Any:
     """The energy with its closed-over arrays as leaves, so that chains can stop gradients."""
     if is_discrete(energy):
         return energy

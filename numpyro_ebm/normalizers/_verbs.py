@@ -7,7 +7,7 @@ from typing import Any
 from jax.core import Tracer
 
 from .._checks import check_key, user_level
-from .._types import Key, Shape
+from .._types import EnergyLike, Key, Shape
 from ..energies import (
     AbstractEnergy,
     LogZ,
@@ -28,7 +28,7 @@ from ._sequential import SequentialMonteCarlo
 
 def log_partition(
     rng_key: Key,
-    energy: Any,
+    energy: EnergyLike,
     method: AbstractNormalizer | None = None,
     *,
     event_shape: Shape | None = None,
@@ -77,7 +77,7 @@ def log_partition(
 
 def log_partition_ratio(
     rng_key: Key,
-    energy: Any,
+    energy: EnergyLike,
     other: Any,
     method: BridgeSampling = BridgeSampling(),
     *,
@@ -107,7 +107,7 @@ def log_partition_ratio(
 
 def normalize(
     rng_key: Key,
-    energy: Any,
+    energy: EnergyLike,
     method: AbstractNormalizer | None = None,
     *,
     event_shape: Shape | None = None,
@@ -133,7 +133,7 @@ def normalize(
 class Analytic(AbstractExactMethod):
     r"""The energy's own `log_z`."""
 
-    def log_z(self, energy: Any) -> Any:
+    def log_z(self, energy: AbstractEnergy) -> Any:
         return energy.log_z
 
     def estimate(self, rng_key: Key, energy: Any) -> LogZ:

@@ -23,7 +23,7 @@ class AbstractObjective(eqx.Module):
     """
 
     @abc.abstractmethod
-    def init(self, rng_key: Key, energy: Any, data: Batch) -> tuple[PyTree, PyTree]:
+    def init(self, rng_key: Key, energy: AbstractEnergy, data: Batch) -> tuple[PyTree, PyTree]:
         """`(trainable, state)` before the first step; raises if it cannot fit this energy."""
 
     @abc.abstractmethod
@@ -67,7 +67,7 @@ class AbstractPointwiseObjective(AbstractObjective):
     def at(self, rng_key: Key, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
         """The loss at one point."""
 
-    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: AbstractEnergy, data: Data) -> tuple[Any, None]:
         if self.needs_real:
             check_real(self, energy)
         return energy, None
@@ -93,7 +93,7 @@ def weighted_mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None
     return jnp.mean(values if weights is None else weights * values)
 
 
-def check_real(objective: Any, energy: Any) -> None:
+def check_real(objective: Any, energy: AbstractEnergy) -> None:
     """Raise if score matching would be silently wrong."""
     name = type(objective).__name__
     if is_discrete(energy):

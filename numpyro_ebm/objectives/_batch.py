@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._types import Array, Float, PyTree
+from .._types import Array, Energy, Float, PyTree
 
 
 class Batch(eqx.Module):
@@ -24,7 +24,7 @@ class Batch(eqx.Module):
     def __len__(self) -> int:
         return len(self.points)
 
-    def map(self, fn: Callable[..., Array], energy: Any, *rows: Array) -> Array:
+    def map(self, fn: Callable[..., Array], energy: Energy, *rows: Array) -> Array:
         """`fn(energy, x, *row)` at each point, with the energy at that point's condition."""
 
         def at(x: Array, condition: Any, *row: Array) -> Array:
@@ -32,11 +32,11 @@ class Batch(eqx.Module):
 
         return jax.vmap(at)(self.points, self.conditions, *rows)
 
-    def energies(self, energy: Any) -> Float[Array, " n"]:
+    def energies(self, energy: Energy) -> Float[Array, " n"]:
         """The energy of each point, at its condition."""
         return self.map(lambda energy, x: energy(x), energy)
 
-    def energy_at(self, energy: Any, i: int) -> Any:
+    def energy_at(self, energy: Energy, i: int) -> Any:
         """`energy` at the condition of row `i`."""
         return _given(energy, jax.tree.map(lambda x: x[i], self.conditions))
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._types import Array, Key, PyTree, Scalar
-from ..chains import run_chains
+from .._types import Array, Energy, Key, PyTree, Scalar
+from ..chains import AbstractMove, run_chains
 
 
 class Run(NamedTuple):
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 
 def run_from(
     rng_key: Key,
-    move: Any,
+    move: AbstractMove,
     energy: Any,
     starts: Array,
     num_steps: int,
@@ -37,7 +37,7 @@ def run_from(
     """Chains of `num_steps` transitions from `starts`; no gradient flows through them."""
     starts = jax.lax.stop_gradient(starts)
 
-    def run(rng_key: Key, energy: Any, starts: Array) -> Run:
+    def run(rng_key: Key, energy: Energy, starts: Array) -> Run:
         ends, chains, tuning = run_chains(rng_key, move, energy, starts, num_steps)
         diverging = chains.num_diverging.mean(dtype=tuning.dtype) / num_steps
         return Run(ends, chains.accept_prob, diverging, tuning)
@@ -50,7 +50,7 @@ def run_from(
     return Run(ends[:, 0], accept_prob[:, 0], diverging.mean(), tuning.mean())
 
 
-def chain_divergence(rng_key: Key, move: Any, energy: Any, points: Array) -> Scalar:
+def chain_divergence(rng_key: Key, move: AbstractMove, energy: Energy, points: Array) -> Scalar:
     r"""$\mathrm{KL}(q_\theta\,\|\,p)$ up to a constant; $q_\theta$ is one transition later.
 
     The gradient flows through the transition only; the energy at its end point stays fixed.

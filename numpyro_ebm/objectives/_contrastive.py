@@ -60,7 +60,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
     def __check_init__(self) -> None:
         check_count("num_noise", self.num_noise)
 
-    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Contrasted, Any]:
+    def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Contrasted, Any]:
         batch = as_batch(data)
         noise = self._noise(energy, batch.points)
         if batch.conditions is not None:
@@ -94,7 +94,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         log_prob = batch.map(_log_density, trainable.energy) - unfreeze(trainable.log_z)
         return log_prob - noise.log_prob(batch.points) - jnp.log(self.num_noise)
 
-    def _noise(self, energy: Any, points: Array) -> Any:
+    def _noise(self, energy: Energy, points: Array) -> Any:
         noise = self.noise
         if noise is None:
             widening = 1 + 0.5 / np.sqrt(max(points[0].size, 1))
@@ -136,7 +136,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
             f"The constant by which the classifier tells data from noise is "
             f"{own.estimate:.3f}, where log Z of the learned energy is {found.estimate:.3f} "
             f"(error {found.std_error:.2g}), and that is what was kept. The energy misfits the "
-            "data, has not settled, or fits them by heart: judge it on points that were held "
+            "data, has not settled, or has memorised them: judge it on points that were held "
             "out (`early_stopping=ebm.EarlyStopping()`)."
         )
 
@@ -145,7 +145,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         if accuracy > _CHASM:
             return (
                 f"The noise is told from the data with accuracy {accuracy:.2f}: they hardly "
-                "overlap, so little was learned, or the energy fits these points by heart. "
+                "overlap, so little was learned, or the energy memorised these points. "
                 "Judge it on points that were held out (`early_stopping=ebm.EarlyStopping()`), "
                 "or give a `noise` that is closer to the data, such as a flow."
             )
@@ -193,7 +193,7 @@ _MOST_PARAMETERS, _MOST_ROWS = 500, 10_000
 _SMALL_GAP = 0.05
 
 
-def _first_log_z(rng_key: Key, energy: Any, noise: Any) -> Scalar:
+def _first_log_z(rng_key: Key, energy: Energy, noise: Any) -> Scalar:
     """A first log Z: classification starts at chance, not at the network's arbitrary volume."""
     draws = noise.sample(rng_key, (1000,))
     log_ratios = -jax.vmap(confined(unfreeze(energy)))(draws)
@@ -202,7 +202,7 @@ def _first_log_z(rng_key: Key, energy: Any, noise: Any) -> Scalar:
     return jnp.where(jnp.isfinite(log_z), log_z, 0)
 
 
-def _log_density(energy: Any, x: Point) -> Scalar:
+def _log_density(energy: Energy, x: Point) -> Scalar:
     # Noise may fall outside the energy's support.
     return -confined(energy)(x)
 

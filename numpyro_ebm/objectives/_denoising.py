@@ -96,7 +96,7 @@ class MultiscaleDenoisingScoreMatching(AbstractPointwiseObjective):
                 f"`noise_scales` must be a vector, got shape {self.noise_scales.shape}."
             )
 
-    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, None]:
         if not is_conditional(energy):
             raise TypeError(
                 "`energy` must be a `ConditionalEnergy(fn, event_shape)`, with "

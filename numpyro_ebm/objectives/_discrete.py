@@ -21,7 +21,7 @@ class _AbstractFlips(AbstractPointwiseObjective):
     def of_cost(self, cost: Scalar) -> Scalar:
         """From $E(x^{(i)}) - E(x)$, where $x^{(i)}$ is $x$ with coordinate $i$ flipped."""
 
-    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, None]:
         _levels(self, energy)
         return energy, None
 
@@ -61,7 +61,7 @@ class RatioMatching(_AbstractFlips):
         return jax.nn.sigmoid(-cost) ** 2
 
 
-def _levels(objective: Any, energy: Any) -> tuple[float, float]:
+def _levels(objective: Any, energy: Energy) -> tuple[float, float]:
     levels = discrete_levels(energy) if is_discrete(energy) else None
     if levels is None:
         raise ValueError(

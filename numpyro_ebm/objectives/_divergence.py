@@ -9,7 +9,7 @@ import numpy as np
 
 from .._checks import check_count, check_finite
 from .._trainable import unfreeze
-from .._types import Array, Float, Key, PyTree, Scalar, Shape
+from .._types import Array, Energy, Float, Key, PyTree, Scalar, Shape
 from ..energies import as_energy, is_conditional, is_discrete, is_real
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 from ._base import AbstractObjective, weighted_mean
@@ -105,7 +105,7 @@ class ContrastiveDivergence(AbstractObjective):
                 f"got {self.start!r}."
             )
 
-    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, ContrastiveState]:
+    def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, ContrastiveState]:
         batch = as_batch(data)
         self._check(energy, batch)
         starts = self.start.init(rng_key, energy, batch.points)
@@ -152,7 +152,7 @@ class ContrastiveDivergence(AbstractObjective):
             trainable, state.starts, state.step_size, self.kernel, self.num_steps
         )
 
-    def _check(self, energy: Any, batch: Batch) -> None:
+    def _check(self, energy: Energy, batch: Batch) -> None:
         has_conditions = batch.conditions is not None
         if has_conditions and not self.start.takes_conditions:
             raise ValueError(
@@ -168,7 +168,7 @@ class ContrastiveDivergence(AbstractObjective):
             )
 
     def _contrast(
-        self, energy: Any, batch: Batch, run: Run, weights: Float[Array, " n"] | None
+        self, energy: Energy, batch: Batch, run: Run, weights: Float[Array, " n"] | None
     ) -> "_Contrast":
         both = batch.with_points(jnp.concatenate([batch.points, run.ends]))
         of_data, of_chains = jnp.split(both.energies(energy), 2)
@@ -185,7 +185,7 @@ class ContrastiveDivergence(AbstractObjective):
         accept_prob, diverging = last["accept_prob"].mean(), last["diverging"].mean()
         if not accept_prob >= _LOW:
             return (
-                f"The chains accept only {accept_prob:.2f} of their proposals, so that they "
+                f"The chains accept only {accept_prob:.2f} of their proposals, so they "
                 "hardly move: use a smaller `step_size` of the kernel, or let it adapt."
             )
         if diverging > _DIVERGING:
@@ -197,7 +197,7 @@ class ContrastiveDivergence(AbstractObjective):
         if _differs(steps, _FAR) and _differs(late, _MOVING):
             return (
                 f"The step size went from {steps[0]:.2g} to {steps[-1]:.2g} and has not "
-                "settled, so that the chains were not those of a tuned kernel: begin with a "
+                "settled, so the chains were not those of a tuned kernel: begin with a "
                 "`step_size` near to where it ends. If it never settles, the energy has no "
                 "scale to which it could adapt: it is flat, or does not fall off."
             )

@@ -35,7 +35,7 @@ class GeneralizedScoreMatching(AbstractPointwiseObjective):
     weight: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     needs_real: ClassVar[bool] = False
 
-    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, None]:
         if is_discrete(energy):
             raise ValueError(
                 "`GeneralizedScoreMatching` needs derivatives, and this energy is one of "
@@ -54,7 +54,7 @@ class GeneralizedScoreMatching(AbstractPointwiseObjective):
         return jnp.sum(weight * (curvature + 0.5 * value**2) + slope * value)
 
 
-def _distance(energy: Any) -> Callable[[Array], Array]:
+def _distance(energy: Energy) -> Callable[[Array], Array]:
     """The squared distance to the boundary of the support of `energy`."""
     support = energy.support if isinstance(energy, AbstractEnergy) else None
     box = box_of(support)

@@ -46,7 +46,7 @@ class MaximumLikelihood(AbstractObjective):
                 f"`ebm.Enumeration()`, got {self.method!r:.80}."
             )
 
-    def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: AbstractEnergy, data: Data) -> tuple[Any, None]:
         batch = as_batch(data)
         jax.eval_shape(lambda: self.method.log_z(batch.energy_at(energy, 0)))
         self._check(batch.points)

@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from .._checks import as_floats
-from .._types import Array, Float, Key, Scalar, Shape
+from .._types import Array, Energy, Float, Key, Scalar, Shape
 from ..energies import AbstractEnergy, as_energy, discrete_levels, is_discrete
 
 
@@ -73,7 +73,7 @@ def energy_of_noise(noise: Any, energy: AbstractEnergy, shape: Shape) -> Abstrac
     return NoiseEnergy(noise=noise, event_shape=shape, levels=discrete_levels(energy))
 
 
-def fitted_noise(energy: Any, data: Array, widening: float = 1.0) -> Any:
+def fitted_noise(energy: Energy, data: Array, widening: float = 1.0) -> Any:
     """Noise like `data`: a Gaussian, or independent coordinates if they are discrete."""
     values = np.asarray(data, float)
     if is_discrete(energy):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_count, check_finite, check_noise
-from .._types import Array, Float, Key, PyTree, Scalar
+from .._types import Array, Energy, Float, Key, PyTree, Scalar
 from ._noise import fitted_noise
 
 
@@ -31,7 +31,7 @@ class AbstractStart(eqx.Module):
     takes_conditions: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def init(self, rng_key: Key, energy: Any, data: Array) -> PyTree:
+    def init(self, rng_key: Key, energy: Energy, data: Array) -> PyTree:
         """The state carried between steps."""
 
     @abc.abstractmethod
@@ -58,7 +58,7 @@ class FromData(AbstractStart):
 
     takes_conditions: ClassVar[bool] = True
 
-    def init(self, rng_key: Key, energy: Any, data: Array) -> None:
+    def init(self, rng_key: Key, energy: Energy, data: Array) -> None:
         return None
 
     def begin(self, rng_key: Key, state: None, points: Array) -> tuple[Starts, None]:
@@ -100,7 +100,7 @@ class Persistent(AbstractStart):
         if not 0 <= self.reinit <= 1:
             raise ValueError(f"`reinit` must lie between 0 and 1, got {self.reinit}.")
 
-    def init(self, rng_key: Key, energy: Any, data: Array) -> Buffer:
+    def init(self, rng_key: Key, energy: Energy, data: Array) -> Buffer:
         noise = _noise(self.noise, energy, data)
         points = noise.sample(rng_key, (self.size,))
         return Buffer(points, jnp.zeros(self.size, int), jnp.zeros(self.size, bool), noise)
@@ -149,14 +149,14 @@ class FromNoise(AbstractStart):
     noise: Any = None
     takes_conditions: ClassVar[bool] = True
 
-    def init(self, rng_key: Key, energy: Any, data: Array) -> Any:
+    def init(self, rng_key: Key, energy: Energy, data: Array) -> Any:
         return _noise(self.noise, energy, data)
 
     def begin(self, rng_key: Key, state: Any, points: Array) -> tuple[Starts, Any]:
         return Starts(state.sample(rng_key, (len(points),))), state
 
 
-def _noise(noise: Any, energy: Any, data: Array) -> Any:
+def _noise(noise: Any, energy: Energy, data: Array) -> Any:
     noise = fitted_noise(energy, data) if noise is None else noise
     check_noise(noise, data.shape[1:])
     return noise

@@ -12,6 +12,8 @@ from ..diagnostics import to_arviz
 
 if TYPE_CHECKING:
     from arviz_plots.plot_collection import PlotCollection
+else:
+    PlotCollection = Any
 
 
 def plot_rank(

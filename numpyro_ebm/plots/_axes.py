@@ -11,6 +11,9 @@ from ..sampling import AbstractDraws
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure
+else:
+    # Annotations may be read at run time, when matplotlib is not imported yet.
+    Axes = Figure = Any
 
 #: Safe for colour-blind readers, neighbours most distinct; lines also differ in their dashes.
 COLORS = ("tab:blue", "tab:orange", "0.35", "#CC79A7", "#009E73", "#F0E442", "#56B4E9")
@@ -28,7 +31,7 @@ def pyplot() -> ModuleType:
     return plt
 
 
-def axes(ax: "Axes | None", **figure: Any) -> "Axes":
+def axes(ax: Axes | None, **figure: Any) -> Axes:
     """`ax`, or the axes of a new figure."""
     return pyplot().subplots(layout="constrained", **figure)[1] if ax is None else ax
 
@@ -43,7 +46,7 @@ def values_of(name: str, draws: Any) -> np.ndarray:
     values = draws.values if isinstance(draws, AbstractDraws) else draws
     if not isinstance(values, jax.Array | np.ndarray | list | tuple):
         raise TypeError(
-            f"`{name}` must be one array of points, got {type(values).__name__}. Of a pytree "
-            "pass one of its arrays."
+            f"`{name}` must be one array of points, got {type(values).__name__}. For a "
+            "pytree, pass one of its arrays."
         )
     return np.asarray(values)

@@ -1,17 +1,14 @@
 """One chain over time."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .._checks import check_count
-from .._types import Shape
-from ._axes import UNKNOWN, axes, evenly, pyplot, values_of
+from .._types import EnergyLike, Shape
+from ._axes import UNKNOWN, Axes, axes, evenly, pyplot, values_of
 from ._images import scale_of
 from ._planes import around, figure_size, plot_energy
-
-if TYPE_CHECKING:
-    from ._axes import Axes
 
 
 def plot_chain(
@@ -19,10 +16,10 @@ def plot_chain(
     chain: int = 0,
     *,
     num: int = 12,
-    energy: Any = None,
+    energy: EnergyLike | None = None,
     image_shape: Shape | None = None,
-    ax: "Axes | None" = None,
-) -> "Axes":
+    ax: Axes | None = None,
+) -> Axes:
     """Plot one chain over time: images as a film strip, points in the plane as a path.
 
     A chain that mixes forgets its first image within the strip; one that does not shows the
@@ -73,7 +70,7 @@ def _as_images(points: np.ndarray, image_shape: Shape) -> np.ndarray:
     return points.reshape(-1, *image_shape)
 
 
-def _plot_strip(images: np.ndarray, num: int, ax: "Axes | None") -> "Axes":
+def _plot_strip(images: np.ndarray, num: int, ax: Axes | None) -> Axes:
     shown = evenly(len(images), num)
     height, width = images.shape[1:3]
     ax = axes(ax, figsize=(0.4 + 0.8 * len(shown), 0.7 + 0.8 * height / width))
@@ -89,7 +86,9 @@ def _plot_strip(images: np.ndarray, num: int, ax: "Axes | None") -> "Axes":
     return ax
 
 
-def _plot_path(points: np.ndarray, num: int, energy: Any, ax: "Axes | None") -> "Axes":
+def _plot_path(
+    points: np.ndarray, num: int, energy: EnergyLike | None, ax: Axes | None
+) -> Axes:
     bounds = around(points)
     ax = axes(ax, figsize=figure_size(bounds))
     if energy is not None:

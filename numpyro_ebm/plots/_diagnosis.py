@@ -1,7 +1,7 @@
 """A report and a figure in one call."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from ..diagnostics import (
     training_report,
 )
 from ..estimation import EstimatorRunResult
+from ._axes import Figure
 from ._summaries import plot_summaries
 from ._training import plot_training
-
-if TYPE_CHECKING:
-    from ._axes import Figure
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Diagnosis:
     """The result of `diagnose`: a `report`, and a matplotlib `figure`."""
 
     report: MixingReport | TrainingReport
-    figure: "Figure"
+    figure: Figure
 
     @property
     def ok(self) -> bool:

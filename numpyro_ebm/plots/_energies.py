@@ -1,7 +1,7 @@
 """Energies of several samples, side by side."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,23 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_count
-from .._types import Array, Shape
+from .._types import Array, EnergyLike, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy
-from ._axes import COLORS, DASHES, axes, values_of
-
-if TYPE_CHECKING:
-    from ._axes import Axes
+from ._axes import COLORS, DASHES, Axes, axes, values_of
 
 
 def plot_energies(
     samples: Mapping[str, Any],
-    energy: Any,
+    energy: EnergyLike,
     *,
     event_shape: Shape | None = None,
     bounds: tuple[float, float] | None = None,
     bins: int = 60,
-    ax: "Axes | None" = None,
-) -> "Axes":
+    ax: Axes | None = None,
+) -> Axes:
     """Plot histograms of the energies of several samples, on common bins.
 
     Draws from a good energy have the same energies as the data, and noise has higher ones.

@@ -1,18 +1,15 @@
 """Grids of images."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .._types import Float
-from ._axes import UNKNOWN, pyplot, values_of
-
-if TYPE_CHECKING:
-    from ._axes import Figure
+from .._types import ArrayLike
+from ._axes import UNKNOWN, Figure, pyplot, values_of
 
 
-def plot_images(rows: "Mapping[str, Float[Any, 'n h w']]", **imshow: Any) -> "Figure":
+def plot_images(rows: Mapping[str, ArrayLike], **imshow: Any) -> Figure:
     """Plot rows of grey images, one row per entry of `rows`, labelled by its key.
 
     **Arguments**

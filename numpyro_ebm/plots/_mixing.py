@@ -1,17 +1,14 @@
 """How chains share their time among modes, and whether they drift."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..diagnostics import DriftProbe, ModeReport
-from ._axes import ALARM, COLORS, DASHES, evenly, pyplot
-
-if TYPE_CHECKING:
-    from ._axes import Axes, Figure
+from ._axes import ALARM, COLORS, DASHES, Axes, Figure, evenly, pyplot
 
 
-def plot_modes(report: ModeReport) -> "Figure":
+def plot_modes(report: ModeReport) -> Figure:
     """Plot a `mode_report`: the modes of each chain, and the transitions between them.
 
     Left: one bar per chain, one for all chains together, and one for the reference, if any.
@@ -32,7 +29,7 @@ def plot_modes(report: ModeReport) -> "Figure":
     return figure
 
 
-def plot_drift(report: DriftProbe, statistic: str = "energy") -> "Figure":
+def plot_drift(report: DriftProbe, statistic: str = "energy") -> Figure:
     """Plot a `drift_probe`: how a statistic drifts with the length of chains.
 
     Top: the mean over the chains of a start, with two standard errors. If starts agree, chains
@@ -75,7 +72,7 @@ def _check_type(report: Any, kind: type, source: str) -> None:
         )
 
 
-def _plot_occupancy(ax: "Axes", report: ModeReport) -> None:
+def _plot_occupancy(ax: Axes, report: ModeReport) -> None:
     shares = report.chains["occupancy"].transpose("chain", "mode")
     chains, modes = shares["chain"].values, shares["mode"].values
     values, is_long = shares.values, len(chains) > _MANY_CHAINS
@@ -107,7 +104,7 @@ def _plot_occupancy(ax: "Axes", report: ModeReport) -> None:
     ax.legend(title="mode", reverse=True, ncols=1 + (len(modes) - 1) // 12, **place)
 
 
-def _plot_transitions(ax: "Axes", transitions: Any) -> None:
+def _plot_transitions(ax: Axes, transitions: Any) -> None:
     values = transitions.transpose("mode", "next_mode").values
     names = [str(name) for name in transitions["mode"].values]
     colors = pyplot().get_cmap("Blues").with_extremes(bad="0.85")

@@ -1,6 +1,6 @@
 """Energies and scores in the plane."""
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -9,26 +9,23 @@ import numpy as np
 
 from .._calculus import score
 from .._checks import check_count
-from .._types import Array, Float
+from .._types import Array, EnergyLike, Float
 from ..energies import AbstractEnergy, as_energy, check_energy
-from ._axes import axes, pyplot, values_of
-
-if TYPE_CHECKING:
-    from ._axes import Axes
+from ._axes import Axes, axes, pyplot, values_of
 
 #: `((x_min, x_max), (y_min, y_max))`
 Bounds: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 
 
 def plot_energy(
-    energy: Any,
+    energy: EnergyLike,
     samples: Float[Array, "*n 2"] | None = None,
     *,
     bounds: Bounds | None = None,
-    ax: "Axes | None" = None,
+    ax: Axes | None = None,
     num_grid: int = 150,
     colorbar: bool = True,
-) -> "Axes":
+) -> Axes:
     """Plot the contours of an energy in the plane, with samples on top.
 
     The first contour is half a nat above the lowest energy shown; each next one is twice as
@@ -59,15 +56,15 @@ def plot_energy(
 
 
 def plot_scores(
-    energy: Any,
+    energy: EnergyLike,
     samples: Float[Array, "*n 2"] | None = None,
     *,
     bounds: Bounds | None = None,
-    ax: "Axes | None" = None,
+    ax: Axes | None = None,
     num_arrows: int = 20,
     contours: bool = True,
     colorbar: bool = True,
-) -> "Axes":
+) -> Axes:
     r"""Plot the score field $s(x) = -\nabla E(x)$ of an energy in the plane.
 
     The length of an arrow is $|s| / (|s| + m)$ times the distance to the next one, where $m$ is
@@ -113,7 +110,7 @@ def _scores(energy: AbstractEnergy, grid: Array) -> Array:
     return jax.vmap(jax.vmap(lambda x: score(energy, x)))(grid)
 
 
-def _in_plane(energy: Any) -> AbstractEnergy:
+def _in_plane(energy: EnergyLike) -> AbstractEnergy:
     energy = as_energy(energy, (2,))
     check_energy(energy, (2,))
     return energy
@@ -170,7 +167,7 @@ def figure_size(bounds: Bounds) -> tuple[float, float]:
     return 6.4, 0.6 + float(np.clip(4.9 * (y_max - y_min) / (x_max - x_min), 1.5, 9))
 
 
-def _finish(ax: "Axes", points: np.ndarray | None, bounds: Bounds) -> "Axes":
+def _finish(ax: Axes, points: np.ndarray | None, bounds: Bounds) -> Axes:
     if points is not None:
         ax.scatter(*points.T, s=3, c="tab:orange", alpha=0.5, linewidths=0)
     ax.set(aspect="equal", xlim=bounds[0], ylim=bounds[1])

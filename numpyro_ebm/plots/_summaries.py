@@ -1,16 +1,12 @@
 """Traces and ranks of the summaries used to assess chains."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import binom, rankdata
 
 from .._types import Float
-from ._axes import COLORS, evenly, pyplot
-
-if TYPE_CHECKING:
-    from ._axes import Axes, Figure
+from ._axes import COLORS, Axes, Figure, evenly, pyplot
 
 #: Bins of ranks, and the probability that a bar of a chain that mixes leaves the band.
 _BINS, _OUTSIDE = 20, 0.01
@@ -21,7 +17,7 @@ def plot_summaries(
     *,
     max_chains: int = 16,
     max_draws: int = 1000,
-) -> "Figure":
+) -> Figure:
     """Plot one row per summary: its trace, and the ranks of each chain among all draws.
 
     Chains that mix have similar ranks: their lines stay in the grey band, where independent
@@ -33,7 +29,7 @@ def plot_summaries(
     - `max_chains`, `max_draws`: the most to show, evenly chosen; ranks are among all draws.
     """
     if not summaries:
-        raise ValueError("`summaries` must hold one of them or more, got none.")
+        raise ValueError("`summaries` must hold at least one, got none.")
     arrays = {name: np.asarray(values, float) for name, values in summaries.items()}
     for name, values in arrays.items():
         if values.ndim != 2:
@@ -55,12 +51,12 @@ def plot_summaries(
     return figure
 
 
-def _plot_traces(ax: "Axes", values: np.ndarray, draws: np.ndarray) -> None:
+def _plot_traces(ax: Axes, values: np.ndarray, draws: np.ndarray) -> None:
     for i, chain in enumerate(values):
         ax.plot(draws, chain, color=COLORS[i % len(COLORS)], linewidth=0.6, alpha=0.7)
 
 
-def _plot_ranks(ax: "Axes", values: np.ndarray, chains: np.ndarray) -> None:
+def _plot_ranks(ax: Axes, values: np.ndarray, chains: np.ndarray) -> None:
     num_draws = values.shape[1]
     ranks = (rankdata(values).reshape(values.shape) - 0.5) / values.size
     low, high = binom.ppf([_OUTSIDE / 2, 1 - _OUTSIDE / 2], num_draws, 1 / _BINS)

@@ -1,7 +1,7 @@
 """Plots of a training run."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from xarray import Dataset, DataTree
@@ -9,10 +9,7 @@ from xarray import Dataset, DataTree
 from .._checks import check_count
 from ..diagnostics import to_arviz
 from ..estimation import EstimatorRunResult, NonFiniteError
-from ._axes import ALARM, COLORS, axes, pyplot
-
-if TYPE_CHECKING:
-    from ._axes import Axes, Figure
+from ._axes import ALARM, COLORS, Axes, Figure, axes, pyplot
 
 
 def plot_training(
@@ -21,7 +18,7 @@ def plot_training(
     *,
     smoothing: int | None = None,
     validation_every: int | None = None,
-) -> "Figure":
+) -> Figure:
     """Plot the loss and the metrics of each step, one panel each.
 
     The faint line shows each step, the strong one the running mean. The band of the energy gap
@@ -54,7 +51,7 @@ def plot_training(
     return figure
 
 
-def plot_buffer_ages(ages: Any, *, bins: int = 40, ax: "Axes | None" = None) -> "Axes":
+def plot_buffer_ages(ages: Any, *, bins: int = 40, ax: Axes | None = None) -> Axes:
     """Plot the ages of the chains of [`Persistent`][numpyro_ebm.Persistent], in transitions.
 
     If chains restart at random, ages fall off geometrically. A second hump means chains that
@@ -128,7 +125,7 @@ def _panels(num: int) -> "tuple[Figure, list[Axes]]":
     return figure, panels[:num]
 
 
-def _plot_metric(ax: "Axes", name: str, table: Dataset, window: int) -> None:
+def _plot_metric(ax: Axes, name: str, table: Dataset, window: int) -> None:
     step, values = table["step"].values, table[name].values.astype(float)
     mean, spread = _running(values, window)
     ax.plot(*_envelope(step, values), color=COLORS[0], alpha=0.35, linewidth=0.7)
@@ -155,7 +152,7 @@ def _steps_of_mean(window: int) -> str:
     return "each step" if window == 1 else f"mean of {window} steps"
 
 
-def _plot_validation(ax: "Axes", table: Dataset, every: int | None) -> None:
+def _plot_validation(ax: Axes, table: Dataset, every: int | None) -> None:
     losses = table["validation_loss"].values
     if every is None:
         every = table.sizes["step"] // len(losses)
@@ -166,7 +163,7 @@ def _plot_validation(ax: "Axes", table: Dataset, every: int | None) -> None:
     ax.plot(step[best], losses[best], "*", color=COLORS[1], markersize=12)
 
 
-def _mark_steps(ax: "Axes", table: Dataset, is_undone: bool) -> None:
+def _mark_steps(ax: Axes, table: Dataset, is_undone: bool) -> None:
     step = table["step"].values
     columns = [table[name].values for name in table if name != "validation_loss"]
     bad = step[~np.isfinite(columns).all(0)]
@@ -198,7 +195,7 @@ def _envelope(step: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.repeat(step[: bins.size : size], 2), ends.ravel()
 
 
-def _set_view(ax: "Axes", values: np.ndarray) -> None:
+def _set_view(ax: Axes, values: np.ndarray) -> None:
     """Limit the view to nearly all values, on a log scale if they span decades."""
     finite = values[np.isfinite(values)]
     if not finite.size:

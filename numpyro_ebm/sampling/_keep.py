@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -33,7 +33,7 @@ class History(AbstractKeeper):
     names: tuple[str, ...] = eqx.field(static=True)
 
     @classmethod
-    def of(cls, move: AbstractMove, first: int, num_draws: int, thinning: int) -> Self:
+    def of(cls, move: AbstractMove, first: int, num_draws: int, thinning: int) -> "History":
         names = STATS + (("energy",) if move.is_hamiltonian else ())
         return cls(jnp.asarray(first), jnp.asarray(thinning), num_draws, names)
 

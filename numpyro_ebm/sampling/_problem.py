@@ -112,7 +112,7 @@ def _start(
     if num_bad:
         raise ValueError(
             f"The energy or its gradient is not finite where {int(num_bad)} of "
-            f"{len(state.accept_prob)} chains start, so that they could never move. Give a "
+            f"{len(state.accept_prob)} chains start, so they could never move. Give a "
             "better start with `init_params`."
         )
     return state

@@ -11,7 +11,7 @@ import jax.random as jr
 from jax.sharding import Sharding
 
 from .._checks import check_count, check_key, user_level
-from .._types import Array, Key, Point, PyTree, Shape
+from .._types import Array, EnergyLike, Key, Point, PyTree, Shape
 from ..chains import ChainState
 from ..energies import as_energy, is_conditional
 from ..kernels import AbstractKernel, AbstractPopulation, Population
@@ -23,7 +23,7 @@ from ._run import run_until
 
 def sample(
     rng_key: Key,
-    energy: Any,
+    energy: EnergyLike,
     kernel: AbstractKernel | AbstractPopulation,
     *,
     event_shape: Shape | None = None,
@@ -120,14 +120,14 @@ def _remedy(draws: Draws) -> str:
         return ""
     return (
         " A stuck chain takes steps far smaller than the spread of all chains: let the kernel "
-        "learn the scales (`adapt_mass_matrix=True`; `dense_mass=True` of correlated "
+        "learn the scales (`adapt_mass_matrix=True`; `dense_mass=True` for correlated "
         "coordinates), give it a longer `num_warmup` or a better start, or use `ebm.NUTS()`."
     )
 
 
 def sample_moments(
     rng_key: Key,
-    energy: Any,
+    energy: EnergyLike,
     kernel: AbstractKernel,
     statistic: Callable[[Point], PyTree] = lambda x: x,
     *,

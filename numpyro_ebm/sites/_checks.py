@@ -60,8 +60,8 @@ def as_constraint(support: Any, event_shape: Shape) -> Any:
         support = list(support)
         if not event_shape or len(support) != event_shape[-1]:
             raise ValueError(
-                f"`support` lists {len(support)} constraints, one a coordinate, but one point "
-                f"has shape {event_shape}."
+                f"`support` lists {len(support)} constraints, one per coordinate, but one "
+                f"point has shape {event_shape}."
             )
         support = constraints.cat(support, dim=-1)
     if support.event_dim > len(event_shape):

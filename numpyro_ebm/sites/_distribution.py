@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from numpyro.distributions.util import validate_sample
 
 from .._checks import as_floats, as_shape, check_count
 from .._guard import Dependence, any_point, dependences, guard
-from .._types import Array, Key, Point, PyTree, Scalar, Shape
+from .._types import Array, EnergyLike, Key, Point, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, Normalized, as_energy, check_energy, same_support
 from ..kernels import MALA, AbstractKernel
 from ..sampling import SiteDraws
@@ -94,7 +94,7 @@ class EnergyDistribution(Distribution):
 
     def __init__(
         self,
-        energy: Any,
+        energy: EnergyLike,
         event_shape: Shape | None = None,
         *,
         support: constraints.Constraint | Sequence[constraints.Constraint] | None = None,
@@ -217,14 +217,14 @@ class EnergyDistribution(Distribution):
 
         return vmap_times(needed, len(self.batch_shape))(self._arrays)
 
-    def promoted(self) -> Self:
+    def promoted(self) -> "EnergyDistribution":
         """The site with the batch shape that `scan` or `vmap` put in front of all arrays."""
         new = copy.copy(self)
         *_, zeros = self._arrays
         new._batch_shape = jnp.shape(zeros)  # pyright: ignore[reportArgumentType]
         return new
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> "EnergyDistribution":
         new = object.__new__(type(self))
         vars(new).update(vars(self))
         return new

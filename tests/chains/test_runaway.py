@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from blackjax.mcmc.metrics import default_metric
+from helpers import KERNELS, quick
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
@@ -15,26 +16,7 @@ from numpyro_ebm.kernels._hamiltonian import euclidean
 
 DENSE = np.full((3, 3), 0.99) + 0.01 * np.eye(3)
 FIXED = {"adapt_step_size": False, "adapt_mass_matrix": False}
-KERNELS = {
-    "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
-    "UnadjustedLangevin": ebm.UnadjustedLangevin,
-    "MALA": ebm.MALA,
-    "AutoMALA": ebm.AutoMALA,
-    "BarkerMH": ebm.BarkerMH,
-    "HMC": ebm.HMC,
-    "NUTS": ebm.NUTS,
-    "GHMC": ebm.GHMC,
-    "UnadjustedMCLMC": ebm.UnadjustedMCLMC,
-    "AdjustedMCLMC": ebm.AdjustedMCLMC,
-}
-QUICK = ("MALA", "HMC", "BarkerMH")
-each_kernel = pytest.mark.parametrize(
-    "Kernel",
-    [
-        pytest.param(kernel, id=name, marks=() if name in QUICK else pytest.mark.slow)
-        for name, kernel in KERNELS.items()
-    ],
-)
+each_kernel = pytest.mark.parametrize("Kernel", quick(KERNELS, ["MALA", "HMC", "BarkerMH"]))
 
 
 def test_no_momentum_has_a_kinetic_energy_of_minus_infinity():

@@ -149,7 +149,7 @@ DRAWN = {
     "NUTS": (ebm.NUTS(), COMMON | {"energy", "n_steps", "tree_depth"}),
     "ParallelTempering": (
         ebm.ParallelTempering(ebm.MALA(), [1.0, 4.0]),
-        COMMON - {"step_size"},  # It has one a temperature.
+        COMMON - {"step_size"},  # It has one per temperature.
     ),
 }
 
@@ -275,13 +275,17 @@ BAD = {
     "no draws": (ValueError, "`source`", lambda: ebm.to_arviz(np.zeros((4, 0)))),
     "other sizes": (
         ValueError,
-        "as many chains",
+        "equally many chains",
         lambda: ebm.to_arviz({"a": ARRAY, "b": ARRAY[:2]}),
     ),
     "3 superchains of 4": (ValueError, "divide", lambda: ebm.to_arviz(ARRAY, superchains=3)),
     "1 superchain": (ValueError, "2 or more", lambda: ebm.to_arviz(ARRAY, superchains=1)),
     "labels": (ValueError, "label each", lambda: ebm.to_arviz(ARRAY, superchains=[0, 0, 1])),
-    "sizes": (ValueError, "as many", lambda: ebm.to_arviz(ARRAY, superchains=[0, 0, 0, 1])),
+    "sizes": (
+        ValueError,
+        "equally often",
+        lambda: ebm.to_arviz(ARRAY, superchains=[0, 0, 0, 1]),
+    ),
     "dims": (
         ValueError,
         "has its own",

@@ -146,7 +146,7 @@ BAD = {
     ),
     "fisher weights": (
         lambda: ebm.diagnostics.fisher_divergence(NORMAL, SAMPLE, NORMAL, weights=np.ones(4)),
-        "`weights` must be one a draw",
+        "`weights` must hold one weight per draw",
     ),
     "pit data": (
         lambda: ebm.diagnostics.energy_pit(NORMAL, np.ones((5, 3)), SAMPLE),

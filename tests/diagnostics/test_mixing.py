@@ -374,7 +374,7 @@ x[0]     -0.0897  0.99     0.0517   0.0338       366       341  0.999           
 x[1]       0.443  1.31      0.402    0.105      11.8      48.7  1.303                  37.7
 
 NOT ok:
-- R-hat of x[1] is 1.303, where chance makes at most 1.022: the chains disagree.
+- R-hat of x[1] is 1.303, above the 1.022 expected by chance: the chains disagree.
 - Bulk ESS of x[1] is 12, below 400 (also x[0]): draw more.
 - Tail ESS of x[1] is 49, below 400 (also x[0]): draw more."""
 

@@ -264,8 +264,8 @@ mode  occupancy   mcse   ess  r_hat  visits  dwell
 0 hops
 NOT ok:
 - No chain ever leaves its mode: the occupancies are those of the starts.
-- Chains disagree on the occupancy of mode 0: R-hat is inf, where chance makes at most 1.022.
-- Chains disagree on the occupancy of mode 1: R-hat is inf, where chance makes at most 1.022.
+- Chains disagree on the occupancy of mode 0: R-hat is inf, above the 1.022 expected by chance.
+- Chains disagree on the occupancy of mode 1: R-hat is inf, above the 1.022 expected by chance.
 - The occupancy of mode 0 has an ESS of 4, below 400.
 - The occupancy of mode 1 has an ESS of 4, below 400.
 A mode that no chain visits shows against a `reference` only."""
@@ -290,7 +290,11 @@ BAD = {
     "sign": ({"labels": side, "reference": {0: -0.5, 1: 1.5}}, ValueError, "sum to one"),
     "labels of reals": ({"labels": lambda x: x[0]}, ValueError, "to an integer, got dtype"),
     "labels of arrays": ({"labels": lambda x: x > 0}, ValueError, "to an integer"),
-    "other points": ({"reference": X[..., :1]}, ValueError, "points of as many coordinates"),
+    "other points": (
+        {"reference": X[..., :1]},
+        ValueError,
+        "points with equally many coordinates",
+    ),
     "all NaN": ({"reference": X * np.nan}, ValueError, "a chain of finite draws"),
     "num_modes": ({"num_modes": 0}, ValueError, "`num_modes` must be positive"),
     "min_ess": ({"min_ess": -1}, ValueError, "`min_ess` must be positive"),

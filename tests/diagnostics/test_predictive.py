@@ -142,7 +142,7 @@ BAD = {
             np.ones((3, 5, 2)),
             params=np.ones((4, 2)),
         ),
-        "`params` must be as many as `replicates`",
+        "`params` must have as many entries as `replicates`",
     ),
     "check statistic": (
         lambda: ebm.diagnostics.predictive_check(

@@ -9,32 +9,14 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers import COVARIANCE, MEAN, network
+from helpers import COVARIANCE, KERNELS, MEAN, network, quick
 from numpyro.infer import MCMC, Gibbs
 
 import numpyro_ebm as ebm
 from numpyro_ebm.kernels import AbstractKernel, AbstractMove, Adaptation
 
-KERNELS = {
-    "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
-    "UnadjustedLangevin": ebm.UnadjustedLangevin,
-    "MALA": ebm.MALA,
-    "AutoMALA": ebm.AutoMALA,
-    "BarkerMH": ebm.BarkerMH,
-    "HMC": ebm.HMC,
-    "NUTS": ebm.NUTS,
-    "GHMC": ebm.GHMC,
-    "UnadjustedMCLMC": ebm.UnadjustedMCLMC,
-    "AdjustedMCLMC": ebm.AdjustedMCLMC,
-}
 #: All of the contract is tested for all kernels by `make slow`, and for one of them always.
-each_kernel = pytest.mark.parametrize(
-    "Kernel",
-    [
-        pytest.param(kernel, id=name, marks=() if name == "MALA" else pytest.mark.slow)
-        for name, kernel in KERNELS.items()
-    ],
-)
+each_kernel = pytest.mark.parametrize("Kernel", quick(KERNELS, ["MALA"]))
 METHODS = ["sequential", "parallel", "vectorized"]
 SLOW_METHODS = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS[:2]]
 each_method = pytest.mark.parametrize("method", [*SLOW_METHODS, "vectorized"])

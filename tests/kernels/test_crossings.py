@@ -1,5 +1,6 @@
 """Every kernel on every kind of support, by every driver: right, or refused by name."""
 
+import helpers
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -7,33 +8,23 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers import assert_means
+from helpers import EXACT, SPIN_KERNELS, assert_means, tempered
 from numpyro.distributions import constraints
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
 
 KERNELS = {
-    "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
-    "MALA": ebm.MALA,
-    "AutoMALA": ebm.AutoMALA,
-    "BarkerMH": ebm.BarkerMH,
-    "HMC": ebm.HMC,
-    "NUTS": ebm.NUTS,
-    "GHMC": ebm.GHMC,
-    "AdjustedMCLMC": ebm.AdjustedMCLMC,
-    "ParallelTempering": lambda **target: ebm.ParallelTempering(ebm.MALA(**target), [1.0, 2.0]),
-    "GibbsWithGradients": ebm.GibbsWithGradients,
-    "BlockGibbs": ebm.BlockGibbs,
+    **helpers.KERNELS,
+    **SPIN_KERNELS,
+    "ParallelTempering": tempered,
     "tempered spins": lambda **target: ebm.ParallelTempering(
         ebm.GibbsWithGradients(**target), [1.0, 2.0]
     ),
-    "UnadjustedLangevin": ebm.UnadjustedLangevin,
-    "UnadjustedMCLMC": ebm.UnadjustedMCLMC,
 }
-OF_SPINS = {"GibbsWithGradients", "BlockGibbs", "tempered spins"}
+OF_SPINS = {*SPIN_KERNELS, "tempered spins"}
 #: Biased: right up to a few per cent of a standard deviation.
-BIASED = {"UnadjustedLangevin", "UnadjustedMCLMC"}
+BIASED = helpers.KERNELS.keys() - EXACT.keys()
 
 
 class Gammas(ebm.AbstractEnergy):

@@ -7,22 +7,12 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 import scipy.stats
-from helpers import MEAN, assert_means, assert_moments, mixture, quadrature
+from helpers import EXACT, MEAN, assert_means, assert_moments, mixture, quadrature
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
 
-KERNELS = {
-    "MALA": ebm.MALA,
-    "NUTS": ebm.NUTS,
-    "HMC": ebm.HMC,
-    "BarkerMH": ebm.BarkerMH,
-    "GHMC": ebm.GHMC,
-    "AutoMALA": ebm.AutoMALA,
-    "AdjustedMCLMC": ebm.AdjustedMCLMC,
-    "RandomWalkMetropolis": ebm.RandomWalkMetropolis,
-}
-each_kernel = pytest.mark.parametrize("Kernel", KERNELS.values(), ids=KERNELS)
+each_kernel = pytest.mark.parametrize("Kernel", EXACT.values(), ids=EXACT)
 
 RHO = np.array([[1.0, 0.95], [0.95, 1.0]])
 MIXTURE_MEAN = 0.4 * np.array([-1, 0]) + 0.6 * np.array([1, 0.5])
@@ -168,7 +158,7 @@ def run(kernel, num_samples, *args, num_chains=500, method="vectorized"):
 LONG = {"MALA": 1500, "NUTS": 300, "HMC": 300, "AdjustedMCLMC": 600}
 MCMC_PARAMS = [
     pytest.param(kernel, LONG.get(name, 3000), id=name, marks=pytest.mark.slow)
-    for name, kernel in KERNELS.items()
+    for name, kernel in EXACT.items()
 ]
 each_under_mcmc = pytest.mark.parametrize(("Kernel", "num_samples"), MCMC_PARAMS)
 
@@ -186,7 +176,7 @@ def test_conjugate_model(Kernel, num_samples):
 def test_few_long_chains(name, method):
     data = (jnp.asarray(Y), FLIPS)
     num_samples = 200 * LONG[name]
-    draws = run(KERNELS[name](conjugate), num_samples, *data, num_chains=2, method=method)
+    draws = run(EXACT[name](conjugate), num_samples, *data, num_chains=2, method=method)
     for site, (mean, variance) in TRUTH.items():
         assert_moments(draws[site][..., None], [mean], [variance], num_blocks=200)
 

@@ -367,12 +367,12 @@ FLAGGED = {
     "a proposal that is too narrow": (
         lambda: ebm.Gaussian(MEAN, COVARIANCE),
         ebm.ImportanceSampling(dist.Normal(0, 0.3).expand([2]).to_event(1)),
-        "heavy a tail",
+        "such a heavy tail",
     ),
     "a proposal on one of two modes": (
         lambda: ebm.GaussianMixture([0.5, 0.5], [[-4.0], [4.0]], [np.eye(1)] * 2),
         ebm.ImportanceSampling(dist.Normal(-4, 1).expand([1]).to_event(1)),
-        "larger weights than all",
+        "larger weights than all draws",
     ),
     "a proposal elsewhere": (
         lambda: ebm.Gaussian(np.full(2, 30.0), 0.1 * np.eye(2)),

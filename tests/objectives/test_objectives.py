@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import COVARIANCE, ENERGIES, MEAN
+from helpers import COVARIANCE, ENERGIES, MEAN, OBJECTIVES
 
 import numpyro_ebm as ebm
 from numpyro_ebm.objectives import (
@@ -14,16 +14,6 @@ from numpyro_ebm.objectives import (
     VarianceReducedDenoisingScoreMatching,
 )
 
-OBJECTIVES = {
-    "DenoisingScoreMatching": ebm.DenoisingScoreMatching(0.3),
-    "SlicedScoreMatching": ebm.SlicedScoreMatching(),
-    "PlainSlicedScoreMatching": ebm.objectives.PlainSlicedScoreMatching(),
-    "ScoreMatching": ebm.ScoreMatching(),
-    "ExplicitScoreMatching": ebm.objectives.ExplicitScoreMatching(jnp.sin),
-    "GeneralizedScoreMatching": ebm.objectives.GeneralizedScoreMatching(jnp.square),
-    "VarianceReducedDenoisingScoreMatching": VarianceReducedDenoisingScoreMatching(0.3),
-    "ConditionalNoiseContrastiveEstimation": ConditionalNoiseContrastiveEstimation(0.3),
-}
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 each_energy = pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
 BATCH = jnp.array([[0.3, -1.2], [2.0, 0.5], [-1.0, -1.0]])

@@ -71,7 +71,7 @@ def test_the_bias_of_a_step_is_named_though_chains_agree():
     assert diagnosis.ok, diagnosis
     verdict, note = repr(diagnosis).splitlines()[-2:]
     assert verdict == "ok"
-    assert note.startswith("`UnadjustedLangevin` is unadjusted: its step biases the draws")
+    assert note.startswith("`UnadjustedLangevin` is unadjusted: its step size biases the draws")
     assert "ebm.diagnostics.kernel_stein_discrepancy" in note
     assert not ebm.diagnostics.kernel_stein_discrepancy(
         jr.key(1), energy, draws, thinning=10

@@ -15,7 +15,17 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers import COVARIANCE, MEAN, assert_moments, hash_seeds, network, trees_equal
+from helpers import (
+    COVARIANCE,
+    KERNELS,
+    MEAN,
+    assert_moments,
+    hash_seeds,
+    network,
+    quick,
+    tempered,
+    trees_equal,
+)
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
@@ -23,31 +33,16 @@ from numpyro_ebm.kernels import run_chains
 
 ENERGY = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
 QUIET = {"progress_bar": False}
-KERNELS = {
-    "RandomWalkMetropolis": ebm.RandomWalkMetropolis(),
-    "UnadjustedLangevin": ebm.UnadjustedLangevin(),
-    "MALA": ebm.MALA(),
-    "AutoMALA": ebm.AutoMALA(),
-    "BarkerMH": ebm.BarkerMH(),
-    "HMC": ebm.HMC(),
-    "NUTS": ebm.NUTS(),
-    "GHMC": ebm.GHMC(),
-    "UnadjustedMCLMC": ebm.UnadjustedMCLMC(),
-    "AdjustedMCLMC": ebm.AdjustedMCLMC(),
-    "ParallelTempering": ebm.ParallelTempering(ebm.MALA(), 4.0, num_temperatures=3),
-}
-QUICK = ("MALA", "GHMC", "ParallelTempering")
+ALL = {**KERNELS, "ParallelTempering": tempered}
 each_kernel = pytest.mark.parametrize(
-    "kernel",
-    [
-        pytest.param(kernel, id=name, marks=() if name in QUICK else pytest.mark.slow)
-        for name, kernel in KERNELS.items()
-    ],
+    "Kernel", quick(ALL, ["MALA", "GHMC", "ParallelTempering"])
 )
 
 
 @each_kernel
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(kernel):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(Kernel):
+    kernel = Kernel()
+
     def run(num_samples, **kwargs):
         settings = {"num_chains": 3, "num_warmup": 25, "thinning": 2, **QUIET, **kwargs}
         return ebm.sample(jr.key(0), ENERGY, kernel, num_samples=num_samples, **settings)
@@ -202,7 +197,7 @@ TARGETS = {  # Acceptance on a Gaussian in 20 dimensions.
 def test_the_step_size_finds_its_target_from_anywhere(name, step_size):
     if name == "NUTS" and step_size < 1:
         pytest.skip("a minute of trees with a thousand leaves")
-    kernel = type(KERNELS[name])(step_size=step_size)
+    kernel = ALL[name](step_size=step_size)
     energy = ebm.Gaussian(np.zeros(20), np.diag(np.geomspace(0.1, 10, 20)))
     draws = ebm.sample(
         jr.key(0), energy, kernel, num_chains=64, num_warmup=500, num_samples=100, **QUIET
@@ -260,7 +255,7 @@ def test_pytrees_images_and_float64():
     start = {"a": np.zeros(4), "b": np.ones((4, 3, 2))}
     for name in ("MALA", "GHMC"):
         settings = {"init_params": start, "num_warmup": 5, "num_samples": 6, **QUIET}
-        draws = ebm.sample(jr.key(0), energy, KERNELS[name], **settings)
+        draws = ebm.sample(jr.key(0), energy, ALL[name](), **settings)
         assert draws.values["b"].shape == (4, 6, 3, 2)
         assert draws.finite.shape == (4,)
     image = ebm.ConvEnergy((8, 8, 1), key=jr.key(0))
@@ -269,11 +264,11 @@ def test_pytrees_images_and_float64():
 
 
 @each_kernel
-def test_float32_starts_under_x64(kernel, x64):
+def test_float32_starts_under_x64(Kernel, x64):
     energy = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
     start = jnp.ones((2, 2), jnp.float32)
     draws = ebm.sample(
-        jr.key(0), energy, kernel, init_params=start, num_warmup=5, num_samples=5, **QUIET
+        jr.key(0), energy, Kernel(), init_params=start, num_warmup=5, num_samples=5, **QUIET
     )
     assert draws.values.dtype == jnp.float64
 

@@ -738,7 +738,7 @@ def test_initialisation(sampler):
         (
             lambda: ebm.EnergyDistribution(network(), (2,), support=[constraints.real] * 3),
             ValueError,
-            "lists 3 constraints, one a coordinate",
+            "lists 3 constraints, one per coordinate",
         ),
         (
             lambda: ebm.EnergyDistribution(network(), (2,), support=constraints.sphere).sample(
