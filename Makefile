@@ -11,8 +11,11 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # The tests compile much and run little: a third of the time is LLVM's optimisation.
 FAST_COMPILE := XLA_FLAGS=--xla_backend_optimization_level=0
 
+# Which third of the slow tests `make third` runs.
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null || date +%j)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint type format docs bench clean
+.PHONY: help setup demo test slow third lint type format docs bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +41,9 @@ test: setup ## Run the tests
 
 slow: setup ## Run the tests that take minutes, one at a time
 	$(PYTEST) -n 0 -m slow
+
+third: setup ## Run a third of those, chosen by the commit, for 40 minutes at most
+	$(PYTEST) -m "slow and not timing" --dist worksteal --minutes 40 --third-by $(COMMIT)
 
 lint: setup ## Check style
 	$(BIN)/ruff check .

@@ -1,3 +1,5 @@
+import time
+import zlib
 from pathlib import Path
 
 import jax
@@ -11,6 +13,35 @@ install_import_hook("numpyro_ebm", "typechecker.check")
 
 # For `chain_method="parallel"`; must come before anything starts JAX's backend.
 numpyro.set_host_device_count(2)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--third-by",
+        metavar="HASH",
+        help="run a third of the tests, which depends on this hexadecimal number",
+    )
+    parser.addoption(
+        "--minutes", type=float, help="skip the tests that would begin after so many minutes"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    hexadecimal = config.getoption("--third-by")
+    if hexadecimal:
+        third = int(hexadecimal, 16) % 3
+        chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+BEGIN = time.monotonic()
+
+
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - BEGIN > 60 * minutes:
+        pytest.skip(f"{minutes:g} minutes are over")
 
 
 @pytest.fixture

@@ -110,6 +110,7 @@ def test_a_first_import_of_blackjax_under_a_trace_leaks_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_import_is_hardly_slower_than_what_it_needs():
     needs = "import numpyro, equinox, optax, jaxtyping, arviz_base"
     seconds = {"import numpyro_ebm": [], needs: []}

@@ -81,15 +81,8 @@ class AbstractKernel(MCMCKernel):
     @property
     def default_fields(self) -> tuple[str, ...]:
         # All that ArviZ's `sample_stats` needs, without `extra_fields`.
-        return (
-            "z",
-            "potential_energy",
-            "accept_prob",
-            "diverging",
-            "n_grad",
-            "adapt_state.step_size",
-            *(("energy",) if self.move.is_hamiltonian else ()),
-        )
+        names = "z potential_energy accept_prob diverging n_grad adapt_state.step_size"
+        return tuple(names.split()) + ("energy",) * self.move.is_hamiltonian
 
     def parts_by_value(self) -> tuple[Any, ...]:
         """What kernels are compared by: an equal kernel made anew compiles nothing."""

@@ -150,7 +150,7 @@ class _Integral(NamedTuple):
     correction: Scalar
 
     @property
-    def value(self) -> Scalar:
+    def value(self) -> Array:
         return 0.5 * (self.left + self.right) - self.correction
 
 

@@ -124,7 +124,9 @@ class _Begun(dict):
     """Chains that are not yet carried between steps, and never will be under MCMC.
 
     SVI passes mutable state through JAX, which turns it into a plain `dict`; MCMC keeps the
-    value from the first trace of the model.
+    value from the first trace of the model. The difference has to be one of type: a counter in
+    the site would be traced, so the value would be a `where` of surrogate and zero, which
+    depends on the parameters. The guard would take it for their log Z, and let MCMC run.
     """
 
     def copy(self) -> "_Begun":

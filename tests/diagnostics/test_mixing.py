@@ -499,6 +499,7 @@ def test_false_alarms_are_rare(case):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a_thousand_chains_take_seconds():
     x = RandomState(0).normal(size=(1000, 1000, 20)).astype(np.float32)
     tracemalloc.start()

@@ -130,6 +130,7 @@ def shifts(x, kernel, stride):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_langevin_on_images_runs_at_the_speed_of_the_fastest_form():
     energy = ebm.ConvEnergy((28, 28, 1), reference=None, key=KEY)
     forms = {
