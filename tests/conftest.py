@@ -1,3 +1,4 @@
+import itertools
 import time
 import zlib
 from pathlib import Path
@@ -19,7 +20,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--third-by",
         metavar="HASH",
-        help="run a third of the tests, which depends on this hexadecimal number",
+        help="of the cases of each test, and of the slow tests, run a third: this hexadecimal "
+        "number decides which",
     )
     parser.addoption(
         "--minutes", type=float, help="skip the tests that would begin after so many minutes"
@@ -30,9 +32,18 @@ def pytest_collection_modifyitems(config, items):
     hexadecimal = config.getoption("--third-by")
     if hexadecimal:
         third = int(hexadecimal, 16) % 3
-        chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third]
+        cases = itertools.groupby(items, lambda item: item.nodeid.split("[")[0])
+        chosen = {item for _, group in cases for item in a_third(list(group), third)}
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
+        items[:] = [item for item in items if item in chosen]
+
+
+def a_third(cases, third):
+    """Of the cases of one test; of a quick one at least one."""
+    slow = [case for case in cases if case.get_closest_marker("slow")]
+    quick = [case for case in cases if case not in slow]
+    chance = (case for case in slow if zlib.crc32(case.nodeid.encode()) % 3 == third)
+    return [*chance, *quick[third % max(len(quick), 1) :: 3]]
 
 
 BEGIN = time.monotonic()

@@ -25,6 +25,7 @@ def run(name, *args, cwd):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_digits_prior(tmp_path):
     printed = run("01_digits_prior.py", tmp_path / "digits.png", cwd=tmp_path)
     rows = {}
@@ -119,6 +120,7 @@ def test_evidence(tmp_path):
     assert (tmp_path / "evidence.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_blind_spots(tmp_path):
     printed = run("07_blind_spots.py", tmp_path / "blind.png", cwd=tmp_path)
     mixing, modes, probe = re.split(r"^Modes of|^Chains by", printed, flags=re.MULTILINE)

@@ -424,6 +424,7 @@ class Opaque(ebm.AbstractEnergy):
         return jax.pure_callback(value, shape, x, vmap_method="expand_dims")
 
 
+@pytest.mark.slow
 def test_a_kernel_without_gradients_takes_what_has_none():
     settings = {"num_warmup": 5, "num_samples": 5, **QUIET}
     kernel = ebm.RandomWalkMetropolis()
@@ -474,6 +475,7 @@ def test_log_prob_can_be_differentiated_in_the_point_only(derive):
         derive(log_prob)(one, x)
 
 
+@pytest.mark.slow
 def test_an_energy_as_a_model_argument_under_jit():
     def model(energy, y):
         x = numpyro.sample("x", ebm.EnergyDistribution(energy, (2,)))

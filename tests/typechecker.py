@@ -23,10 +23,12 @@ def check(function):
 
 
 def _deferred(function):
-    def check(*args, **kwargs):
+    def check(self, *args, **kwargs):
         try:
-            function(*args, **kwargs)
+            function(self, *args, **kwargs)
         except BeartypeCallHintViolation as violation:
+            if not isinstance(self, eqx.Module):
+                raise
             _pending.append(violation)
 
     return check
@@ -37,9 +39,13 @@ def install():
     make = type(eqx.Module).__call__
 
     def __call__(cls, *args, **kwargs):
-        module = make(cls, *args, **kwargs)
-        if _pending:
-            raise _pending.pop()
+        try:
+            module = make(cls, *args, **kwargs)
+            violations = list(_pending)
+        finally:
+            _pending.clear()
+        if violations:
+            raise violations[0]
         return module
 
     type(eqx.Module).__call__ = __call__

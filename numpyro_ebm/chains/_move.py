@@ -11,7 +11,7 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 
 from .._checks import as_numbers
-from .._types import Array, Energy, Key, Point, Scalar, Shape
+from .._types import Array, ArrayLike, Energy, Key, Point, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete
 
 
@@ -44,7 +44,7 @@ class AbstractMove(eqx.Module):
 
     step_size: eqx.AbstractVar[float | Scalar]
     #: The inverse mass matrix, dense or its diagonal; `None` is the identity.
-    inverse_mass_matrix: eqx.AbstractVar[Array | None]
+    inverse_mass_matrix: eqx.AbstractVar[ArrayLike | None]
     #: Whether its reports hold a Hamiltonian.
     is_hamiltonian: ClassVar[bool] = False
 

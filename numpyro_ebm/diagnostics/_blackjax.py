@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from xarray import DataTree
 
+from .._types import ArrayLike
 from ._datatree import as_tree, by_name, version, with_attributes
 
 #: Names in a BlackJAX info, and the corresponding ArviZ names.
@@ -27,7 +28,7 @@ def from_blackjax(
     *,
     sample_dims: Sequence[str],
     gradients_per_step: int = 1,
-    superchains: int | Sequence[int] | None = None,
+    superchains: int | ArrayLike | None = None,
     attrs: Mapping[str, Any] | None = None,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,

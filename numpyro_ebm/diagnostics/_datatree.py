@@ -11,7 +11,7 @@ import numpyro
 from numpyro.infer import MCMC
 from xarray import Dataset, DataTree
 
-from .._types import PyTree
+from .._types import ArrayLike, PyTree
 from ..estimation import EstimatorRunResult
 from ..kernels import AbstractKernel
 from ..sampling import AbstractDraws, Draws
@@ -29,7 +29,7 @@ _STATS = {
 def to_arviz(
     source: MCMC | Draws | EstimatorRunResult | DataTree | PyTree,
     *,
-    superchains: int | Sequence[int] | None = None,
+    superchains: int | ArrayLike | None = None,
     attrs: Mapping[str, Any] | None = None,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,

@@ -1,6 +1,6 @@
 """`mixing_report`: whether chains agree, and how much information they carry."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from xarray import Dataset, DataTree
 
 from .._checks import check_positive
+from .._types import ArrayLike
 from ._convergence import (
     convergence,
     drift_limit,
@@ -75,7 +76,7 @@ def mixing_report(
     *,
     statistics: Statistics = None,
     min_ess: float = 400,
-    superchains: int | Sequence[int] | None = None,
+    superchains: int | ArrayLike | None = None,
     seed: int = 0,
 ) -> MixingReport:
     r"""Report whether chains have mixed, from a few summaries, and what failed.

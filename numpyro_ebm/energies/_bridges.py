@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Key, Point, Sampler, Scalar, Shape
+from .._types import Array, ArrayLike, Key, Point, Sampler, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, convert
 from ._formula import name_of
 from ._log_z import LogZ
@@ -111,7 +111,7 @@ class DistributionEnergy(AbstractEnergy):
         copies = math.prod(self.event_shape) / math.prod(site.shape())
         return copies * site.log_z_error
 
-    def __call__(self, x: Array) -> Scalar:
+    def __call__(self, x: ArrayLike) -> Scalar:
         support: Any = self.support
         if is_real(support) or elementwise(support).event_dim:
             return -jnp.asarray(self.distribution.log_prob(x))

@@ -145,7 +145,8 @@ class GaussianMixture(AbstractEnergy):
 
     def __call__(self, x: Float[Array, " d"]) -> Scalar:
         log_weights = jax.nn.log_softmax(self.log_weights)
-        energies = jax.vmap(_quadratic)(x - self.locs, self.precision_matrices)
+        quadratic = jax.vmap(lambda loc, precision: _quadratic(x - loc, precision))
+        energies = quadratic(self.locs, self.precision_matrices)
         return -logsumexp(log_weights - energies - _log_z(self.precision_matrices))
 
     def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Float[Array, "*n d"]:

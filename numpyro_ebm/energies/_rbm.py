@@ -218,8 +218,9 @@ class GaussianBernoulliRBM(AbstractRBM):
         """Log-weights of the hidden states, and the mean of `v` in each."""
         hidden = bits(len(self.hidden_bias))
         shifts = hidden @ self.weights.T
-        lift = jnp.sum(shifts * (self.visible_bias + 0.5 * shifts), axis=1)
-        return hidden @ self.hidden_bias + lift, self.visible_bias + shifts
+        visible_bias = self.visible_bias[None]
+        lift = jnp.sum(shifts * (visible_bias + 0.5 * shifts), axis=1)
+        return hidden @ self.hidden_bias + lift, visible_bias + shifts
 
 
 def _bernoulli(logits: Array) -> dist.Distribution:

@@ -7,7 +7,6 @@ import jax
 
 from .._types import Array, EnergyLike, PyTree
 from ..energies import (
-    AbstractEnergy,
     FunctionEnergy,
     as_energy,
     check_energy,
@@ -40,7 +39,7 @@ def structure(energy: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.eval_shape(lambda: x) if eqx.is_array(x) else x, energy)
 
 
-def check_shapes(energy: AbstractEnergy, batch: Batch) -> None:
+def check_shapes(energy: Any, batch: Batch) -> None:
     """Raise unless `energy` accepts the points of `batch`."""
     shape = batch.points.shape[1:]
     if is_conditional(energy):

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.nn import softplus
 from numpyro.infer.initialization import init_to_uniform
 
-from .._types import Array, Energy, Float, Key, Point, Scalar
+from .._types import Array, ArrayLike, Energy, Float, Key, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, blackjax, log_density, report
 from ._hmc import travelling
 from ._numpyro import AbstractKernel
@@ -24,7 +24,7 @@ class BarkerMove(AbstractMove):
     """
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.barker.init(position, log_density(energy))
@@ -93,7 +93,7 @@ class BarkerMH(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         dense_mass: bool = False,

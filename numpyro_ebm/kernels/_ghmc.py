@@ -8,7 +8,7 @@ import jax.random as jr
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import ArrayLike, Energy, Key, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, blackjax, log_density
 from ._hamiltonian import euclidean, hamiltonian_report, with_end_energy
 from ._hmc import travelling
@@ -19,7 +19,7 @@ class GHMCMove(AbstractMove):
     """One leapfrog step with a persistent momentum, accepted by a slice that persists too."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
     is_hamiltonian: ClassVar[bool] = True
     trajectory_length: float | Scalar = 1.0
 
@@ -81,7 +81,7 @@ class GHMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.5,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         dense_mass: bool = False,

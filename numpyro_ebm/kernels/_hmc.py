@@ -10,7 +10,7 @@ import jax.random as jr
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive, user_level
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import ArrayLike, Energy, Key, Point, Scalar
 from ..chains import (
     AbstractMove,
     Adaptation,
@@ -35,7 +35,7 @@ class HMCMove(AbstractMove):
     """A leapfrog trajectory of a given length, whose end is accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
     is_hamiltonian: ClassVar[bool] = True
     trajectory_length: float | Scalar | None = 2 * math.pi
     #: A fixed number of steps instead, with a step that does not vary.
@@ -68,7 +68,7 @@ class HMCMove(AbstractMove):
 
 
 def travelling(
-    inverse_mass_matrix: Array | None, adapt_step_size: bool, power: int = 1
+    inverse_mass_matrix: ArrayLike | None, adapt_step_size: bool, power: int = 1
 ) -> Travel | None:
     """Trajectories for the first part of a local move's warm-up, if its step adapts.
 
@@ -120,7 +120,7 @@ class HMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         dense_mass: bool = False,

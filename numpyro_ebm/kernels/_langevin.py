@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_probability
-from .._types import Array, Energy, Key, Point, Scalar, Shape
+from .._types import Array, ArrayLike, Energy, Key, Point, Scalar, Shape
 from ..chains import (
     TUNED_ERROR,
     AbstractMove,
@@ -49,7 +49,7 @@ class LangevinMove(AbstractMove):
     """
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
     target_accept_prob: float | Scalar = 0.99
 
     @property
@@ -189,7 +189,7 @@ class UnadjustedLangevin(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.01,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool | None = None,
         dense_mass: bool = False,

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro.infer.initialization import init_to_uniform
 
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import ArrayLike, Energy, Key, Point, Scalar
 from ..chains import (
     AbstractMove,
     Adaptation,
@@ -25,7 +25,7 @@ class MALAMove(AbstractMove):
     r"""$x' = x + \eta M^{-1} s(x) + \sqrt{2\eta}\,M^{-1/2}\epsilon$, accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.hmc.init(position, log_density(energy))
@@ -50,7 +50,7 @@ class AutoMALAMove(AbstractMove):
     """
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.composed.step_size.init(position, log_density(energy))
@@ -107,7 +107,7 @@ class MALA(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.1,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool | None = None,
         dense_mass: bool = False,
@@ -158,7 +158,7 @@ class AutoMALA(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.1,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool | None = None,
         dense_mass: bool = False,

@@ -8,7 +8,7 @@ import jax.random as jr
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import ArrayLike, Energy, Key, Point, Scalar
 from ..chains import (
     TUNED_ERROR,
     AbstractMove,
@@ -31,7 +31,7 @@ class UnadjustedMCLMCMove(AbstractMove):
     """One step of a particle of constant speed, steered by the score and turned by noise."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
     trajectory_length: float | Scalar | None = None
     energy_variance: float | Scalar = 5e-4
 
@@ -65,7 +65,7 @@ class AdjustedMCLMCMove(AbstractMove):
     """A constant-speed trajectory steered by the score, whose end is accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
     trajectory_length: float | Scalar | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
@@ -140,7 +140,7 @@ class UnadjustedMCLMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.5,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         energy_variance: float = 5e-4,
@@ -186,7 +186,7 @@ class AdjustedMCLMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.5,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         target_accept_prob: float = 0.9,

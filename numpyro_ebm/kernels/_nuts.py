@@ -7,7 +7,7 @@ import equinox as eqx
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_count
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import ArrayLike, Energy, Key, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, Travel, blackjax, log_density
 from ._hamiltonian import (
     check_differentiation,
@@ -23,7 +23,7 @@ class NUTSMove(AbstractMove):
     """A Hamiltonian trajectory that doubles until it turns back, and a point drawn from it."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
     is_hamiltonian: ClassVar[bool] = True
     max_tree_depth: int = eqx.field(static=True, default=10)
     find_step_size: bool = eqx.field(static=True, default=False)
@@ -89,7 +89,7 @@ class NUTS(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         dense_mass: bool = False,

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro.infer.initialization import init_to_uniform
 
-from .._types import Array, Energy, Key, Point, Scalar
+from .._types import ArrayLike, Energy, Key, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, blackjax, log_density, report
 from ._numpyro import AbstractKernel
 
@@ -15,7 +15,7 @@ class RandomWalkMove(AbstractMove):
     r"""$x' = x + \sigma M^{-1/2}\epsilon$, accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: Array | None = None
+    inverse_mass_matrix: ArrayLike | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.random_walk.init(position, log_density(energy))
@@ -59,7 +59,7 @@ class RandomWalkMetropolis(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: Array | None = None,
+        inverse_mass_matrix: ArrayLike | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         dense_mass: bool = False,

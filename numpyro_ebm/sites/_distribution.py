@@ -63,7 +63,7 @@ class EnergyDistribution(Distribution):
     z = numpyro.sample("z", dist.Bernoulli(0.3))
     make = lambda loc: ebm.Gaussian(loc, jnp.eye(2))
     for _ in jnp.shape(z):  # Empty where `z` is not enumerated.
-        make = eqx.filtervmap_times(make)
+        make = eqx.filter_vmap(make)
     site = ebm.EnergyDistribution(make(locs[z]), batch_shape=jnp.shape(z))
     x = numpyro.sample("x", site)
     ```

@@ -11,7 +11,7 @@ from numpyro.distributions import Unit
 
 from .._checks import as_floats
 from .._guard import Dependence, any_point, dependences, guard, list_names
-from .._types import Array, EnergyLike, Shape
+from .._types import Array, ArrayLike, EnergyLike, Shape
 from ..energies import AbstractEnergy, as_energy
 from ._enumeration import (
     Enumerated,
@@ -39,7 +39,7 @@ class EnergyFactor(Unit):
 def factor(
     name: str,
     energy: EnergyLike,
-    *values: Array,
+    *values: ArrayLike,
     event_dim: int | Sequence[int] | None = None,
     constant_z: bool = False,
 ) -> None:

@@ -72,6 +72,7 @@ def regression(y):
     numpyro.sample("y", dist.Normal(a + jnp.asarray(X) @ b, scale), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "Kernel",
     [

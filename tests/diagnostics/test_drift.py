@@ -1,13 +1,8 @@
 """Long chains on frozen energies."""
 
-import re
-import textwrap
-
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 
 import numpyro_ebm as ebm
@@ -35,16 +30,6 @@ def test_chains_that_come_to_one_place():
     last = table.isel(length=-1)
     assert (np.abs(last["mean"] - 1) < 4 * last["std_error"]).all()
     assert table["mean"].shape == (2, 3)
-
-
-def test_the_example_of_the_docstring():
-    (code,) = re.findall(r"```python\n(.*?)```", ebm.drift_probe.__doc__, re.DOTALL)
-    objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.1), 10, ebm.Persistent(100))
-    estimator = ebm.Estimator(objective, optax.adam(1e-3))
-    result = estimator.run(jr.key(0), 10, TARGET, DATA, batch_size=50, progress_bar=False)
-    names = {"jax": jax, "ebm": ebm, "result": result, "data": DATA, "noise": NOISE}
-    exec(textwrap.dedent(code), names)
-    assert set(names["starts"]) == {"data", "noise", "buffer"}
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ def test_verdict(run, settings, expected):
     assert all(failure in str(report) for failure in report.failures)
 
 
+@pytest.mark.slow
 def test_r_hat_does_not_see_a_mode_that_all_chains_miss():
     start = jnp.tile(1.5 * LOCS[1], (8, 1)) + jax.random.normal(jax.random.key(0), (8, 2))
     settings = {"num_warmup": 300, "num_samples": 500, "progress_bar": False}

@@ -181,6 +181,7 @@ def test_level_of_points_in_ten_dimensions():
 QUICK = {"kernel": ebm.diagnostics.InverseMultiquadric(1.0), "num_bootstrap": 100}
 
 
+@pytest.mark.slow
 def test_level_at_a_glance():
     """Thirty replicates, of which more than 5 below 0.05 have probability 0.003."""
     independent = p_values(lambda key: jr.normal(key, (100, 1)), 30, **QUICK)
@@ -219,6 +220,7 @@ def test_too_large_a_langevin_step_is_seen():
     assert ebm.diagnostics.kernel_stein_discrepancy(jr.key(1), NORMAL, langevin_draws(0.01)).ok
 
 
+@pytest.mark.slow
 def test_chains_of_sample():
     def draw(step_size):
         kernel = ebm.UnadjustedLangevin(step_size=step_size, adapt_step_size=False)

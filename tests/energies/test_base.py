@@ -121,6 +121,15 @@ def test_bad_input(make, error, message):
 
 
 @each_energy
+def test_no_axis_appears_by_broadcasting(make):
+    """A point of another shape would otherwise be taken for a batch, in silence."""
+    energy = make()
+    with jax.numpy_rank_promotion("raise"):
+        jax.jit(jax.value_and_grad(energy))(POINTS[0])
+        assert jnp.shape(energy.log_z if energy.log_z is not None else 0.0) == ()
+
+
+@each_energy
 def test_score_is_minus_the_gradient(make):
     energy = make()
     np.testing.assert_allclose(

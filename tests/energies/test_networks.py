@@ -191,6 +191,7 @@ def test_the_support_is_that_of_the_reference(name):
     assert make(reference=gamma).support == gamma.support
 
 
+@pytest.mark.slow
 def test_the_reference_is_on_and_makes_it_proper():
     energy = ebm.MLPEnergy(2, reference=2.0, key=KEY)
     bare = ebm.MLPEnergy(2, reference=None, key=KEY)

@@ -93,6 +93,7 @@ def test_a_jacobian_cannot_count_twice_or_be_missing():
     assert ebm.OnSite(mixture(), "x") + ebm.OnSite(mixture(), "x") + base
 
 
+@pytest.mark.slow
 def test_a_sum_with_a_model_is_sampled():
     """Normal prior, normal likelihood, normal expert: precisions 1, 1 and 2 on x."""
 

@@ -133,6 +133,7 @@ def test_a_latent_variable_is_integrated_out_by_a_rule(x64):
     np.testing.assert_allclose(ebm.score(marginal, x), ebm.score(truth, x), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_point_and_latent_variable_are_sampled_together():
     precision = np.array([[1.0, 0.6], [0.6, 2.0]])
     truth = ebm.Gaussian(np.zeros(2), precision_matrix=precision)

@@ -113,6 +113,7 @@ def seeds():
     return hash_seeds()
 
 
+@pytest.mark.slow
 def test_fits_go_on_bit_for_bit_in_a_new_process(seeds, tmp_path):
     victim = python(FITS, tmp_path, "crash", seed=seeds[0])
     assert victim.returncode == -signal.SIGKILL, victim.stderr[-3000:]
@@ -120,6 +121,7 @@ def test_fits_go_on_bit_for_bit_in_a_new_process(seeds, tmp_path):
     assert heir.stdout == "done\n", heir.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_chains_and_energies_go_on_bit_for_bit_in_a_new_process(seeds, tmp_path):
     for job, seed in zip(("crash", "go on"), seeds, strict=True):
         done = python(CHAINS, tmp_path, job, seed=seed)

@@ -54,6 +54,7 @@ def test_the_average_is_that_of_all_steps(decay):
     assert not np.allclose(result.energy.loc, state.trainable.loc, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_early_stopping_returns_to_the_best_on_held_out_points():
     """A network with room to learn ten points by heart."""
     energy = ebm.MLPEnergy(2, 64, key=jax.random.key(3))
@@ -211,14 +212,14 @@ def test_a_state_in_a_checkpoint_goes_on_with_another_optimiser(tmp_path):
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     path = tmp_path / "fit.ebm"
-    run(checkpoint=path)
+    state = run(checkpoint=path).state
     data, rng = path.read_bytes(), np.random.default_rng(0)
     for place in rng.integers(len(data), size=500):
         bad = bytearray(data)
         bad[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(bytes(bad))
         with pytest.raises(ValueError, match=r"`checkpoint`, .*cannot be read.*damaged"):
-            Checkpoint(path, None, {}).load()
+            Checkpoint(path, state, {}).load()
     path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"`checkpoint`, .*cannot be read"):
         run(checkpoint=path)
@@ -275,6 +276,7 @@ def test_weights_of_an_update_are_those_of_a_run():
     np.testing.assert_allclose(traced.trainable.loc, ours.trainable.loc, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_estimators_share_one_compilation(monkeypatch):
     traces = []
     step = _steps.step
@@ -318,6 +320,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_a_run_survives_sigkill(tmp_path):
     def command(path, num_steps):
         return [sys.executable, "-c", textwrap.dedent(PROGRAM), str(path), str(num_steps)]
@@ -362,6 +365,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_batches_over_two_devices():
     command = [sys.executable, "-c", textwrap.dedent(SHARDED)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -42,6 +42,7 @@ def mcmc(kernel, num_warmup=20, num_samples=30, **kwargs):
 DEFAULTS = {"num_chains": 2, "chain_method": "vectorized", "progress_bar": False}
 
 
+@pytest.mark.slow
 @each_kernel
 def test_chain_methods_draw_the_same_chains(Kernel, x64):
     draws = {}
@@ -71,6 +72,7 @@ def test_a_run_resumes_where_it_stopped(Kernel, method, x64):
     np.testing.assert_allclose(both, whole.get_samples(group_by_chain=True), rtol=1e-8)
 
 
+@pytest.mark.slow
 @each_kernel
 @each_method
 def test_new_data_after_warmup(Kernel, method):
@@ -96,6 +98,7 @@ def test_refresh_recomputes_what_the_state_caches(Kernel, batched):
     jax.tree.map(np.testing.assert_array_equal, fresh.z, state.z)
 
 
+@pytest.mark.slow
 @each_kernel
 def test_pickling(Kernel):
     run = mcmc(Kernel(model))
@@ -107,6 +110,7 @@ def test_pickling(Kernel):
     jax.tree.map(np.testing.assert_array_equal, run.get_samples(), copy.get_samples())
 
 
+@pytest.mark.slow
 @each_kernel
 def test_extra_fields_thinning_and_summary(Kernel, capsys):
     run = mcmc(Kernel(model), 200, 300, thinning=3)
@@ -151,6 +155,7 @@ def test_init_params_and_pytree_positions(Kernel):
     np.testing.assert_allclose(run.get_samples()["x"][0], [7.0, 7.0], atol=1e-2)
 
 
+@pytest.mark.slow
 @each_kernel
 def test_a_model_without_latents_and_a_model_argument_under_jit(Kernel):
     def observed(y):
@@ -286,6 +291,7 @@ def two_blocks(y):
     numpyro.sample("y", dist.Normal(x + shares @ jnp.arange(3.0), jnp.exp(log_scale)), obs=y)
 
 
+@pytest.mark.slow
 def test_blocks_of_numpyros_gibbs():
     blocks = [(ebm.MALA(two_blocks), ["x"]), (ebm.HMC(two_blocks), None)]
     run = MCMC(Gibbs(blocks), num_warmup=300, num_samples=2000, progress_bar=False)
@@ -318,6 +324,7 @@ def test_blocks_that_gibbs_cannot_have():
         Gibbs(blocks).init(jax.random.key(0), 10, None, (), {})
 
 
+@pytest.mark.slow
 def test_another_tree_depth_in_warm_up():
     kernel = ebm.NUTS(potential_fn=ENERGY, step_size=1e-3, max_tree_depth=(2, 4))
     run = mcmc(kernel, 5, 5, num_chains=1)

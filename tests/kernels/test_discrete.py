@@ -69,6 +69,7 @@ def params():
             yield pytest.param(energy, *arguments, marks=marks, id=f"{kernel}-{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("energy", "kernel", "thinning"), list(params()))
 def test_total_variation_to_enumeration(energy, kernel, thinning):
     draws = run(energy, kernel, thinning)
@@ -78,12 +79,14 @@ def test_total_variation_to_enumeration(energy, kernel, thinning):
     assert distance < 0.02
 
 
+@pytest.mark.slow
 def test_another_coupling_would_be_seen():
     energy = ENERGIES["torus of odd sides"]
     draws = run(ebm.IsingModel((3, 3), 0.42, 0.1), ebm.BlockGibbs(), 1)
     assert total_variation(draws.values, energy) > 0.02
 
 
+@pytest.mark.slow
 def test_two_colors_on_an_odd_torus_would_be_seen():
     class Checkerboard(ebm.AbstractEnergy):
         """Draws neighbours at once where the colors meet."""
@@ -107,6 +110,7 @@ def test_two_colors_on_an_odd_torus_would_be_seen():
     assert total_variation(draws.values, energy) > 0.02
 
 
+@pytest.mark.slow
 def test_gibbs_with_gradients_takes_sums_temperatures_and_distributions():
     energy = 0.5 * RBM + dist.Bernoulli(0.3).expand([4]).to_event(1)
     draws = run(energy, ebm.GibbsWithGradients(), 5)
@@ -150,6 +154,7 @@ def test_block_gibbs_of_real_visible_units():
         assert np.abs(z).max() < 4
 
 
+@pytest.mark.slow
 @each_kernel
 def test_under_mcmc(kernel, thinning, capsys):
     for method in ("sequential", "vectorized"):

@@ -104,6 +104,7 @@ def test_a_condition_number_of_a_thousand_in_50_dimensions(kernel, thinning):
     assert_moments(x / SCALES, np.zeros(50), np.ones(50))
 
 
+@pytest.mark.slow
 def test_a_random_walk_in_five_dimensions():
     covariance = 0.5 * np.eye(5) + 0.5
     x = draw(ebm.RandomWalkMetropolis(), ebm.Gaussian(np.zeros(5), covariance), thinning=4)

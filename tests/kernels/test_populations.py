@@ -44,6 +44,7 @@ TRUTHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kernel",
     [
@@ -59,6 +60,7 @@ def test_tempered_smc(kernel):
     assert_statistics(draws, TRUTHS)
 
 
+@pytest.mark.slow
 def test_another_target_would_be_seen():
     draws = run(1.1 * MODES, ebm.TemperedSMC(ebm.MALA(), REFERENCE))
     with pytest.raises(AssertionError, match=r"weight|square"):
@@ -78,6 +80,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name == "MALA" else pytest.mark.slow) for name in EXACT],
@@ -99,6 +102,7 @@ def test_tempered_smc_knows_its_normaliser(name):
         assert abs(runs.accept_prob.mean() - target_accept_prob) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MALA", "AutoMALA", "GHMC"])
 def test_the_step_size_goes_where_a_kernel_is_tuned(name):
     """From a step that is far too short, at one temperature."""
@@ -129,6 +133,7 @@ CONDITIONAL = ebm.ConditionalEnergy(smoothed, (2,))
 SCALES = np.geomspace(8, 0.1, 10)
 
 
+@pytest.mark.slow
 def test_annealed_mala_ends_in_the_law_of_the_last_scale():
     sampler = ebm.AnnealedLangevin(SCALES, kernel=ebm.MALA(step_size=0.3), num_steps=100)
     draws = run(CONDITIONAL, sampler)
@@ -195,6 +200,7 @@ def test_bad_input(run, error, message):
         run()
 
 
+@pytest.mark.slow
 def test_draws_of_the_reference_inside_of_a_wall_are_dropped():
     """A tenth of dead draws used to keep the effective size, and so the path, at zero."""
     normal = dist.Normal(0, 1).expand([2]).to_event(1)

@@ -51,6 +51,7 @@ STATISTICS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 @pytest.mark.parametrize("name", STATISTICS)
 def test_ranks_are_uniform(move, name):
@@ -58,6 +59,7 @@ def test_ranks_are_uniform(move, name):
     assert_uniform(ranks(move, energy, energy, STATISTICS[name]), LENGTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 def test_another_target_would_be_seen(move):
     energy = ebm.energies.Banana()

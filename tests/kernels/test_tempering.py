@@ -33,6 +33,7 @@ def error_of_weights(draws):
     return abs(left - WEIGHTS[0])
 
 
+@pytest.mark.slow
 def test_tempering_finds_the_weights_where_mala_does_not():
     tempered = error_of_weights(run(ebm.ParallelTempering(ebm.MALA(), 16.0)))
     plain = error_of_weights(run(ebm.MALA()))
@@ -65,11 +66,13 @@ SLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [ebm.MALA(), *SLOW])
 def test_moments(inner):
     check_moments(inner)
 
 
+@pytest.mark.slow
 def test_energies_of_another_temperature_would_be_seen(monkeypatch):
     # What each replica caches, as if nothing had been tempered.
     monkeypatch.setattr(tempering, "_scaled", lambda state, beta: state)
@@ -77,6 +80,7 @@ def test_energies_of_another_temperature_would_be_seen(monkeypatch):
         check_moments(ebm.MALA(), num_samples=1001)
 
 
+@pytest.mark.slow
 def test_the_ladder_swaps_equally_often():
     kernel = ebm.ParallelTempering(ebm.MALA(), [1.0, 1.1, 1.2, 16.0])
     draws = run(kernel, num_warmup=1000, num_samples=10)
@@ -106,6 +110,7 @@ def test_the_ladder_swaps_equally_often():
     )
 
 
+@pytest.mark.slow
 def test_under_mcmc():
     mcmc = MCMC(
         ebm.ParallelTempering(ebm.MALA(potential_fn=MODES), 16.0),
@@ -119,6 +124,7 @@ def test_under_mcmc():
     assert abs((mcmc.get_samples()[:, 0] < 0).mean() - 0.7) < 0.15
 
 
+@pytest.mark.slow
 def test_spins_at_every_temperature_and_how_they_swap():
     """Energies at each, and the rates of swaps, by enumeration."""
     spins = ebm.IsingModel((3, 3), 0.6, 0.1, periodic=False)

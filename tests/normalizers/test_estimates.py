@@ -148,6 +148,7 @@ def narrow(dim):
     )
 
 
+@pytest.mark.slow
 def test_the_sandwich():
     """Of N(0, I) and N(0, I/4) in ten dimensions, back from exact draws of the target."""
     _, truth = narrow(10)
@@ -234,6 +235,7 @@ def test_hard_targets_are_covered_or_flagged(method, energy, truth, least):
     assert np.mean(right) >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["islands, funnel", "annealed, funnel"])
 def test_the_neck_of_a_funnel_is_named(name):
     """Without the check, the islands were .3 to .6 below the truth, at errors of .1."""
@@ -263,6 +265,7 @@ UNBIASED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
@@ -280,6 +283,7 @@ def test_z_is_unbiased(method):
         assert_unbiased(found * np.exp(0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [ebm.MALA(), ebm.RandomWalkMetropolis()])
 def test_mixed_caches_are_those_of_the_target(kernel, x64):
     """After a move at any beta, the states know the energies and gradients where they are."""
@@ -299,6 +303,7 @@ def test_mixed_caches_are_those_of_the_target(kernel, x64):
     assert 0.1 < particles.accept_prob < 0.99
 
 
+@pytest.mark.slow
 def test_a_torus_of_a_hundred_spins():
     energy = ebm.IsingModel((10, 10), 0.3)
     log_z = ebm.log_partition(jr.key(0), energy, ebm.SequentialMonteCarlo(num_particles=128))
@@ -311,6 +316,7 @@ def gamma_times_two(x):
     return jnp.sum(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
@@ -328,6 +334,7 @@ def test_a_constrained_support(method):
     assert abs(log_z.estimate - 2 * np.log(1 / 8)) < 3 * log_z.std_error < 0.5
 
 
+@pytest.mark.slow
 def test_the_ratio_of_two_energies_nobody_normalised():
     a, b = ebm.Gaussian(MEAN, COVARIANCE), ebm.Gaussian(MEAN + 0.5, 1.5 * COVARIANCE)
     method = ebm.BridgeSampling(ebm.MALA(), num_chains=64, num_warmup=200, num_samples=200)
@@ -335,6 +342,7 @@ def test_the_ratio_of_two_energies_nobody_normalised():
     assert abs(log_z.estimate - (a.log_z - b.log_z)) < 3 * log_z.std_error < 0.1
 
 
+@pytest.mark.slow
 def test_new_parameters_and_new_objects_compile_nothing():
     def fn(x, scale):
         return 0.5 * jnp.sum((x / scale) ** 2)
@@ -426,6 +434,7 @@ FLAGGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`sample`")
 @pytest.mark.parametrize(("make", "method", "reason"), FLAGGED.values(), ids=FLAGGED)
 def test_no_number_without_a_warning(make, method, reason):

@@ -52,6 +52,7 @@ def test_the_default_method(make, name):
         assert type(method).__name__ == name
 
 
+@pytest.mark.slow
 def test_quadrature_finds_its_box(x64):
     """Of densities far off, narrow or wide, and with a tail."""
     targets = {
@@ -100,6 +101,7 @@ def test_mixtures_of_normalised_energies_have_true_proportions():
     assert abs(ebm.log_partition(jr.key(0), mixture).estimate) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_constant_and_its_error_are_saved(tmp_path):
     density = ebm.normalize(jr.key(0), tilted(5), ebm.SequentialMonteCarlo(num_particles=50))
     ebm.save(tmp_path / "energy.ebm", ebm.Normalized(network(), density.partition))

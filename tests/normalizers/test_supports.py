@@ -44,6 +44,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_a_half_normal_without_a_wall(make, x64):
     found = ebm.log_partition(jr.key(0), HalfNormal(), make())
@@ -66,6 +67,7 @@ def test_a_density_that_does_not_vanish_at_its_bounds(make, box, x64):
     assert abs(found.estimate) < 1e-7
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_of_half_normal_data(x64):
     data = np.abs(np.random.default_rng(0).normal(size=4000))
     estimator = ebm.Estimator(ebm.MaximumLikelihood(ebm.Quadrature(-8.0, 8.0)), optax.adam(0.1))
@@ -75,6 +77,7 @@ def test_maximum_likelihood_of_half_normal_data(x64):
     assert abs(fitted.energy.mean_) < 4 * np.sqrt(1 / (1 - 2 / np.pi) / 4000)
 
 
+@pytest.mark.slow
 def test_a_ratio_across_supports(x64):
     whole = ebm.as_energy(lambda x: 0.5 * x**2, ())
     found = ebm.normalizers.log_partition_ratio(jr.key(0), HalfNormal(), whole)
@@ -154,6 +157,7 @@ def test_what_does_not_fit_is_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_tempered_populations_stay_on_the_simplex():
     shares = jnp.array([2.0, 3.0, 5.0])
     energy = 1.0 * ebm.as_energy(dist.Dirichlet(shares))
@@ -192,6 +196,7 @@ PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", WALLED)
 @pytest.mark.parametrize("path", PATHS)
 def test_draws_inside_of_a_wall_count_as_zero(path, target):
@@ -205,6 +210,7 @@ def test_draws_inside_of_a_wall_count_as_zero(path, target):
     assert all(run.lower <= run.estimate + 1e-3 for run in runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_a_reference_that_lies_inside_of_walls_is_flagged(path):
     energy = ebm.Tilted(lambda x: jnp.where(x[0] > 50, 0.0, jnp.inf), NORMAL)

@@ -49,6 +49,7 @@ def test_svi_recovers_a_precision():
     np.testing.assert_allclose(result.params["precision"], expected, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_the_step_size_settles_where_the_kernel_is_tuned():
     """At 1.25 on two standard normals; the acceptance of this kernel is always one."""
     kernel = ebm.UnadjustedMCLMC(step_size=2.0)
@@ -69,6 +70,7 @@ def test_without_the_surrogate_the_guard_refuses():
         learn(partial(precision_model, surrogate=nothing), no_guide, DATA)
 
 
+@pytest.mark.slow
 def test_a_posterior_mode_by_a_point_guide():
     """Gamma(2, 1) prior: the posterior of the precision is Gamma(2 + n/2, 1 + S/2)."""
 
@@ -171,6 +173,7 @@ def test_two_energies_under_one_name_are_refused(scopes):
         learn(two_precisions, no_guide, DATA, ["chains"] * 2, scopes, num_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "scopes"), [(["one", "two"], ("", "")), (["chains"] * 2, ("a", "b"))]
 )

@@ -117,6 +117,7 @@ def test_every_kernel_learns_the_precision_at_its_own_step(name):
     assert 2 / 3 < last / expected < 3 / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["UnadjustedMCLMC", "AutoMALA"])
 def test_the_step_size_follows_what_a_kernel_is_tuned_by(name):
     """An acceptance that is one at any step, or that a search has chosen, steers nothing."""

@@ -54,6 +54,7 @@ ASYMPTOTICS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_noise", "scale", "of_shape", "of_constant"), ASYMPTOTICS)
 def test_asymptotic_variances(num_noise, scale, of_shape, of_constant, x64):
     replicates, size = 400, 1000
@@ -80,6 +81,7 @@ def run(objective, energy, data, num_steps=1500, rate=0.05, **kwargs):
     return ebm.Estimator(objective, optim).run(jr.key(1), num_steps, energy, data, **settings)
 
 
+@pytest.mark.slow
 def test_a_gaussian_and_its_constant():
     data = ebm.Gaussian(MEAN, COVARIANCE).sample(jr.key(0), (5000,))
     start = ebm.Gaussian(np.zeros(2), np.eye(2))
@@ -138,6 +140,7 @@ def mixture_data(size):
     return (rng.integers(3, size=(size, 1)) - 1) * 3.0 + 0.3 * rng.normal(size=(size, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [200, 2000])
 def test_log_z_is_that_of_the_learned_energy(size):
     """The classifier's constant was returned, and lies up to 16 stated errors off."""
@@ -172,6 +175,7 @@ def test_log_z_of_networks_covers():
     assert covered >= 0.92
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*The noise is told")
 def test_two_constants_that_disagree_are_reported():
     r"""$\tfrac12 e^\lambda x^2$ cannot be N(3, 0.25): 1.45 classifies best, log Z is 2.0."""
@@ -185,6 +189,7 @@ def test_two_constants_that_disagree_are_reported():
     assert result.metrics["log_z"][-1] < truth - 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "message"), [(200.0, "little was learned"), (1.0, "learned little beyond it")]
 )
@@ -195,6 +200,7 @@ def test_noise_that_teaches_nothing_is_reported(scale, message):
         run(ebm.NoiseContrastiveEstimation(noise), Precision(jnp.zeros(())), data, 50)
 
 
+@pytest.mark.slow
 def test_the_default_noise_is_a_wider_gaussian(x64):
     rng = np.random.default_rng(0)
     data = rng.multivariate_normal(MEAN, COVARIANCE, 4000)
@@ -220,6 +226,7 @@ def test_noise_of_images_and_of_spins():
     np.testing.assert_allclose(jnp.exp(noise.log_prob(states)).sum(), 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ising_model_and_its_constant():
     truth = ebm.IsingModel((3, 3), 0.3, 0.1, periodic=False)
     data = truth.sample(jr.key(0), (20_000,))

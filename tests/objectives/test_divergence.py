@@ -65,6 +65,7 @@ def test_persistent_chains_find_the_precision_or_their_kernel_s(kernel, answer):
         np.testing.assert_allclose(result.energy.precision, wrong, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start_variance", "num_steps", "answer"),
     [(4.0, 20, 1.3129), (0.25, 20, 0.8948), (4.0, 5, 3.157)],
@@ -123,6 +124,7 @@ def test_a_buffer_writes_back_to_the_slots_it_drew_from():
     np.testing.assert_array_equal(after.points[untouched], buffer.points[untouched])
 
 
+@pytest.mark.slow
 def test_no_chain_is_lost():
     """In 200 steps; of a buffer that writes first in, first out, most are copies by then."""
     start, size, batch = ebm.Persistent(1000, reinit=0.0), 1000, jnp.zeros((100, 1))
@@ -153,6 +155,7 @@ def test_a_share_of_the_chains_begins_anew():
 SPIN_KERNELS = [ebm.GibbsWithGradients(), ebm.BlockGibbs()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", SPIN_KERNELS, ids=lambda kernel: type(kernel).__name__)
 def test_spins(kernel):
     truth = ebm.IsingModel((3, 3), 0.3, periodic=False)
@@ -171,6 +174,7 @@ def test_spins(kernel):
     np.testing.assert_allclose(expected, 0.3, atol=0.03)
 
 
+@pytest.mark.slow
 def test_its_metrics_and_its_health():
     objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.5), 3, persistent(500))
     result = learn_precision(objective, 50, 500)
@@ -211,6 +215,7 @@ def test_what_is_wrong_with_chains_is_said_and_nothing_else(name):
     ] in said
 
 
+@pytest.mark.slow
 def test_the_penalty_holds_energies_together():
     """Without it, a constant added to the energy would go wherever it likes."""
 
@@ -265,6 +270,7 @@ def test_a_chain_on_a_wall_does_not_count_and_begins_anew():
     assert np.abs(state.starts.points).max() < 5
 
 
+@pytest.mark.slow
 def test_the_divergence_that_is_left_out_and_its_gradient():
     r"""After a Langevin step from N(0, 1) in three dimensions, and its derivative in $a$.
 

@@ -95,6 +95,7 @@ class MeanForSum(AbstractPointwiseObjective):
         return jnp.mean(v * slope) + 0.5 * jnp.sum(score**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [PlusScore(), NoHalf(), MeanForSum()])
 def test_mutants_are_seen(mutant):
     covariance = COVARIANCE + NOISE**2 * np.eye(2) if mutant == PlusScore() else COVARIANCE

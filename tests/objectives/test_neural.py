@@ -44,6 +44,7 @@ def check(table, name, limit):
         assert abs(energy.log_z - log_z) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_the_ring(name):
     check("ring", name, LIMITS[name][0])

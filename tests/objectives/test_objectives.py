@@ -52,6 +52,7 @@ def test_denoising_on_one_point_is_its_formula(x64):
     np.testing.assert_allclose(loss, truth, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_slices_average_to_the_laplacian(x64):
     """Over all sign vectors the sliced loss is $-\\Delta E + \\frac12|\\nabla E|^2$ exactly."""
     energy, x = ENERGIES["GaussianMixture"](), BATCH[0].astype(float)
@@ -105,6 +106,7 @@ def test_bad_input(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_the_laplacian_is_the_trace_of_the_hessian(x64):
     for dim in (3, 20):
         matrix = np.random.default_rng(0).normal(size=(dim, dim))
@@ -130,6 +132,7 @@ def test_plain_slices_have_more_variance():
     assert plain > 2 * reduced
 
 
+@pytest.mark.slow
 def test_denoising_of_small_noise_in_its_variance_reduced_form(x64):
     """At a noise of 0.001 the plain form's standard error is a thousand times larger."""
     energy, x, sigma = ENERGIES["GaussianMixture"](), BATCH[0].astype(float), 1e-3

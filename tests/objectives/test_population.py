@@ -139,6 +139,7 @@ def test_noise_contrastive_estimation(num_noise, x64):
     np.testing.assert_allclose(found, [1.0, -0.5 * np.log(2 * np.pi)], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_its_loss_is_that_of_its_logits(x64):
     objective = ebm.NoiseContrastiveEstimation(WIDE, 3)
     energy = ebm.Gaussian(jnp.zeros(1), jnp.eye(1))

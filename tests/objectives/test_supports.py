@@ -87,6 +87,7 @@ class Beta(ebm.AbstractEnergy):
         return -jnp.sum((a - 1) * jnp.log(x) + (b - 1) * jnp.log1p(-x))
 
 
+@pytest.mark.slow
 def test_bounded_data_on_the_population(x64):
     """Quadrature nodes as data: the exponents come back to 1e-5."""
     nodes, log_weights = ebm.Quadrature([1e-3] * 2, [1 - 1e-3] * 2, 301).nodes()
@@ -169,6 +170,7 @@ def test_data_off_the_support_is_refused():
         estimator.run(jr.key(0), 1, energy, np.array([1.0, -1.0, 2.0]), progress_bar=False)
 
 
+@pytest.mark.slow
 def test_contrastive_divergence_stays_on_the_support(x64):
     """Chains on exponential data learn its rate; without the wall they would run away."""
     data = np.random.default_rng(0).exponential(size=2000) / 2.5
@@ -180,6 +182,7 @@ def test_contrastive_divergence_stays_on_the_support(x64):
     assert abs(run.energy.rate * data.mean() - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_noise_may_fall_off_the_support(x64):
     data = np.random.default_rng(0).exponential(size=4000) / 2.5
     objective = ebm.NoiseContrastiveEstimation(num_noise=10)

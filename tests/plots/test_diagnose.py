@@ -29,6 +29,7 @@ def labels(figure):
     return [ax.get_title() + ax.get_ylabel() for ax in figure.axes]
 
 
+@pytest.mark.slow
 def test_draws(tmp_path):
     draws = ebm.sample(jr.key(0), ENERGY, ebm.NUTS(), num_chains=20, progress_bar=False)
     diagnosis = ebm.diagnose(draws)
@@ -42,6 +43,7 @@ def test_draws(tmp_path):
     assert len(diagnosis.figure.axes[0].lines) == 16
 
 
+@pytest.mark.slow
 def test_a_model_that_mixes_badly():
     def model():
         numpyro.sample("x", dist.Normal(0, 1))
@@ -60,6 +62,7 @@ def test_a_model_that_mixes_badly():
     assert "R-hat" in repr(diagnosis)
 
 
+@pytest.mark.slow
 def test_the_bias_of_a_step_is_named_though_chains_agree():
     """Of N(0, I), a step of 0.22 draws a variance of 1 / (1 - 0.11) = 1.12."""
     energy = ebm.Gaussian(np.zeros(2), np.eye(2))
@@ -80,6 +83,7 @@ def test_the_bias_of_a_step_is_named_though_chains_agree():
     assert "unadjusted" not in repr(ebm.diagnose(exact))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("Kernel", "step_size"), [(ebm.UnadjustedLangevin, 0.5), (ebm.UnadjustedMCLMC, 20.0)]
 )

@@ -39,6 +39,7 @@ each_kernel = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_kernel
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(Kernel):
     kernel = Kernel()
@@ -59,6 +60,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(Kernel):
     assert int(whole.state.i) == 25 + 40
 
 
+@pytest.mark.slow
 def test_chains_go_on_with_a_changed_energy():
     first = ebm.sample(jr.key(0), ENERGY, ebm.MALA(), num_chains=100, num_samples=10, **QUIET)
     shifted = ENERGY + ebm.as_energy(lambda x: 100.0 + 0 * x[0], (2,))
@@ -70,6 +72,7 @@ def test_chains_go_on_with_a_changed_energy():
     np.testing.assert_allclose(draws.stats["potential_energy"], energies, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "offset"), [(1e5, 60.0), (4000.0, 4.0)])
 def test_chains_see_a_change_that_is_small_beside_the_energy(level, offset):
     """They kept the old energies below a relative difference of 1e-3, and accepted nothing."""
@@ -87,6 +90,7 @@ def test_chains_see_a_change_that_is_small_beside_the_energy(level, offset):
     assert draws.ok
 
 
+@pytest.mark.slow
 def test_a_refreshed_state_goes_on_under_mcmc_with_new_data():
     """With what it cached under the old data, the chain freezes, as NumPyro's own does."""
 
@@ -107,6 +111,7 @@ def test_a_refreshed_state_goes_on_under_mcmc_with_new_data():
     assert moved[1] > 50
 
 
+@pytest.mark.slow
 def test_thinning_keeps_every_nth_draw():
     settings = {"num_chains": 2, "num_warmup": 10, **QUIET}
     all_of_them = ebm.sample(jr.key(0), ENERGY, ebm.MALA(), num_samples=30, **settings)
@@ -114,6 +119,7 @@ def test_thinning_keeps_every_nth_draw():
     assert jnp.array_equal(some.values, all_of_them.values[:, 2::3])
 
 
+@pytest.mark.slow
 def test_ctrl_c_returns_the_draws_so_far_and_the_rest_follows():
     energy = ebm.as_energy(network(), (2,)) + ENERGY  # Without it, the chains would drift off.
 
@@ -214,6 +220,7 @@ def test_automala_starts_from_the_median_of_what_it_chooses():
         assert draws.stats["n_grad"].mean() < 7
 
 
+@pytest.mark.slow
 def test_a_nan_acceptance_poisons_nothing():
     def energy(x):  # NaN outside of the half plane.
         return 0.5 * jnp.sum(x**2) - 0.5 * jnp.log(x[0])
@@ -248,6 +255,7 @@ def test_stuck_chains_are_counted_and_warned_of():
     assert not draws.ok
 
 
+@pytest.mark.slow
 def test_pytrees_images_and_float64():
     def energy(z):
         return 0.5 * z["a"] ** 2 + 0.5 * jnp.sum(z["b"] ** 2)
@@ -273,6 +281,7 @@ def test_float32_starts_under_x64(Kernel, x64):
     assert draws.values.dtype == jnp.float64
 
 
+@pytest.mark.slow
 def test_a_constrained_support_is_sampled_through_its_bijection():
     target = dist.Gamma(3.0, 2.0).expand([2]).to_event(1)
     draws = ebm.sample(jr.key(0), target, ebm.HMC(), num_chains=500, **QUIET)
@@ -286,6 +295,7 @@ def test_a_constrained_support_is_sampled_through_its_bijection():
     np.testing.assert_allclose(draws.values[:, 0], start, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_draws():
     settings = {"num_chains": 50, "num_warmup": 100, "num_samples": 201, **QUIET}
     draws = ebm.sample(jr.key(0), ENERGY, ebm.MALA(), **settings)
@@ -315,6 +325,7 @@ def test_moments_see_chains_in_different_places():
     assert moments.rhat[1] < 1.1
 
 
+@pytest.mark.slow
 def test_short_chains_for_training():
     move = ebm.MALA(step_size=0.3).move
     start = 3 * jr.normal(jr.key(1), (20_000, 2))
@@ -338,6 +349,7 @@ def test_short_chains_for_training():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, truth)
 
 
+@pytest.mark.slow
 def test_a_stale_cache_would_freeze_the_chains():
     r"""An offset that drifts by 3 an update: chains that keep their energies accept nothing."""
     move = ebm.MALA(step_size=0.5).move
@@ -484,6 +496,7 @@ def python(code, *args, devices=1, **more):
     return subprocess.Popen(command, env=env, stdout=-1, stderr=-1, text=True)
 
 
+@pytest.mark.slow
 def test_chains_on_eight_devices_are_those_on_one():
     process = python(SHARDED, devices=8)
     _, err = process.communicate(timeout=300)

@@ -38,7 +38,8 @@ from numpyro.infer.util import log_density
 
 import numpyro_ebm as ebm
 
-CONTINUOUS = {name: make for name, make in ENERGIES.items() if make().levels is None}
+OF_UNITS = {"IsingModel", "BernoulliRBM"}
+CONTINUOUS = {name: make for name, make in ENERGIES.items() if name not in OF_UNITS}
 each_energy = pytest.mark.parametrize("make", CONTINUOUS.values(), ids=CONTINUOUS)
 X = jnp.array([0.3, -1.2])
 NETWORK = ebm.MLPEnergy(2, 8, key=jax.random.key(0))
@@ -361,6 +362,7 @@ def assert_support_moments(draws, name, **kwargs):
     assert_moments(draws.reshape(400, -1, len(mean)), mean, variance, **kwargs)
 
 
+@pytest.mark.slow
 @each_support
 def test_supports_are_sampled_with_their_jacobian(name):
     energy, shape, support, *_ = SUPPORTS[name]
@@ -388,6 +390,7 @@ def test_supports_under_a_kernel(name):
     assert_support_moments(draws, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["positive", "unit_interval", "simplex"])
 def test_a_missing_jacobian_would_be_seen(name):
     """The mutant moves in unconstrained space by the energy alone."""
@@ -446,6 +449,7 @@ def test_exact_samples_where_the_energy_has_them():
     assert (gamma.sample(jax.random.key(0), (100,)) > 0).all()
 
 
+@pytest.mark.slow
 def test_chain_samples_elsewhere():
     gaussian = ENERGIES["Gaussian"]()
     site = ebm.EnergyDistribution(lambda x: gaussian(x), (2,), num_steps=200)
@@ -481,6 +485,7 @@ def test_batches_are_drawn_each_from_its_own_energy():
         assert_moments(blocks, gaussians.loc[i], np.diag(COVARIANCE), ess_variance=7_000)
 
 
+@pytest.mark.slow
 def test_unhealthy_chains_are_reported_where_they_were_asked_for():
     falling = ebm.EnergyDistribution(lambda x: -0.5 * jnp.sum(x**2), (2,))
     with pytest.warns(
@@ -535,6 +540,7 @@ def joint(site_log_prob=0.0, scale=1.0):
 PRIOR = ebm.EnergyDistribution(NETWORK).log_prob(jnp.full(2, 0.3))
 
 
+@pytest.mark.slow
 def test_log_density_and_handlers():
     def density(model, params=LATENTS):
         return log_density(model, (Y,), {}, params)[0]

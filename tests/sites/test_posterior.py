@@ -69,6 +69,7 @@ def test_the_closed_form_is_the_published_one():
     np.testing.assert_allclose(variance, [0.306146, 0.776646], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("Kernel", "num_samples"),
     [
@@ -81,12 +82,14 @@ def test_a_mixture_as_prior(Kernel, num_samples):
     assert_moments(run(Kernel(model), num_samples, Y), *moments(Y))
 
 
+@pytest.mark.slow
 def test_a_prior_of_another_temperature_would_be_seen():
     draws = run(ebm.MALA(model), 1500, Y, 1.05 * MIXTURE)
     with pytest.raises(AssertionError, match="mean: z = "):
         assert_moments(draws, *moments(Y))
 
 
+@pytest.mark.slow
 def test_variational_inference_with_a_full_rank_guide():
     """Where the posterior is Gaussian, a Gaussian guide can be exact."""
     energy = ebm.as_energy(lambda x: gaussian()(x) + 3.7, (2,))
@@ -175,6 +178,7 @@ def test_the_same_posterior_as_with_numpyros_distribution(make, model, x64):
     assert np.abs(mutant - theirs).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_posterior_of_the_weights_of_a_network(x64):
     """The constant by quadrature, inside of the model, against the likelihood by hand."""
     template = eqx.nn.MLP(1, "scalar", 3, 1, jax.nn.silu, key=jax.random.key(0))

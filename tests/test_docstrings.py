@@ -1,0 +1,129 @@
+"""The examples in docstrings run as they stand, with the names that they take for granted."""
+
+import re
+import textwrap
+
+import blackjax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import matplotlib as mpl
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from helpers import mixture, network
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.infer import MCMC
+from test_package import FILES
+
+import numpyro_ebm as ebm
+
+ENERGY = mixture()
+QUIET = {"progress_bar": False}
+
+
+def examples():
+    for name, path in FILES.items():
+        found = re.findall(
+            r"^ *```python\n(.*?)```", path.read_text(), re.DOTALL | re.MULTILINE
+        )
+        for i, example in enumerate(found):
+            yield pytest.param(name.as_posix(), textwrap.dedent(example), id=f"{name}-{i}")
+
+
+def given(name):
+    """What an example in this file takes for granted."""
+    data = ENERGY.sampler(jr.key(1), (200,))
+    common = {
+        **{"ebm": ebm, "eqx": eqx, "jax": jax, "jnp": jnp, "numpyro": numpyro, "dist": dist},
+        **{"optax": optax, "MCMC": MCMC, "constraints": constraints},
+        **{"energy": ENERGY, "key": jr.key(2), "data": data, "noise": 3 * data},
+        **{"batch": data, "held_out": data, "gaussian": ebm.Gaussian(jnp.zeros(2), jnp.eye(2))},
+        "density": ebm.Normalized(ENERGY, ENERGY.log_z),
+        "model": lambda: numpyro.sample("x", dist.Normal(0, 1)),
+    }
+    return {**common, **SPECIAL.get(name, dict)()}
+
+
+def draws():
+    settings = {"num_chains": 8, "num_warmup": 200, "num_samples": 400, **QUIET}
+    return {"draws": ebm.sample(jr.key(3), ENERGY, ebm.MALA(), **settings)}
+
+
+def fitted():
+    objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.1), 2, ebm.Persistent(size=200))
+    data = ENERGY.sampler(jr.key(1), (100,))
+    run = ebm.Estimator(objective, optax.adam(1e-3)).run
+    return {"result": run(jr.key(0), 3, ebm.MLPEnergy(2, 8, key=jr.key(4)), data, **QUIET)}
+
+
+def replicated():
+    posterior = {"loc": jr.normal(jr.key(5), (40, 2))}
+    return {"replicates": ENERGY.sampler(jr.key(6), (40, 200)), "posterior": posterior}
+
+
+def a_loop_of_blackjax():
+    algorithm = blackjax.mala(lambda x: -ENERGY(x), 0.3)
+
+    def step_all_chains(states, key):
+        states, infos = jax.vmap(algorithm.step)(jr.split(key, 4), states)
+        return states, (states, infos)
+
+    states = jax.vmap(algorithm.init)(jnp.zeros((4, 2)))
+    return {
+        "step_all_chains": step_all_chains,
+        "states": states,
+        "keys": jr.split(jr.key(7), 50),
+    }
+
+
+def regression():
+    return {"network": eqx.nn.MLP(2, "scalar", 8, 2, key=jr.key(8)), "x": jnp.array(0.5)}
+
+
+SPECIAL = {
+    "_trainable.py": lambda: {"energy": network()},
+    "diagnostics/_blackjax.py": a_loop_of_blackjax,
+    "diagnostics/_datatree.py": draws,
+    "diagnostics/_drift.py": fitted,
+    "diagnostics/_mixing.py": draws,
+    "diagnostics/_modes.py": draws,
+    "diagnostics/_predictive.py": replicated,
+    "diagnostics/_stein.py": draws,
+    "energies/_clamped.py": lambda: {"x": jnp.array([0.5, jnp.nan])},
+    "energies/_conditional.py": regression,
+    "kernels/_gibbs.py": lambda: {
+        "rbm": ebm.BernoulliRBM(np.ones((4, 3)) / 9, [0.0] * 4, [0.0] * 3)
+    },
+    "kernels/_populations.py": lambda: {"fn": lambda x, s: 0.5 * jnp.sum(x**2) / (1 + s**2)},
+    "normalizers/_integrability.py": lambda: {
+        "a": ebm.Gaussian(jnp.zeros(2), jnp.eye(2)),
+        "b": ebm.Gaussian(jnp.ones(2), jnp.eye(2)),
+    },
+    "objectives/_denoising.py": lambda: {"fn": lambda x, s: jnp.sum(x**2) / s},
+    "plots/_diagnosis.py": draws,
+    "plots/_energies.py": draws,
+    "sites/_distribution.py": lambda: {"locs": jnp.zeros((2, 2))},
+}
+#: Arguments of the models that some examples define.
+ARGUMENTS = {
+    "sites/_distribution.py": (jnp.zeros(2),),
+    "normalizers/_surrogate.py": (jnp.ones(5),),
+}
+
+
+@pytest.mark.parametrize(("name", "example"), examples())
+def test_an_example_runs(name, example, monkeypatch, tmp_path):
+    mpl.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    if name == "saving.py":
+        ebm.save("moons.ebm", ENERGY)
+    namespace = given(name)
+    with handlers.seed(rng_seed=0):
+        exec(compile(example, name, "exec"), namespace)
+        if "def model" in example:
+            namespace["model"](*ARGUMENTS.get(name, ()))
