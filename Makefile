@@ -42,6 +42,8 @@ test: setup ## Run every test, with a third of its cases, chosen by the commit
 cases: setup ## Run every test with all of its cases
 	$(FAST_COMPILE) $(PYTEST)
 
+slow third: export ANNOTATIONS = unchecked
+
 slow: setup ## Run the tests that take longer, one at a time
 	$(PYTEST) -n 0 -m slow
 

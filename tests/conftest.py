@@ -1,4 +1,5 @@
 import itertools
+import os
 import time
 import zlib
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 import typechecker
 from jaxtyping import install_import_hook
 
-typechecker.install()
-install_import_hook("numpyro_ebm", "typechecker.check")
+# The slow tests take time and statistics of the library as it is.
+if os.environ.get("ANNOTATIONS") != "unchecked":
+    typechecker.install()
+    install_import_hook("numpyro_ebm", "typechecker.check")
 
 # For `chain_method="parallel"`; must come before anything starts JAX's backend.
 numpyro.set_host_device_count(2)

@@ -37,7 +37,7 @@ def examples():
 
 def given(name):
     """What an example in this file takes for granted."""
-    data = ENERGY.sampler(jr.key(1), (200,))
+    data = ENERGY.sampler(jr.key(1), (300,))
     common = {
         **{"ebm": ebm, "eqx": eqx, "jax": jax, "jnp": jnp, "numpyro": numpyro, "dist": dist},
         **{"optax": optax, "MCMC": MCMC, "constraints": constraints},
@@ -63,7 +63,7 @@ def fitted():
 
 def replicated():
     posterior = {"loc": jr.normal(jr.key(5), (40, 2))}
-    return {"replicates": ENERGY.sampler(jr.key(6), (40, 200)), "posterior": posterior}
+    return {"replicates": ENERGY.sampler(jr.key(6), (40, 300)), "posterior": posterior}
 
 
 def a_loop_of_blackjax():
@@ -116,7 +116,8 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "example"), examples())
+@pytest.mark.filterwarnings("ignore:There are not enough devices")
+@pytest.mark.parametrize(("name", "example"), list(examples()))
 def test_an_example_runs(name, example, monkeypatch, tmp_path):
     mpl.use("Agg")
     monkeypatch.chdir(tmp_path)

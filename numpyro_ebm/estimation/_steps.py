@@ -44,7 +44,7 @@ def loss_and_grads(
 
 def step(
     rule: Rule, state: EstimatorState, batch: Batch, weights: Array | None
-) -> tuple[EstimatorState, Scalar, dict[str, Scalar], Array]:
+) -> tuple[EstimatorState, Scalar, dict[str, Array], Array]:
     """The next state, loss, metrics, and whether loss and update are finite."""
     (loss, (objective_state, metrics)), grads = loss_and_grads(
         rule.objective, state, batch, weights
@@ -92,7 +92,7 @@ def learned(state: EstimatorState) -> PyTree:
 @eqx.filter_jit
 def compiled_update(
     rule: Rule, state: EstimatorState, batch: Batch, weights: Array | None
-) -> tuple[EstimatorState, Scalar, dict[str, Scalar]]:
+) -> tuple[EstimatorState, Scalar, dict[str, Array]]:
     return step(rule, state, batch, weights)[:3]
 
 

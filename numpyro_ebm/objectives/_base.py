@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._types import Array, Float, Key, PyTree, Scalar
+from .._types import Array, Energy, Float, Key, PyTree, Scalar
 from ..energies import AbstractEnergy, is_discrete, is_real
 from ._batch import Batch, Data, as_batch
 
@@ -23,7 +23,7 @@ class AbstractObjective(eqx.Module):
     """
 
     @abc.abstractmethod
-    def init(self, rng_key: Key, energy: AbstractEnergy, data: Batch) -> tuple[PyTree, PyTree]:
+    def init(self, rng_key: Key, energy: Energy, data: Batch) -> tuple[PyTree, PyTree]:
         """`(trainable, state)` before the first step; raises if it cannot fit this energy."""
 
     @abc.abstractmethod
@@ -34,7 +34,7 @@ class AbstractObjective(eqx.Module):
         state: PyTree,
         batch: Batch,
         weights: Float[Array, " n"] | None,
-    ) -> tuple[Scalar, tuple[PyTree, dict[str, Scalar]]]:
+    ) -> tuple[Scalar, tuple[PyTree, dict[str, Array]]]:
         """`(loss, (state, metrics))` on a batch whose weights, if any, average to one."""
 
     @abc.abstractmethod
@@ -64,10 +64,10 @@ class AbstractPointwiseObjective(AbstractObjective):
     needs_real: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def at(self, rng_key: Key, energy: AbstractEnergy, x: Float[Array, "*event"]) -> Scalar:
+    def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
         """The loss at one point."""
 
-    def init(self, rng_key: Key, energy: AbstractEnergy, data: Data) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, None]:
         if self.needs_real:
             check_real(self, energy)
         return energy, None
@@ -79,7 +79,7 @@ class AbstractPointwiseObjective(AbstractObjective):
         state: None,
         batch: Data,
         weights: Float[Array, " n"] | None,
-    ) -> tuple[Scalar, tuple[None, dict[str, Scalar]]]:
+    ) -> tuple[Scalar, tuple[None, dict[str, Array]]]:
         batch = as_batch(batch)
         keys = jr.split(rng_key, len(batch))
         losses = batch.map(lambda energy, x, key: self.at(key, energy, x), trainable, keys)
@@ -93,7 +93,7 @@ def weighted_mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None
     return jnp.mean(values if weights is None else weights * values)
 
 
-def check_real(objective: Any, energy: AbstractEnergy) -> None:
+def check_real(objective: Any, energy: Any) -> None:
     """Raise if score matching would be silently wrong."""
     name = type(objective).__name__
     if is_discrete(energy):

@@ -74,7 +74,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         state: Any,
         batch: Data,
         weights: Float[Array, " n"] | None,
-    ) -> tuple[Scalar, tuple[Any, dict[str, Scalar]]]:
+    ) -> tuple[Scalar, tuple[Any, dict[str, Array]]]:
         batch = as_batch(batch)
         size = len(batch)
         noise = jax.lax.stop_gradient(state.sample(rng_key, (self.num_noise * size,)))

@@ -18,7 +18,7 @@ class _AbstractFlips(AbstractPointwiseObjective):
     needs_real: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def of_cost(self, cost: Scalar) -> Scalar:
+    def of_cost(self, cost: Array) -> Array:
         """From $E(x^{(i)}) - E(x)$, where $x^{(i)}$ is $x$ with coordinate $i$ flipped."""
 
     def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, None]:
@@ -45,7 +45,7 @@ class PseudoLikelihood(_AbstractFlips):
     on enumerated Ising models.
     """
 
-    def of_cost(self, cost: Scalar) -> Scalar:
+    def of_cost(self, cost: Array) -> Array:
         return jax.nn.softplus(-cost)
 
 
@@ -57,7 +57,7 @@ class RatioMatching(_AbstractFlips):
     `tests/objectives/test_population.py` on enumerated Ising models.
     """
 
-    def of_cost(self, cost: Scalar) -> Scalar:
+    def of_cost(self, cost: Array) -> Array:
         return jax.nn.sigmoid(-cost) ** 2
 
 

@@ -119,7 +119,7 @@ class ContrastiveDivergence(AbstractObjective):
         state: ContrastiveState,
         batch: Data,
         weights: Float[Array, " n"] | None,
-    ) -> tuple[Scalar, tuple[ContrastiveState, dict[str, Scalar]]]:
+    ) -> tuple[Scalar, tuple[ContrastiveState, dict[str, Array]]]:
         start_key, chain_key, kl_key = jr.split(rng_key, 3)
         batch = as_batch(batch)
         starts, carried = self.start.begin(start_key, state.starts, batch.points)
@@ -237,7 +237,7 @@ def _weights_of_free(is_free: Array) -> Array:
     return is_free / jnp.maximum(is_free.mean(), 1 / len(is_free))
 
 
-def _health(run: Run, contrast: _Contrast) -> dict[str, Scalar]:
+def _health(run: Run, contrast: _Contrast) -> dict[str, Array]:
     of_chains = contrast.of_chains
     return {
         "accept_prob": run.accept_prob.mean(),

@@ -8,8 +8,8 @@ import numpy as np
 from jax.core import Tracer
 
 from .._trainable import unfreeze
-from .._types import Array, Float, Key, Point, Scalar
-from ..energies import AbstractEnergy, Normalized, is_conditional
+from .._types import Array, Energy, Float, Key, Point, Scalar
+from ..energies import Normalized, is_conditional
 from ..normalizers import AbstractExactMethod, Quadrature
 from ._base import AbstractObjective, weighted_mean
 from ._batch import Data, as_batch
@@ -46,7 +46,7 @@ class MaximumLikelihood(AbstractObjective):
                 f"`ebm.Enumeration()`, got {self.method!r:.80}."
             )
 
-    def init(self, rng_key: Key, energy: AbstractEnergy, data: Data) -> tuple[Any, None]:
+    def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, None]:
         batch = as_batch(data)
         jax.eval_shape(lambda: self.method.log_z(batch.energy_at(energy, 0)))
         self._check(batch.points)
@@ -59,7 +59,7 @@ class MaximumLikelihood(AbstractObjective):
         state: None,
         batch: Data,
         weights: Float[Array, " n"] | None,
-    ) -> tuple[Scalar, tuple[None, dict[str, Scalar]]]:
+    ) -> tuple[Scalar, tuple[None, dict[str, Array]]]:
         batch = as_batch(batch)
         if batch.conditions is not None:
             losses = self._confine(batch.map(self._at, trainable), batch.points)
@@ -73,7 +73,7 @@ class MaximumLikelihood(AbstractObjective):
             return trainable
         return Normalized(trainable, self.method.log_z(unfreeze(trainable)))
 
-    def _at(self, energy: AbstractEnergy, x: Point) -> Scalar:
+    def _at(self, energy: Energy, x: Point) -> Scalar:
         return energy(x) + self.method.log_z(energy)
 
     def _confine(self, values: Float[Array, " n"], points: Array) -> Float[Array, " n"]:

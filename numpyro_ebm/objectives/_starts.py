@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_count, check_finite, check_noise
-from .._types import Array, Energy, Float, Key, PyTree, Scalar
+from .._types import Array, Energy, Float, Key, PyTree
 from ._noise import fitted_noise
 
 
@@ -44,7 +44,7 @@ class AbstractStart(eqx.Module):
         """Store the end points of the chains, and which of them are stuck."""
         return state
 
-    def metrics(self, state: PyTree) -> dict[str, Scalar]:
+    def metrics(self, state: PyTree) -> dict[str, Array]:
         return {}
 
 
@@ -129,7 +129,7 @@ class Persistent(AbstractStart):
             is_stuck=state.is_stuck.at[starts.slots].set(is_stuck),
         )
 
-    def metrics(self, state: Buffer) -> dict[str, Scalar]:
+    def metrics(self, state: Buffer) -> dict[str, Array]:
         return {"age": state.ages.mean(dtype=state.points.dtype)}
 
 

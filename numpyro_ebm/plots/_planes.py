@@ -157,7 +157,7 @@ def around(points: np.ndarray) -> Bounds:
         raise ValueError("`samples` are not finite anywhere: pass `bounds`, or look at them.")
     low, high = finite.min(0), finite.max(0)
     margin = 0.15 * (high - low) + 1e-6
-    (x_min, y_min), (x_max, y_max) = low - margin, high + margin
+    (x_min, y_min), (x_max, y_max) = (low - margin).tolist(), (high + margin).tolist()
     return (x_min, x_max), (y_min, y_max)
 
 

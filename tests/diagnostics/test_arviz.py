@@ -200,7 +200,7 @@ def test_a_tree_knows_whether_its_kernel_is_exact(kernel, tmp_path):
 
 def test_independent_draws_have_no_chains():
     exact = ebm.EnergyDistribution(ebm.energies.Banana()).draw(jax.random.key(0), (5,))
-    with pytest.raises(ValueError, match="no chain to diagnose"):
+    with pytest.raises(ValueError, match="no chains to diagnose"):
         ebm.to_arviz(exact)
 
 
@@ -280,7 +280,7 @@ BAD = {
     ),
     "3 superchains of 4": (ValueError, "divide", lambda: ebm.to_arviz(ARRAY, superchains=3)),
     "1 superchain": (ValueError, "2 or more", lambda: ebm.to_arviz(ARRAY, superchains=1)),
-    "labels": (ValueError, "label each", lambda: ebm.to_arviz(ARRAY, superchains=[0, 0, 1])),
+    "labels": (ValueError, "equally often", lambda: ebm.to_arviz(ARRAY, superchains=[0, 0, 1])),
     "sizes": (
         ValueError,
         "equally often",

@@ -61,7 +61,7 @@ def test_an_energy_whose_long_chains_drift_away():
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: probe(TARGET, {"data": DATA}), "`starts` must hold two"),
+        (lambda: probe(TARGET, {"data": DATA}), "`starts` must hold at least two"),
         (lambda: probe(TARGET, {"a": DATA, "b": np.zeros((3, 5))}), "shape"),
         (lambda: probe(TARGET, {"a": DATA, "b": np.full((3, 2), np.nan)}), "starts\\['b'\\]"),
         (lambda: probe(TARGET, {"a": DATA, "b": NOISE}, num_steps=0), "`num_steps`"),
