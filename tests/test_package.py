@@ -18,12 +18,12 @@ FILES = {path.relative_to(ROOT): path for path in ROOT.rglob("*.py")}
 
 #: A room imports from lower floors, and from itself.
 FLOORS = {
+    "_trainable": -1,
     "_types": 0,
     "_arviz": 0,
     "_checks": 1,
     "_driver": 2,
     "_files": 1,
-    "_trainable": 1,
     "_values": 1,
     "datasets": 1,
     "energies": 2,

@@ -25,6 +25,12 @@ def summaries(
     tree: DataTree, statistics: Statistics, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and values `(chain, draw)`, one after another to save memory."""
+    return _each(tree, _named(statistics), seed)
+
+
+def _each(
+    tree: DataTree, statistics: Mapping[str, Callable[[Any], Any]], seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
     if "sample_stats" in tree.children and "lp" in tree["sample_stats"].data_vars:
         yield "lp", values(tree["sample_stats"]["lp"])
     posterior = tree["posterior"].to_dataset()
@@ -34,7 +40,7 @@ def summaries(
             yield from coordinates(str(name), x)
         else:
             yield from _directions(str(name), x.reshape(*x.shape[:2], -1), seed)
-    for name, statistic in _named(statistics).items():
+    for name, statistic in statistics.items():
         yield from coordinates(name, evaluate(statistic, posterior, name))
 
 
