@@ -39,6 +39,9 @@ def pytest_collection_modifyitems(config, items):
         chosen = {item for _, group in cases for item in a_third(list(group), third)}
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = [item for item in items if item in chosen]
+        if config.getoption("--minutes"):
+            # Time may end before the tests do, and shall not always end before the same ones.
+            items.sort(key=lambda item: zlib.crc32(f"{hexadecimal} {item.nodeid}".encode()))
 
 
 def a_third(cases, third):
