@@ -7,6 +7,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
+import numpyro_ebm as ebm
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
@@ -40,3 +42,12 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+?)\)", text):
         if "://" not in link and not link.startswith("numpyro_ebm"):
             assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_the_api_lists_what_there_is():
+    for name in re.findall(r"^::: (\S+)", (ROOT / "docs/api.md").read_text(), re.MULTILINE):
+        parts = name.split(".")
+        assert parts[0] == "numpyro_ebm"
+        thing = ebm
+        for part in parts[1:]:
+            thing = getattr(thing, part)
