@@ -15,10 +15,10 @@ FAST_COMPILE = XLA_FLAGS="$$($(BIN)/python tests/compiler.py)"
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null || date +%j)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cases slow third lint type format docs bench clean
+.PHONY: help setup demo test cases slow third snapshots lint type format docs bench clean
 
 help: ## List these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Make the virtual environment
 
@@ -42,13 +42,16 @@ test: setup ## Run every test, with a third of its cases, chosen by the commit
 cases: setup ## Run every test with all of its cases
 	$(FAST_COMPILE) $(PYTEST)
 
-slow third: export ANNOTATIONS = unchecked
+slow third snapshots: export ANNOTATIONS = unchecked
 
 slow: setup ## Run the tests that take longer, one at a time
-	$(PYTEST) -n 0 -m slow
+	$(PYTEST) -n 0 -m "slow and not snapshot"
 
 third: setup ## Run a third of those, chosen by the commit, for 40 minutes at most
-	$(PYTEST) -m "slow and not timing" --dist worksteal --minutes 40 --third-by $(COMMIT)
+	$(PYTEST) -m "slow and not timing and not snapshot" --dist worksteal --minutes 40 --third-by $(COMMIT)
+
+snapshots: setup ## Compare kernels, fits and log Z with the numbers of an earlier version
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m snapshot
 
 lint: setup ## Check style
 	$(BIN)/ruff check .

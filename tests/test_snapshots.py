@@ -1,6 +1,7 @@
 """The same keys give the same numbers as before: kernels, objectives and normalisers.
 
-`python tests/test_snapshots.py` writes the numbers anew, after an algorithm has changed.
+`make snapshots` compares them, with the compiler's flags that they were made with: adaptation
+amplifies the last bit. `python tests/test_snapshots.py` writes the numbers anew.
 """
 
 import json
@@ -107,6 +108,7 @@ def numbers(name):
 
 
 @pytest.mark.slow
+@pytest.mark.snapshot
 @pytest.mark.filterwarnings("ignore:`NoiseContrastiveEstimation`")
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_numbers_are_those_of_before(name, x64):

@@ -88,7 +88,8 @@ def transition(
     """One transition of all chains, by the move of the current phase."""
 
     def step(move: AbstractMove) -> tuple[ChainState, Report]:
-        new, report = _step(move, sampler, energy, _packed(move, state))
+        (rng_keys,) = _keys_of(state, 1)
+        new, report = _step(move, sampler, energy, _packed(move, state), rng_keys)
         return _unpacked(move, new), report
 
     traveller, num_travel = sampler.adaptation.traveller(state.num_warmup)
@@ -106,16 +107,25 @@ def advance(
     kept: Any = None,
 ) -> tuple[ChainState, Any]:
     """`num_steps` transitions of all chains, and what `visit` keeps of them."""
+    size = max(1, _KEYS // len(state.totals))
+    if isinstance(num_steps, int):
+        size = max(1, min(size, num_steps))
 
     def run(move: AbstractMove, carry: tuple[ChainState, Any], num_steps: Any) -> tuple:
-        def step(_: Array, carry: tuple[ChainState, Any]) -> tuple[ChainState, Any]:
-            state, kept = carry
-            new, report = _step(move, sampler, energy, state)
-            return new, visit(kept, _unpacked(move, new), report)
+        def steps(first: Array, carry: tuple[ChainState, Any]) -> tuple[ChainState, Any]:
+            rng_keys = _keys_of(carry[0], size)
+
+            def step(i: Any, carry: tuple[ChainState, Any]) -> tuple[ChainState, Any]:
+                state, kept = carry
+                new, report = _step(move, sampler, energy, state, rng_keys[i])
+                return new, visit(kept, _unpacked(move, new), report)
+
+            left = jnp.minimum(size, num_steps - first * size)
+            return jax.lax.fori_loop(0, left, step, carry) if size > 1 else step(0, carry)
 
         state, kept = carry
         carry = _packed(move, state), kept
-        state, kept = jax.lax.fori_loop(0, num_steps, step, carry)
+        state, kept = jax.lax.fori_loop(0, -(-num_steps // size), steps, carry)
         return _unpacked(move, state), kept
 
     traveller, num_travel = sampler.adaptation.traveller(state.num_warmup)
@@ -127,13 +137,23 @@ def advance(
     return run(sampler.move, carry, num_steps - num_first)
 
 
+#: Keys made at once: with one chain, each key made by itself costs a tenth of a transition.
+_KEYS = 1024
+
+
+def _keys_of(state: ChainState, num_steps: int) -> Key:
+    """The keys of the next transitions, `(step, chain)`."""
+    fold_in = jax.vmap(jr.fold_in, (0, None))
+    return jax.vmap(lambda i: fold_in(state.rng_key, i))(state.i + jnp.arange(num_steps))
+
+
 def _step(
-    move: AbstractMove, sampler: Sampler, energy: Energy, state: ChainState
+    move: AbstractMove, sampler: Sampler, energy: Energy, state: ChainState, rng_keys: Key
 ) -> tuple[ChainState, Report]:
     """One transition of all chains, packed, and what they learn from it together."""
-    adaptation, keys, i = sampler.adaptation, state.rng_key, state.i
+    adaptation, i = sampler.adaptation, state.i
     tuned = adaptation.tune(move, state.adapt_state)
-    move_state, report = _step_all(tuned, keys, i, state.move_state, energy)
+    move_state, report = _step_all(tuned, rng_keys, state.move_state, energy)
     if not sampler.move.is_hamiltonian:  # The move that travels in its place may be.
         report = report._replace(energy=None)
     # One array instead of three: for one chain, each costs a tenth of a small network.
@@ -143,14 +163,14 @@ def _step(
     totals = jnp.where(i == state.num_warmup, 0, state.totals)
     positions = _move_axis(move, move_state, back=True).position
     adapt_state = adaptation.update(i, state.adapt_state, positions, report)
-    return ChainState(i + 1, move_state, totals + row, adapt_state, keys), report
+    return ChainState(i + 1, move_state, totals + row, adapt_state, state.rng_key), report
 
 
 def _step_all(
-    move: AbstractMove, rng_keys: Key, i: Array, states: Any, energy: Energy
+    move: AbstractMove, rng_keys: Key, states: Any, energy: Energy
 ) -> tuple[Any, Report]:
-    """Transition `i` of many chains; none moves to a point of non-finite energy."""
-    new, infos = move.step_all(rng_keys, i, states, energy)
+    """One transition of many chains; none moves to a point of non-finite energy."""
+    new, infos = move.step_all(rng_keys, states, energy)
     reports = jax.vmap(move.report)(infos)
     axis = move.chain_axis(states)
     return jax.vmap(settle, (axis, axis, 0), (axis, 0))(states, new, reports)

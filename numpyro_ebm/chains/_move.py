@@ -96,13 +96,9 @@ class AbstractMove(eqx.Module):
         """The move that begins a warm-up; `position` is where one of the chains starts."""
         return self
 
-    def step_all(self, rng_keys: Key, i: Array, states: Any, energy: Energy) -> tuple[Any, Any]:
-        """Transition `i` of many chains: each takes a `step` with `fold_in(rng_key, i)`."""
-
-        def step(rng_key: Key, state: Any) -> tuple[Any, Any]:
-            return self.step(jr.fold_in(rng_key, i), state, energy)
-
-        return map_chains(step, rng_keys, states)
+    def step_all(self, rng_keys: Key, states: Any, energy: Energy) -> tuple[Any, Any]:
+        """A `step` of many chains, with one key each."""
+        return map_chains(lambda key, state: self.step(key, state, energy), rng_keys, states)
 
     def chain_axis(self, states: Any) -> int:
         """The position of the chain axis that `step_all` expects."""

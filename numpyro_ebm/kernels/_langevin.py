@@ -70,9 +70,9 @@ class LangevinMove(AbstractMove):
         size = sum(x.size for x in jax.tree.leaves(states.position))
         return -1 if num_chains > 1 and size <= _SHORT * num_chains else 0
 
-    def step_all(self, rng_keys: Key, i: Array, states: Any, energy: Energy) -> tuple[Any, Any]:
+    def step_all(self, rng_keys: Key, states: Any, energy: Energy) -> tuple[Any, Any]:
         axis = self.chain_axis(states)
-        noise = _normal_like(jr.fold_in(rng_keys[0], i), states.position)
+        noise = _normal_like(rng_keys[0], states.position)
         return jax.vmap(lambda z, x: self._step(z, x, energy), axis, axis)(noise, states)
 
     def report(self, info: LangevinInfo) -> Report:
