@@ -47,8 +47,8 @@ slow third snapshots: export ANNOTATIONS = unchecked
 slow: setup ## Run the tests that take longer, one at a time
 	$(PYTEST) -n 0 -m "slow and not snapshot"
 
-third: setup ## Run a third of those, chosen by the commit, for 40 minutes at most
-	$(PYTEST) -m "slow and not timing and not snapshot" --dist worksteal --minutes 40 --third-by $(COMMIT)
+third: setup ## Run a third of those, chosen by the commit, for 30 minutes at most
+	$(PYTEST) -m "slow and not timing and not snapshot" --dist worksteal --minutes 30 --third-by $(COMMIT)
 
 snapshots: setup ## Compare kernels, fits and log Z with the numbers of an earlier version
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m snapshot
