@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n 2
 # The tests compile much and run little: half of the time is XLA's.
-FAST_COMPILE = XLA_FLAGS="$$($(BIN)/python tests/compiler.py)"
+FAST_COMPILE = XLA_FLAGS="$$($(BIN)/python tests/xla_flags.py)"
 
 # Which third of the cases `make test` runs, and of the slow tests `make third`.
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null || date +%j)

@@ -133,7 +133,7 @@ print(
     f"ess_bulk >= {float(ess['bulk'].min()):.0f}, ess_tail >= {float(ess['tail'].min()):.0f}\n"
     f"sampler: acceptance {float(stats['acceptance_rate'].mean()):.2f}, "
     f"divergences {int(stats['diverging'].sum())}, "
-    f"gradients a draw {float(stats['n_grad'].mean()):.0f}"
+    f"gradients per draw {float(stats['n_grad'].mean()):.0f}"
 )
 
 # %% [markdown]

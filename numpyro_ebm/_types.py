@@ -13,7 +13,7 @@ from ._trainable import Frozen
 if TYPE_CHECKING:
     from jax import Array as Array
 else:
-    # Where annotations are checked at run time, an array of NumPy is as good.
+    # For checks at run time: NumPy arrays are accepted, too.
     Array = jax.Array | np.ndarray
 
 Scalar: TypeAlias = Float[Array, ""]
@@ -26,8 +26,8 @@ Point: TypeAlias = Any
 #: A callable that maps one point to a scalar; low energy means likely.
 Energy: TypeAlias = Callable[[Point], Scalar]
 
-#: What `as_energy` takes: an energy, a NumPyro distribution or a callable on one point; or one
-#: of these by `freeze`.
+#: What `as_energy` takes: an energy, a NumPyro distribution or a callable on one point, any of
+#: them possibly frozen.
 EnergyLike: TypeAlias = Callable[..., Any] | Frozen
 
 #: Independent draws: `sampler(rng_key, sample_shape=())`.

@@ -10,7 +10,7 @@ import pytest
 import typechecker
 from jaxtyping import install_import_hook
 
-# The slow tests take time and statistics of the library as it is.
+# The slow tests run the library as it is.
 if os.environ.get("ANNOTATIONS") != "unchecked":
     typechecker.install()
     install_import_hook("numpyro_ebm", "typechecker.check")
@@ -23,7 +23,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--third-by",
         metavar="HASH",
-        help="of the cases of each test, and of the slow tests, run a third: this hexadecimal "
+        help="run a third of the cases of each test, and of the slow tests; this hexadecimal "
         "number decides which",
     )
     parser.addoption(
@@ -40,12 +40,12 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = [item for item in items if item in chosen]
         if config.getoption("--minutes"):
-            # Time may end before the tests do, and shall not always end before the same ones.
+            # Time may run out; vary which tests come last.
             items.sort(key=lambda item: zlib.crc32(f"{hexadecimal} {item.nodeid}".encode()))
 
 
 def a_third(cases, third):
-    """Of the cases of one test; of a quick one at least one."""
+    """A third of the cases of one test; at least one if it is quick."""
     slow = [case for case in cases if case.get_closest_marker("slow")]
     quick = [case for case in cases if case not in slow]
     chance = (case for case in slow if zlib.crc32(case.nodeid.encode()) % 3 == third)

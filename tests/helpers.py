@@ -1,8 +1,10 @@
 """What the tests share: tables of energies, kernels and objectives, and assertions."""
 
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 
 import equinox as eqx
@@ -170,6 +172,12 @@ def _assert_z(name, values, truth, ess_min):
     )
     assert ess.min() >= ess_min, f"{name}: ESS {ess.min():.0f} < {ess_min}"
     assert np.abs(z).max() < 4, f"{name}: z = {z}, estimate {block_means.mean(0)} of {truth}"
+
+
+def code_blocks(text):
+    """The Python in a page or a module, block by block."""
+    blocks = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks]
 
 
 def count_traces(function):

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+from helpers import code_blocks
 
 import numpyro_ebm as ebm
 
@@ -28,7 +29,7 @@ PAGES = [
 def test_code_blocks(page, monkeypatch, tmp_path):
     mpl.use("Agg")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    blocks = code_blocks((ROOT / page).read_text())
     assert blocks
     namespace = {}
     for block in blocks:

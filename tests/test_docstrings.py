@@ -1,7 +1,6 @@
 """The examples in docstrings run as they stand, with the names that they take for granted."""
 
-import re
-import textwrap
+from pathlib import Path
 
 import blackjax
 import equinox as eqx
@@ -14,11 +13,10 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from helpers import mixture, network
+from helpers import code_blocks, mixture, network
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer import MCMC
-from test_package import FILES
 
 import numpyro_ebm as ebm
 
@@ -27,12 +25,11 @@ QUIET = {"progress_bar": False}
 
 
 def examples():
-    for name, path in FILES.items():
-        found = re.findall(
-            r"^ *```python\n(.*?)```", path.read_text(), re.DOTALL | re.MULTILINE
-        )
-        for i, example in enumerate(found):
-            yield pytest.param(name.as_posix(), textwrap.dedent(example), id=f"{name}-{i}")
+    root = Path(ebm.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        for i, example in enumerate(code_blocks(path.read_text())):
+            yield pytest.param(name, example, id=f"{name}-{i}")
 
 
 def given(name):

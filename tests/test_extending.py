@@ -13,7 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from helpers import assert_means
+from helpers import assert_means, code_blocks
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
@@ -31,8 +31,7 @@ ADDED = {
 
 def definitions():
     """The imports and the classes of the page, without what it does with them."""
-    page = (ROOT / "docs/extending.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    blocks = code_blocks((ROOT / "docs/extending.md").read_text())
     return [node for block in blocks for node in ast.parse(block).body if is_definition(node)]
 
 

@@ -1,6 +1,7 @@
-"""Annotations, checked while the tests run: every call that succeeds must keep to its own."""
+"""Checks annotations while the tests run: every call that succeeds must keep to its own."""
 
 import inspect
+import re
 
 import equinox as eqx
 from beartype import BeartypeConf, beartype
@@ -11,12 +12,16 @@ _pending: list[Exception] = []
 
 
 def check(function):
-    """What jaxtyping's import hook calls on the signature of every function, twice.
+    """Called twice by jaxtyping's import hook, with stand-ins for each function.
 
-    Of its two checks, before a call and after, only the second counts: before, the library's
-    own errors shall speak. Those of a module's constructor wait until the module was checked.
+    The stand-in that checks arguments before a call checks nothing, because the library's own
+    errors come first; the one that checks arguments and result after a call, which takes the
+    result as `ret0`, does. Violations in the constructor of a module are raised once its
+    `__check_init__` has passed.
     """
-    if not any(name.startswith("ret") for name in inspect.signature(function).parameters):
+    if not any(
+        re.fullmatch(r"ret\d+", name) for name in inspect.signature(function).parameters
+    ):
         return function
     checked = _CHECKED(function)
     return _deferred(checked) if function.__name__ == "__init__" else checked
@@ -35,7 +40,7 @@ def _deferred(function):
 
 
 def install():
-    """Check modules once they are made."""
+    """Raise what the constructors of modules violate, once the modules are made."""
     make = type(eqx.Module).__call__
 
     def __call__(cls, *args, **kwargs):

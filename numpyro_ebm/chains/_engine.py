@@ -137,8 +137,9 @@ def advance(
     return run(sampler.move, carry, num_steps - num_first)
 
 
-#: Keys made at once: with one chain, each key made by itself costs a tenth of a transition.
-_KEYS = 1024
+#: Keys made at once: one at a time, they cost a single chain up to a tenth of a transition.
+#: Under `vmap` each of the mapped chains holds this many.
+_KEYS = 64
 
 
 def _keys_of(state: ChainState, num_steps: int) -> Key:

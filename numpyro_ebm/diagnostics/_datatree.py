@@ -95,8 +95,8 @@ def as_tree(
     leading = {shape[:2] for shape in shapes.values()}
     if len(leading) != 1 or len(*leading) < 2 or 0 in next(iter(leading)):
         raise ValueError(
-            "`source` must hold arrays `(chain, draw, *event)` with equally many chains and "
-            f"draws, got shapes {shapes}. One chain `x` is `x[None]`."
+            "`source` must hold arrays `(chain, draw, *event)` with the same numbers of "
+            f"chains and draws, got shapes {shapes}. One chain `x` is `x[None]`."
         )
     finite = [np.isfinite(x).all(tuple(range(2, x.ndim))) for x in posterior.values()]
     attrs = {

@@ -65,8 +65,8 @@ def label(
         points = [_flat(one) for one in variables]
         if len({x.shape[2] for x in points}) > 1:
             raise ValueError(
-                "`source` and `reference` must have points with equally many coordinates, got "
-                f"{[x.shape[2] for x in points]}."
+                "`source` and `reference` must have points with the same number of "
+                f"coordinates, got {[x.shape[2] for x in points]}."
             )
         rows = [x.reshape(-1, x.shape[2]) for x in points]
         found = [

@@ -182,7 +182,7 @@ def _labels(tree: DataTree, usable: np.ndarray) -> np.ndarray | None:
     sizes = np.unique(labels, return_counts=True)[1]
     if len(set(sizes)) > 1:
         raise ValueError(
-            f"`superchain` must give each label equally many chains, got {labels}."
+            f"`superchain` must give each label the same number of chains, got {labels}."
         )
     return labels if len(sizes) > 1 else None
 

@@ -163,7 +163,7 @@ def as_float_batch(data: Any) -> Batch:
     batch = Batch(as_data(batch.points), jax.tree.map(as_data, batch.conditions))
     sizes = sorted({len(x) for x in jax.tree.leaves(batch)})
     if len(sizes) > 1:
-        raise ValueError(f"The parts of `data` must have equally many rows, got {sizes}.")
+        raise ValueError(f"The parts of `data` must have the same number of rows, got {sizes}.")
     return batch
 
 

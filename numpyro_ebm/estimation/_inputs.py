@@ -6,13 +6,7 @@ import equinox as eqx
 import jax
 
 from .._types import Array, EnergyLike, PyTree
-from ..energies import (
-    FunctionEnergy,
-    as_energy,
-    check_energy,
-    check_points,
-    is_conditional,
-)
+from ..energies import FunctionEnergy, as_energy, check_energy, check_points, is_conditional
 from ..objectives import Batch, as_batch
 from ._batches import as_weighted
 from ._state import EstimatorState

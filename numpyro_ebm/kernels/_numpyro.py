@@ -81,8 +81,9 @@ class AbstractKernel(MCMCKernel):
     @property
     def default_fields(self) -> tuple[str, ...]:
         # All that ArviZ's `sample_stats` needs, without `extra_fields`.
-        names = "z potential_energy accept_prob diverging n_grad adapt_state.step_size"
-        return tuple(names.split()) + ("energy",) * self.move.is_hamiltonian
+        step_size = "adapt_state.step_size"
+        fields = "z", "potential_energy", "accept_prob", "diverging", "n_grad", step_size
+        return (*fields, "energy") if self.move.is_hamiltonian else fields
 
     def parts_by_value(self) -> tuple[Any, ...]:
         """What kernels are compared by: an equal kernel made anew compiles nothing."""

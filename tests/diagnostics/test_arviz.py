@@ -275,7 +275,7 @@ BAD = {
     "no draws": (ValueError, "`source`", lambda: ebm.to_arviz(np.zeros((4, 0)))),
     "other sizes": (
         ValueError,
-        "equally many chains",
+        "same numbers of chains",
         lambda: ebm.to_arviz({"a": ARRAY, "b": ARRAY[:2]}),
     ),
     "3 superchains of 4": (ValueError, "divide", lambda: ebm.to_arviz(ARRAY, superchains=3)),

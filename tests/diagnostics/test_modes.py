@@ -294,7 +294,7 @@ BAD = {
     "other points": (
         {"reference": X[..., :1]},
         ValueError,
-        "points with equally many coordinates",
+        "points with the same number of coordinates",
     ),
     "all NaN": ({"reference": X * np.nan}, ValueError, "a chain of finite draws"),
     "num_modes": ({"num_modes": 0}, ValueError, "`num_modes` must be positive"),

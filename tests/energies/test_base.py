@@ -122,7 +122,7 @@ def test_bad_input(make, error, message):
 
 @each_energy
 def test_no_axis_appears_by_broadcasting(make):
-    """A point of another shape would otherwise be taken for a batch, in silence."""
+    """A point of another shape would otherwise silently pass for a batch."""
     energy = make()
     with jax.numpy_rank_promotion("raise"):
         jax.jit(jax.value_and_grad(energy))(POINTS[0])

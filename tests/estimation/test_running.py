@@ -390,7 +390,7 @@ def test_a_fit_as_a_training_group():
         (lambda: ebm.EarlyStopping(patience=0), "`patience` must be positive"),
         (lambda: run(data=DATA[:1], early_stopping=ebm.EarlyStopping()), "hold out all of"),
         (lambda: run(data=(DATA, DATA)), r"`energy` must be a `ConditionalEnergy"),
-        (lambda: run(data=(DATA, DATA[:3])), "must have equally many rows"),
+        (lambda: run(data=(DATA, DATA[:3])), "must have the same number of rows"),
         (lambda: run(data=(DATA, DATA, DATA)), "got a tuple of 3"),
         (lambda: run(energy=ebm.freeze(ENERGIES["Gaussian"]())), "has nothing to train"),
     ],

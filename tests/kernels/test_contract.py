@@ -15,7 +15,7 @@ from numpyro.infer import MCMC, Gibbs
 import numpyro_ebm as ebm
 from numpyro_ebm.kernels import AbstractKernel, AbstractMove, Adaptation
 
-#: All of the contract is tested for all kernels by `make slow`, and for one of them always.
+#: `make slow` tests the whole contract for all kernels, `make test` most of it for one.
 each_kernel = pytest.mark.parametrize("Kernel", quick(KERNELS, ["MALA"]))
 METHODS = ["sequential", "parallel", "vectorized"]
 SLOW_METHODS = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS[:2]]

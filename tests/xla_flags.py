@@ -1,4 +1,4 @@
-"""Print the flags that make XLA compile fast, as far as this version knows them."""
+"""Print the flags that make XLA compile fast, those that this version knows."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 FLAGS = [
     "--xla_backend_optimization_level=0",
     "--xla_cpu_parallel_codegen_split_count=1",
-    # Half of the time to compile a sampler.
+    # Halves the time to compile a sampler.
     "--xla_cpu_use_fusion_emitters=false",
 ]
 
