@@ -27,7 +27,8 @@ def test_a_finite_loss_and_gradient_under_jit(objective, make):
 
     energy = ebm.unfreeze(make())
     value = jax.jit(lambda w: loss(energy, w))(jnp.ones(3))
-    np.testing.assert_allclose(value, loss(energy, None), rtol=1e-5)
+    # The terms of a loss are of order one and may cancel.
+    np.testing.assert_allclose(value, loss(energy, None), rtol=1e-5, atol=1e-6)
     assert np.isfinite(value)
 
 
