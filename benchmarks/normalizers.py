@@ -16,10 +16,10 @@ import numpyro.distributions as dist
 from overhead import compare
 
 import numpyro_ebm as ebm
-from numpyro_ebm.kernels import keeping_ess
-from numpyro_ebm.normalizers import importance, sequential
+from numpyro_ebm.chains import begin, keeping_ess
+from numpyro_ebm.normalizers import _importance as importance
 from numpyro_ebm.normalizers._reference import annealing
-from numpyro_ebm.normalizers._schedule import pilot, respaced
+from numpyro_ebm.normalizers._schedule import follow, pilot, respaced
 
 DIM, SCALE = 16, 2.0
 NETWORK = eqx.nn.MLP(DIM, "scalar", 128, 2, jax.nn.silu, key=jr.key(0))
@@ -125,8 +125,7 @@ def islands_by_hand(network, key, betas, num_islands, num):
 def islands(path, key, schedule, num_islands, num):
     def one(key):
         start_key, run_key = jr.split(key)
-        begin = path.start(start_key, num)
-        return sequential.follow(run_key, path, schedule, begin)[0]
+        return follow(run_key, path, schedule, begin(start_key, path, num))[0]
 
     return jax.vmap(one)(jr.split(key, num_islands))
 
