@@ -21,12 +21,11 @@ from .._values import ByValue
 from ..energies import (
     forget_constants,
 )
-from ..objectives import AbstractObjective, Batch
+from ..objectives import AbstractObjective, Batch, as_float_batch
 from ._batches import (
     Batches,
     Rows,
     as_batch_size,
-    as_float_batch,
     as_weighted,
     hold_out,
     num_rows,
