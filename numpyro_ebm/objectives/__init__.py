@@ -36,5 +36,6 @@ from ._starts import (
     AbstractStart as AbstractStart,
     FromData as FromData,
     FromNoise as FromNoise,
+    FromResampledNoise as FromResampledNoise,
     Persistent as Persistent,
 )

@@ -27,17 +27,17 @@ class Batch(eqx.Module):
 
     def map(
         self,
-        fn: Callable[..., Array],
+        fn: Callable[..., Any],
         energy: Any,
         *rows: Array,
         batch_size: int | None = None,
-    ) -> Array:
+    ) -> Any:
         """`fn(energy, x, *row)` at each point, with the energy at that point's condition.
 
         All at once, or `batch_size` points at a time.
         """
 
-        def at(x: Array, condition: Any, *row: Array) -> Array:
+        def at(x: Array, condition: Any, *row: Array) -> Any:
             return fn(_given(energy, condition), x, *row)
 
         arrays = self.points, self.conditions, *rows
