@@ -20,6 +20,7 @@ PAGES = [
     "docs/diagnostics.md",
     "docs/compose.md",
     "docs/bayesian.md",
+    "docs/conditional.md",
     "docs/extending.md",
 ]
 
