@@ -23,6 +23,10 @@ class AbstractConditional(eqx.Module):
     event_shape: eqx.AbstractVar[Shape | None]
 
     @abc.abstractmethod
+    def __call__(self, y: Point, x: Any) -> Scalar:
+        """The energy of one `y` at one `x`."""
+
+    @abc.abstractmethod
     def given(self, x: Any) -> AbstractEnergy:
         """The energy of `y` at one `x`, an array or a pytree of arrays."""
 
@@ -118,6 +122,9 @@ class NormalizedConditional(AbstractConditional):
     @property
     def event_shape(self) -> Shape | None:
         return self.conditional.event_shape
+
+    def __call__(self, y: Point, x: Any) -> Scalar:
+        return self.conditional(y, x)
 
     @property
     def method(self) -> Any:

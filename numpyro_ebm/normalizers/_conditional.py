@@ -14,7 +14,6 @@ from .._types import Array, Key, Point, PyTree, Scalar
 from ..energies import (
     AbstractConditional,
     ConditionalEnergy,
-    LogZ,
     NormalizedConditional,
     as_energy,
     check_energy,
@@ -40,12 +39,12 @@ def normalize_conditional(
             f"condition: such as `ebm.Quadrature(low, high)`, got {type(method).__name__}."
         )
     check_energy(conditional.given(first_of(examples)), shape_of(conditional))
-    found = _estimates(rng_key, conditional, method, examples)
-    size = len(found.estimate)
-    for check, failed in found.checks.items():
-        if count := int(np.sum(failed)):
-            message = f"`normalize`: at {count} of {size} conditions: {check}."
-            warnings.warn(message, stacklevel=user_level())
+    found = jax.vmap(lambda x: method.estimate(rng_key, conditional.given(x)))(examples)
+    counts = {check: int(np.sum(failed)) for check, failed in found.checks.items()}
+    problems = [f"at {count} of them {check}" for check, count in counts.items() if count]
+    if problems:
+        message = f"`normalize` at {len(found.estimate)} conditions: {'; '.join(problems)}."
+        warnings.warn(message, stacklevel=user_level())
     return NormalizedConditional(conditional, method, jnp.max(found.std_error))
 
 
@@ -122,13 +121,3 @@ def _lowest(conditional: ConditionalEnergy, conditions: PyTree, starts: Array) -
     """The lowest energy that descents find at each condition."""
     lows = jax.vmap(lambda x: descend_from(conditional.given(x), starts).energies.min())
     return lows(conditions)
-
-
-@eqx.filter_jit
-def _estimates(
-    rng_key: Key,
-    conditional: ConditionalEnergy,
-    method: AbstractExactMethod,
-    conditions: PyTree,
-) -> LogZ:
-    return jax.vmap(lambda x: method.estimate(rng_key, conditional.given(x)))(conditions)

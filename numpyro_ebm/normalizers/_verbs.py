@@ -110,7 +110,7 @@ def log_partition_ratio(
 
 
 @overload
-def normalize(
+def normalize(  # pyright: ignore[reportOverlappingOverload]
     rng_key: Key,
     energy: AbstractConditional,
     method: AbstractNormalizer | None = None,

@@ -1,5 +1,7 @@
 """Normalised conditionals against closed forms: their constants, gradients, and learning."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -180,10 +182,10 @@ def test_contrasts_learn_the_constants_and_their_error():
 
 
 def test_a_network_that_is_not_self_normalised_is_reported():
-    with pytest.warns(
-        UserWarning, match=r"which should be zero, is off by \d\.\d+ in the root"
-    ):
+    with pytest.warns(UserWarning) as caught:
         density = fit(3)
+    text = str([each.message for each in caught])
+    assert re.search(r"which should be zero, is off by \d\.\d+ in the root mean square", text)
     assert density.given(X[0]).std_error > 0.2
 
 
@@ -205,7 +207,7 @@ def test_maximum_likelihood_leaves_its_method_and_training_drops_constants():
 
 
 def test_a_box_that_does_not_fit_is_reported():
-    with pytest.warns(UserWarning, match=r"`normalize`: at \d of 9 conditions: the box cuts"):
+    with pytest.warns(UserWarning, match=r"`normalize` at 9 conditions: at \d of them the box"):
         density = ebm.normalize(
             jr.key(0), line(), ebm.Quadrature(-2.0, 2.0), conditions=np.asarray(X)
         )

@@ -240,7 +240,7 @@ def test_the_penalty_holds_energies_together():
         (lambda: ebm.ContrastiveDivergence("MALA"), TypeError, "`kernel` must be a kernel"),
         (lambda: ebm.ContrastiveDivergence(start="data"), TypeError, "`start` must be"),
         (
-            lambda: ebm.ContrastiveDivergence().init(
+            lambda: ebm.ContrastiveDivergence(start=ebm.Persistent()).init(
                 jr.key(0), ebm.ConditionalEnergy(lambda y, x: y, ()), (jnp.ones(3), jnp.ones(3))
             ),
             ValueError,

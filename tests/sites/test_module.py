@@ -53,7 +53,7 @@ def test_a_trained_energy_comes_out_of_svi():
 def test_it_keeps_what_is_not_trained_and_works_in_a_scope():
     params = trained(handlers.scope(model, prefix="outer"), 2)
     network = trained_module(params, "outer/net", NETWORK)
-    assert network.activation.fn is NETWORK.activation.fn
+    assert network.activation is NETWORK.activation
     assert not jnp.array_equal(network.layers[0].weight, NETWORK.layers[0].weight)
 
 
