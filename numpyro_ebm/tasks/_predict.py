@@ -203,12 +203,11 @@ def _checked(prediction: Prediction, is_grid: bool) -> Prediction:
         ends = jnp.maximum(weights[:, 0], weights[:, -1])
         problems["the box cuts off mass, give a wider one"] = ends > _EDGE
         problems["the nodes are too few, give `num_points`"] = weights.max(1) > _COARSE
-    for problem, failed in problems.items():
-        if count := int(failed.sum()):
-            warnings.warn(
-                f"`predict`: at {count} of {len(failed)} conditions {problem}.",
-                stacklevel=user_level(),
-            )
+    counts = {problem: int(failed.sum()) for problem, failed in problems.items()}
+    found = [f"at {count} of them {problem}" for problem, count in counts.items() if count]
+    if found:
+        message = f"`predict` at {len(weights)} conditions: {'; '.join(found)}."
+        warnings.warn(message, stacklevel=user_level())
     return prediction
 
 

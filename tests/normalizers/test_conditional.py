@@ -182,7 +182,7 @@ def test_contrasts_learn_the_constants_and_their_error():
 
 
 def test_a_network_that_is_not_self_normalised_is_reported():
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="`NoiseContrastiveEstimation`: ") as caught:
         density = fit(3)
     text = str([each.message for each in caught])
     assert re.search(r"which should be zero, is off by \d\.\d+ in the root mean square", text)

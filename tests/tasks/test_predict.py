@@ -101,8 +101,8 @@ def test_a_normalised_conditional_brings_its_box():
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        (ebm.Quadrature(-1.0, 1.0), "at 6 of 7 conditions the box cuts off mass"),
-        (ebm.Quadrature(-12.0, 12.0, 40), "at 7 of 7 conditions the nodes are too few"),
+        (ebm.Quadrature(-1.0, 1.0), "at 6 of them the box cuts off mass"),
+        (ebm.Quadrature(-12.0, 12.0, 40), "at 7 of them the nodes are too few"),
     ],
 )
 def test_a_box_that_does_not_fit_is_reported(box, message):
