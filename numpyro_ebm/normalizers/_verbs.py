@@ -163,6 +163,8 @@ def normalize(
     check_key(rng_key)
     if is_conditional(energy):
         return normalize_conditional(rng_key, cast(Any, energy), method, conditions)
+    if conditions is not None:
+        raise ValueError("`conditions` is for a `ConditionalEnergy(fn, event_shape)` only.")
     energy = as_energy(cast(EnergyLike, energy), event_shape)
     return Normalized(energy, log_partition(rng_key, energy, method))
 

@@ -221,6 +221,10 @@ Y = jnp.zeros(9)
     ("call", "message"),
     [
         (lambda: ebm.normalize(jr.key(0), line()), "`conditions` is needed"),
+        (
+            lambda: ebm.normalize(jr.key(0), ebm.energies.Ring(), conditions=X),
+            "`conditions` is for a `ConditionalEnergy",
+        ),
         (lambda: ebm.normalize(jr.key(0), line(None), conditions=X), "`event_shape` is needed"),
         (lambda: ebm.normalize(jr.key(0), line((4,)), conditions=X), "`method` is needed"),
         (
@@ -244,6 +248,18 @@ Y = jnp.zeros(9)
 def test_bad_input(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_a_file_holds_it(tmp_path):
+    for density in (
+        NormalizedConditional(line(), BOX),
+        NormalizedConditional(line(), 0.5, 0.1),
+    ):
+        ebm.save(tmp_path / "density.ebm", density)
+        empty = NormalizedConditional(line(slope=0.0), BOX if density.method else 0.0)
+        loaded = ebm.load(tmp_path / "density.ebm", like=empty)
+        assert loaded.given(X[2]).log_z == density.given(X[2]).log_z
+        assert loaded(1.0, X[2]) == density(1.0, X[2]) != empty(1.0, X[2])
 
 
 def test_a_constant_may_be_a_log_z():
