@@ -117,7 +117,7 @@ def test_reports_say_what_to_do_next():
     stuck = np.random.default_rng(0).normal(size=(4, 100, 1)) + 5 * np.arange(4)[:, None, None]
     for report, step in (
         (ebm.mixing_report(stuck), "What to do next: label the modes in `ebm.mode_report`|run"),
-        (ebm.mode_report(stuck, lambda x: x[0] > 7), "sample with `ebm.ParallelTempering"),
+        (ebm.mode_report(stuck, lambda x: x[0] > 7), "or sample with `ebm.ParallelTempering"),
     ):
         assert not report.ok
         lines = repr(report).splitlines()

@@ -26,6 +26,8 @@ _ADVICE = {
     "of the reference": "do not use these proportions; sample with "
     "`ebm.ParallelTempering(kernel)`.",
     "hopped": "run longer, or sample with `ebm.ParallelTempering(kernel)`.",
+    "Chains disagree": "draw until every chain has hopped many times, or sample with "
+    "`ebm.ParallelTempering(kernel)`.",
     "": "draw more: an occupancy needs many hops, not many draws.",
 }
 

@@ -15,10 +15,10 @@ def on_one_point(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if args and _is_batch(getattr(args[0], "shape", ()), self.event_shape):
+        got = getattr(args[0], "shape", ()) if args else ()
+        if got and _is_batch(got, known := self.event_shape):
             raise ValueError(
-                f"{self!r} takes one point of shape {self.event_shape}, got {args[0].shape}: "
-                "use `jax.vmap`."
+                f"{self!r} takes one point of shape {known}, got {got}: use `jax.vmap`."
             )
         return call(self, *args, **kwargs)
 

@@ -11,7 +11,7 @@ from .._checks import check_count, check_probability
 from ..energies import AbstractConditional, is_conditional
 from ..objectives import as_float_batch
 from ..tasks import Prediction, predict
-from ._axes import ALARM, Axes, axes
+from ._axes import ALARM, Axes, axes, pyplot
 from ._planes import Bounds, around
 
 
@@ -39,7 +39,7 @@ def plot_conditional(
     - `conditional`: a [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] with one number `y`
       and one number `x`, or one that is normalised.
     - `data`: a pair `(y, x)`.
-    - `bounds`: `((x_min, x_max), (y_min, y_max))`; by default around the data.
+    - `bounds`: `((x_min, x_max), (y_min, y_max))`; by default those of the data.
     - `prob`: the probability of the interval.
     - `num_grid`: grid points per side.
     - `ax`: where to draw; by default a new figure.
@@ -56,16 +56,17 @@ def plot_conditional(
     if bounds is None:
         if points is None:
             raise ValueError("`bounds` or `data` is needed: they say which `x` to show.")
-        bounds = around(points)
+        # What lies beyond the data is extrapolated.
+        bounds = (points[:, 0].min(), points[:, 0].max()), around(points)[1]
     x, y = (np.linspace(low, high, num_grid) for low, high in bounds)
     conditions = jnp.asarray(x, jnp.result_type(float)).reshape(-1, *x_shape)
     prediction = predict(jr.key(0), conditional, conditions)
     ax = axes(ax)
-    image = ax.pcolormesh(
-        x, y, _density(prediction, y).T ** 0.5, cmap="Blues", shading="gouraud", rasterized=True
-    )
+    norm = pyplot().matplotlib.colors.PowerNorm(0.5)
+    style = {"cmap": "Blues", "norm": norm, "shading": "gouraud", "rasterized": True}
+    image = ax.pcolormesh(x, y, _density(prediction, y).T, **style)
     if colorbar:
-        ax.figure.colorbar(image, ax=ax, label="square root of the density of y")
+        ax.figure.colorbar(image, ax=ax, label="density of y given x")
     low, high = prediction.interval(prob)
     line = {"color": ALARM, "linewidth": 1.2}
     ax.plot(x, np.ravel(prediction.quantile(0.5)), label="median", **line)
