@@ -20,6 +20,7 @@ from . import (
     plots as plots,
     sampling as sampling,
     sites as sites,
+    tasks as tasks,
 )
 from ._calculus import (
     score as score,
@@ -134,4 +135,7 @@ def __getattr__(name: str) -> NoReturn:
     raise AttributeError(f"`numpyro_ebm` has no `{name}`.", name=name)
 
 
-_ROOMS = (energies, kernels, sampling, normalizers, objectives, estimation, diagnostics, plots)
+_ROOMS = (
+    *(energies, kernels, sampling, normalizers),
+    *(objectives, estimation, diagnostics, tasks, plots),
+)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from ._checks import check_key
 from ._types import Array, Float, Key
 
 
@@ -18,6 +19,7 @@ class Split(NamedTuple):
 
 def two_moons(rng_key: Key, num_points: int, *, noise: float = 0.1) -> Float[Array, "n 2"]:
     """Two interleaved half circles with Gaussian noise."""
+    check_key(rng_key)
     angle_key, moon_key, noise_key = jr.split(rng_key, 3)
     angle = jr.uniform(angle_key, (num_points,), maxval=jnp.pi)
     upper = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)

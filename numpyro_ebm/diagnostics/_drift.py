@@ -21,6 +21,11 @@ from ._report import as_text, verdict
 
 #: The probability that drift fails a probe by chance alone, over all statistics and starts.
 _FALSE_ALARM = 0.01
+#: What to do next: the same for all failures.
+_ADVICE = {
+    "": "train on with longer chains (`num_steps`) from `ebm.Persistent()`; until the probe is "
+    "ok, the energy is not that of its short chains."
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +55,9 @@ class DriftProbe:
             }
             rows = Dataset({**means, "nested_r_hat": one["nested_r_hat"]})
             lines += [f"{name}", *as_text(rows, np.arange(rows.sizes["length"])), ""]
-        return "\n".join(["Chains by their length", "", *lines, *verdict(self.failures)])
+        return "\n".join(
+            ["Chains by their length", "", *lines, *verdict(self.failures, _ADVICE)]
+        )
 
 
 def drift_probe(

@@ -18,6 +18,7 @@ from ._convergence import (
 )
 from ._datatree import to_arviz
 from ._failures import (
+    ADVICE,
     disagreements,
     drifts,
     failures_of_axes,
@@ -67,7 +68,7 @@ class MixingReport:
         shown = [name for name in self.table if not str(name).endswith(_HIDDEN)]
         rows = as_text(self.table[shown], np.argsort(self.table["ess_bulk"].values))
         return "\n".join(
-            [f"Mixing of {size}", "", *rows, "", *verdict(self.failures), *self.notes]
+            [f"Mixing of {size}", "", *rows, "", *verdict(self.failures, ADVICE), *self.notes]
         )
 
 

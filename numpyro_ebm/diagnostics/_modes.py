@@ -17,6 +17,19 @@ from ._report import as_text, chains, verdict
 _FALSE_ALARM = 0.01
 #: A chain that never hops is suspect if the others hop this often.
 _MANY_HOPS = 10
+#: What to do next, by a part of a failure; the first that applies counts.
+_ADVICE = {
+    "not finite": "look at the draws that are not finite: the energy may be unbounded.",
+    "`reference` disagree": "run the reference longer, or give the weights that you know.",
+    "ever leaves": "sample with `ebm.ParallelTempering(kernel)`, whose chains change modes.",
+    "visits": "sample with `ebm.ParallelTempering(kernel)`, or start chains in every mode.",
+    "of the reference": "do not use these proportions; sample with "
+    "`ebm.ParallelTempering(kernel)`.",
+    "hopped": "run longer, or sample with `ebm.ParallelTempering(kernel)`.",
+    "Chains disagree": "draw until every chain has hopped many times, or sample with "
+    "`ebm.ParallelTempering(kernel)`.",
+    "": "draw more: an occupancy needs many hops, not many draws.",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +63,7 @@ class ModeReport:
         lines = [f"Modes of {num_chains} chains of {num_draws} draws", "", *rows, ""]
         if num_draws > 1:
             lines.append(f"{int(self.chains['hops'].sum())} hops")
-        lines += verdict(self.failures)
+        lines += verdict(self.failures, _ADVICE)
         if num_draws == 1 and "reference" not in self.table:
             lines.append(
                 "Chains of one draw do not show whether they leave their mode: these may be "

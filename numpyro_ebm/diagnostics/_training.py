@@ -17,6 +17,13 @@ _FALSE_ALARM = 0.01
 _SHARE = 0.01
 #: As in `Draws.stuck`.
 _MIN_ACCEPTED = 0.1
+#: What to do next, by a part of a failure; the first that applies counts.
+_ADVICE = {
+    "not finite": "begin again with a smaller learning rate, on data of unit scale.",
+    "accept": "give the kernel a smaller `step_size`, or let it adapt, and begin again.",
+    "falls": "continue with `run(..., init_state=result.state)`.",
+    "": "begin again with a smaller learning rate, or one that decays.",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +48,7 @@ class TrainingReport:
     def __repr__(self) -> str:
         rows = as_text(self.table, np.arange(self.table.sizes["quantity"]))
         head = f"Training of {self.num_steps} steps"
-        return "\n".join([head, "", *rows, "", *verdict(self.failures)])
+        return "\n".join([head, "", *rows, "", *verdict(self.failures, _ADVICE)])
 
 
 def training_report(result: EstimatorRunResult) -> TrainingReport:

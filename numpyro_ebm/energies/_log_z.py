@@ -10,8 +10,21 @@ import numpy as np
 from jax.core import Tracer
 from scipy.stats import t
 
+from .._advice import next_step
 from .._checks import as_finite, as_floats, check_probability
 from .._types import Array, Scalar
+
+#: What to do next, by a part of a check; the first that applies counts.
+_ADVICE = {
+    "jax_enable_x64": 'begin with `jax.config.update("jax_enable_x64", True)`.',
+    "fall off": "tilt the energy by a proper density, `ebm.Tilted(energy, reference)`.",
+    "box": "give a wider box, or let `ebm.Quadrature.around(energy)` find one.",
+    "grid": "give more `num_points`.",
+    "islands": "use more particles (`num_particles`) or transitions (`num_steps`).",
+    "particles": "use more transitions (`num_steps`), or a kernel that moves farther.",
+    "": "take a reference or proposal closer to the target, or `ebm.SequentialMonteCarlo`, and "
+    "compare.",
+}
 
 
 class LogZ(eqx.Module):
@@ -22,7 +35,8 @@ class LogZ(eqx.Module):
     - **lower**, **upper**: estimates of bounds, $E\log w \le \log Z \le E'\log w'$, if the
       method has them, else infinite. The upper one holds if draws of the target were exact.
     - **upper_is_exact**: whether they were.
-    - **ess**: effective sample size: how many equal weights carry the same information.
+    - **ess**: effective sample size: how many equal weights carry the same information;
+      **ess_of**: of how many what, such as `8 islands`.
     - **df**: degrees of freedom of the error's Student-t law; infinite means normal.
     - **checks**: what would make the error meaningless, and whether it happened.
     - **method**: the name of the estimator.
@@ -40,6 +54,7 @@ class LogZ(eqx.Module):
     df: Scalar = eqx.field(converter=as_floats, default=np.inf)
     checks: dict[str, Any] = eqx.field(default_factory=dict)
     method: str = eqx.field(static=True, default="given")
+    ess_of: str = eqx.field(static=True, default="")
 
     def __check_init__(self) -> None:
         is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))
@@ -91,9 +106,10 @@ class LogZ(eqx.Module):
             upper = f" {sign} {float(self.upper):.6g}" if jnp.isfinite(self.upper) else ""
             text += f", bounds {float(self.lower):.6g} <= log Z{upper}"
         if jnp.isfinite(self.ess):
-            text += f", ESS {float(self.ess):.4g}"
-        problems = "".join(f"\n  no interval: {problem}" for problem in self.problems)
-        return f"{text} ({self.method}){problems}"
+            text += f", ESS {float(self.ess):.4g}" + (f" of {self.ess_of}" * bool(self.ess_of))
+        lines = [f"no interval: {problem}" for problem in self.problems]
+        lines += next_step(self.problems, _ADVICE)
+        return "\n  ".join([f"{text} ({self.method})", *lines])
 
 
 def judged(log_z: LogZ, checks: dict[str, Any]) -> LogZ:

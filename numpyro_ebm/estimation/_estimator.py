@@ -18,20 +18,24 @@ from .._driver import drive
 from .._trainable import partition_trainable
 from .._types import Array, ArrayLike, EnergyLike, Key, PyTree, Scalar
 from .._values import ByValue
-from ..energies import (
-    forget_constants,
-)
-from ..objectives import AbstractObjective, Batch
+from ..energies import forget_constants
+from ..objectives import AbstractObjective, Batch, as_float_batch
 from ._batches import (
     Batches,
     Rows,
     as_batch_size,
-    as_float_batch,
     as_weighted,
     hold_out,
     num_rows,
 )
-from ._inputs import as_given, as_learnable, check_shapes, structure, weighted
+from ._inputs import (
+    as_given,
+    as_learnable,
+    check_optim,
+    check_shapes,
+    structure,
+    weighted,
+)
 from ._result import EstimatorRunResult, NonFiniteError
 from ._run import NonFiniteStepError, Run
 from ._state import EstimatorState
@@ -81,11 +85,7 @@ class Estimator:
                 "`objective` must be an objective such as "
                 f"`ebm.DenoisingScoreMatching(0.1)`, got {type(objective).__name__}."
             )
-        if not hasattr(optim, "update"):
-            raise TypeError(
-                "`optim` must be an optax optimiser such as `optax.adam(1e-3)`, got "
-                f"{type(optim).__name__}."
-            )
+        check_optim(optim)
         if ema_decay is not None:
             check_probability("ema_decay", ema_decay)
         self.objective = objective
@@ -95,6 +95,7 @@ class Estimator:
 
     def init(self, rng_key: Key, energy: EnergyLike, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
+        check_key(rng_key)
         learnable, batch = as_learnable(energy), as_float_batch(data)
         is_bare = learnable is not energy
         # A log Z known now will not be that of the learned energy.

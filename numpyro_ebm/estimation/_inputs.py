@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from numpyro.optim import _NumPyroOptim
 
 from .._types import Array, EnergyLike, PyTree
 from ..energies import FunctionEnergy, as_energy, check_energy, check_points, is_conditional
@@ -51,3 +52,25 @@ def check_shapes(energy: Any, batch: Batch) -> None:
         )
     check_energy(energy, shape)
     check_points(energy, batch.points, "data")
+
+
+def check_optim(optim: Any) -> None:
+    """Raise unless `optim` is one of optax."""
+    if isinstance(optim, _NumPyroOptim):
+        name = type(optim).__name__
+        raise TypeError(
+            f"`optim` must be an optax optimiser, got `numpyro.optim.{name}`, which is made "
+            f"for `SVI`: use `optax.{_OPTAX.get(name, 'adam')}(1e-3)`."
+        )
+    if not hasattr(optim, "update"):
+        raise TypeError(
+            "`optim` must be an optax optimiser such as `optax.adam(1e-3)`, got "
+            f"{type(optim).__name__}."
+        )
+
+
+#: The names in optax of NumPyro's optimisers.
+_OPTAX = {
+    **{"Adam": "adam", "Adagrad": "adagrad", "ClippedAdam": "adam", "Momentum": "sgd"},
+    **{"RMSProp": "rmsprop", "RMSPropMomentum": "rmsprop", "SGD": "sgd", "SM3": "sm3"},
+}

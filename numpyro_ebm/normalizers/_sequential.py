@@ -131,6 +131,7 @@ def _by_islands(
         error,
         lower=constant + log_zs.mean(),
         ess=ess,
+        ess_of=f"{num_islands} islands",
         df=num_islands - 1,
         method="SequentialMonteCarlo",
     )
@@ -196,6 +197,7 @@ def _by_integrals(
         lower=constant + integrals.left.mean(),
         upper=constant + integrals.right.mean(),
         ess=ess,
+        ess_of=f"{num_islands} islands",
         df=num_islands - 1,
         method="ThermodynamicIntegration",
     )

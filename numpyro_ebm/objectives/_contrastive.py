@@ -13,11 +13,19 @@ from jax.scipy.special import logsumexp
 from .._checks import check_count, check_noise, check_positive
 from .._trainable import freeze, partition_trainable, unfreeze
 from .._types import Array, Energy, Float, Key, Point, Scalar
-from ..energies import LogZ, Normalized, confined, is_conditional, judged
+from ..energies import (
+    LogZ,
+    Normalized,
+    NormalizedConditional,
+    confined,
+    is_conditional,
+    judged,
+)
 from ..normalizers import ImportanceSampling
 from ._base import AbstractObjective, AbstractPointwiseObjective, weighted_mean
 from ._batch import Data, as_batch
 from ._noise import energy_of_noise, fitted_noise
+from ._self_normalized import self_normalized
 
 
 class Contrasted(eqx.Module):
@@ -44,7 +52,12 @@ class NoiseContrastiveEstimation(AbstractObjective):
     `log_z`. The two differ if the energy misfits or memorises the data: then the run warns.
 
     A [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] learns the constant of each condition
-    as part of itself.
+    as part of itself, so that $\log Z(x) = 0$. This assumes that the network can represent it:
+    only then is the method consistent [Ma and Collins 2018]. How far $\log Z(x)$ is from zero
+    is measured by importance sampling from the noise at up to 200 conditions; its root mean
+    square is the error of the result, a
+    [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional], and the run warns if
+    it is above 0.2. [`normalize`][numpyro_ebm.normalize] replaces it by exact constants.
 
     **Arguments**
 
@@ -104,7 +117,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
 
     def finalize(self, trainable: Contrasted, state: Any) -> Any:
         if is_conditional(trainable.energy):
-            return trainable.energy
+            return NormalizedConditional(trainable.energy, 0.0, jnp.inf)
         return Normalized(trainable.energy, trainable.log_z, jnp.inf)
 
     def quantify(
@@ -116,7 +129,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         weights: Float[Array, " n"] | None,
     ) -> tuple[Any, str | None]:
         if is_conditional(trainable.energy):
-            return trainable.energy, None
+            return self_normalized(rng_key, trainable.energy, state, as_batch(data))
         points = as_batch(data).points
         fit_key, draw_key = jr.split(rng_key)
         own = classifier_log_z(self, fit_key, trainable, state, points, weights)

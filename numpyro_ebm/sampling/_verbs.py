@@ -172,6 +172,7 @@ def _populate(
     num_chains: int,
     num_samples: int,
 ) -> Draws:
+    check_key(rng_key)
     if not is_conditional(energy):
         energy = as_energy(energy, event_shape)
     populations = _draw_populations(sampler, energy, jr.split(rng_key, num_chains), num_samples)
