@@ -14,6 +14,7 @@ from . import (
     diagnostics as diagnostics,
     energies as energies,
     estimation as estimation,
+    fitting as fitting,
     kernels as kernels,
     normalizers as normalizers,
     objectives as objectives,
@@ -63,6 +64,9 @@ from .energies import (
 from .estimation import (
     EarlyStopping as EarlyStopping,
     Estimator as Estimator,
+)
+from .fitting import (
+    fit as fit,
 )
 from .kernels import (
     GHMC as GHMC,
@@ -134,4 +138,14 @@ def __getattr__(name: str) -> NoReturn:
     raise AttributeError(f"`numpyro_ebm` has no `{name}`.", name=name)
 
 
-_ROOMS = (energies, kernels, sampling, normalizers, objectives, estimation, diagnostics, plots)
+_ROOMS = (
+    energies,
+    kernels,
+    sampling,
+    normalizers,
+    objectives,
+    estimation,
+    diagnostics,
+    fitting,
+    plots,
+)

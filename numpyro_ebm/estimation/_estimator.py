@@ -31,7 +31,14 @@ from ._batches import (
     hold_out,
     num_rows,
 )
-from ._inputs import as_given, as_learnable, check_shapes, structure, weighted
+from ._inputs import (
+    as_given,
+    as_learnable,
+    check_shapes,
+    remark_on_scale,
+    structure,
+    weighted,
+)
 from ._result import EstimatorRunResult, NonFiniteError
 from ._run import NonFiniteStepError, Run
 from ._state import EstimatorState
@@ -201,7 +208,11 @@ class Estimator:
         check_key(rng_key)
         check_count("num_steps", num_steps)
         first, batches = self._batches(data, weights, batch_size, sharding)
-        state = self.init(rng_key, energy, first) if init_state is None else init_state
+        if init_state is None:
+            init_state = self.init(rng_key, energy, first)
+            self._warn(remark_on_scale(as_learnable(energy), first))
+            self._warn(self.objective.caution(as_learnable(energy), first))
+        state = init_state
         held_out = None
         if early_stopping is not None:
             batches, held_out = hold_out(batches, early_stopping.fraction, state)
@@ -234,7 +245,7 @@ class Estimator:
             saved.save(watch.attach(run.state), is_due=True)
         result = self._result(rng_key, run, batches if isinstance(batches, Rows) else None)
         if len(result.losses):
-            self._warn(self.objective.remark(result.metrics))
+            self._warn(self.objective.remark({"loss": result.losses, **result.metrics}))
         return result
 
     def _checkpoint(
