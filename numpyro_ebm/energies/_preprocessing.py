@@ -132,7 +132,8 @@ class Whiten(Transform):
         return self.loc + self.scale * self._product(y, self.root)
 
     def _product(self, x: Array, matrix: Array) -> Array:
-        return (x.reshape(*self._batch_shape(x), -1) @ matrix).reshape(x.shape)
+        flat = x.reshape(*self._batch_shape(x), len(matrix))
+        return (flat @ matrix).reshape(x.shape)
 
     def _batch_shape(self, x: Array) -> Shape:
         return jnp.shape(x)[: jnp.ndim(x) - jnp.ndim(self.loc)]

@@ -39,7 +39,7 @@ from ._inputs import (
     structure,
     weighted,
 )
-from ._result import EstimatorRunResult, NonFiniteError
+from ._result import EstimatorRunResult, NonFiniteError, up_to_best
 from ._run import NonFiniteStepError, Run
 from ._state import EstimatorState
 from ._steps import (
@@ -245,7 +245,7 @@ class Estimator:
             saved.save(watch.attach(run.state), is_due=True)
         result = self._result(rng_key, run, batches if isinstance(batches, Rows) else None)
         if len(result.losses):
-            self._warn(self.objective.remark({"loss": result.losses, **result.metrics}))
+            self._warn(self.objective.remark(up_to_best(result)))
         return result
 
     def _checkpoint(

@@ -76,6 +76,7 @@ def test_whitening_of_images_keeps_their_shape():
     energy = ebm.Transformed(network, whiten)
     assert energy.event_shape == (4, 3)
     np.testing.assert_allclose(jax.vmap(whiten)(images), u, atol=1e-4)
+    assert whiten(jnp.zeros((0, 4, 3))).shape == (0, 4, 3)
 
 
 def test_an_identity_between_columns_stays_narrow():
