@@ -1,7 +1,7 @@
 """What MkDocs builds beside the pages in this folder.
 
-The gallery is made from `examples/`, one page and one notebook per script. The changelog is the
-one of the repository.
+The gallery is made from `examples/`, one page and one notebook per script.
+The changelog is the one of the repository.
 """
 
 from pathlib import Path
@@ -18,8 +18,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config["site_name"] = f"{config['site_name']} {__version__}"
-    (gallery,) = (part["Gallery"] for part in config["nav"] if "Gallery" in part)
-    gallery += [f"gallery/{example.stem}.md" for example in EXAMPLES]
+    (part,) = (part for part in config["nav"] if "Gallery" in part)
+    part["Gallery"] += [f"gallery/{example.stem}.md" for example in EXAMPLES]
     return config
 
 
@@ -35,9 +35,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         add(f"gallery/{name}.md", f"# {title}\n\n{_head(name)}\n\n{rest}")
         add(f"gallery/{name}.ipynb", jupytext.writes(notebook, "ipynb"))
         add(f"gallery/{name}.py", example.read_text())
-        cards.append(f"<figure markdown>\n[{_picture(name, title)}]({name}.md)\n{title}\n</figure>")
-    cards = "\n".join(cards)
-    add("gallery/index.md", f'# Gallery\n\n<div class="gallery" markdown>\n{cards}\n</div>\n')
+        picture = f"[{_picture(name, title)}]({name}.md)"
+        cards += ["<figure markdown>", picture, title, "</figure>"]
+    cards = ['<div class="gallery" markdown>', *cards, "</div>"]
+    add("gallery/index.md", "\n".join(["# Gallery", "", *cards, ""]))
     add("changelog.md", (ROOT / "CHANGELOG.md").read_text())
     return files
 
@@ -50,8 +51,10 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _head(name: str) -> str:
-    links = f"[Notebook]({name}.ipynb){{ download }} · [Script]({name}.py){{ download }}"
-    return f"{_picture(name, 'What this example draws')}\n\n{links}"
+    notebook = f"[Notebook]({name}.ipynb){{ download }}"
+    script = f"[Script]({name}.py){{ download }}"
+    picture = _picture(name, "What this example draws")
+    return f"{picture}\n\n{notebook} · {script}"
 
 
 def _picture(name: str, title: str) -> str:

@@ -1,8 +1,9 @@
 """Runs the pages of the documentation, and draws their pictures.
 
-`python docs/pictures.py docs/diagnostics.md` executes the code of the page from top to bottom.
-Figures that a block leaves open become the pictures below it, up to the next block. Pictures of
-examples and of the house are made by their own scripts.
+`python docs/pictures.py docs/diagnostics.md` executes the code of the page
+from top to bottom. Figures that a block leaves open become the pictures below
+it, up to the next block. Pictures of examples and of the house are made by
+their own scripts.
 """
 
 import os
@@ -18,15 +19,21 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OTHERS = {"house", *(script.stem.partition("_")[2] for script in ROOT.glob("examples/[0-9]*.py"))}
+EXAMPLES = ROOT.glob("examples/[0-9]*.py")
+OTHERS = {"house", *(script.stem.partition("_")[2] for script in EXAMPLES)}
 
 
 def blocks(text: str) -> Iterator[tuple[str, list[str]]]:
     """Each block of Python, and the pictures that it makes."""
-    parts = re.split(r"^ *```python\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE)
+    parts = re.split(
+        r"^ *```python\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE
+    )
     for code, below in zip(parts[1::2], parts[2::2], strict=True):
         pictures = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", below)
-        yield textwrap.dedent(code), [p for p in pictures if Path(p).stem not in OTHERS]
+        yield (
+            textwrap.dedent(code),
+            [p for p in pictures if Path(p).stem not in OTHERS],
+        )
 
 
 def run(page: Path) -> Iterator[tuple[str, "mpl.figure.Figure"]]:
@@ -47,7 +54,9 @@ def main() -> None:
         os.chdir(folder)
         for page in pages:
             for picture, figure in run(page):
-                figure.savefig(page.parent / picture, dpi=110, bbox_inches="tight")
+                figure.savefig(
+                    page.parent / picture, dpi=110, bbox_inches="tight"
+                )
                 print(page.parent / picture)
 
 

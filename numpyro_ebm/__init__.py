@@ -14,6 +14,7 @@ from . import (
     diagnostics as diagnostics,
     energies as energies,
     estimation as estimation,
+    fitting as fitting,
     kernels as kernels,
     normalizers as normalizers,
     objectives as objectives,
@@ -64,6 +65,9 @@ from .energies import (
 from .estimation import (
     EarlyStopping as EarlyStopping,
     Estimator as Estimator,
+)
+from .fitting import (
+    fit as fit,
 )
 from .kernels import (
     GHMC as GHMC,
@@ -136,6 +140,6 @@ def __getattr__(name: str) -> NoReturn:
 
 
 _ROOMS = (
-    *(energies, kernels, sampling, normalizers),
-    *(objectives, estimation, diagnostics, tasks, plots),
+    *(energies, kernels, sampling, normalizers, objectives),
+    *(estimation, diagnostics, tasks, fitting, plots),
 )

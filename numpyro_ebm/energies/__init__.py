@@ -43,6 +43,7 @@ from ._points import check_energy as check_energy, check_points as check_points
 from ._preprocessing import (
     Logit as Logit,
     Standardize as Standardize,
+    Whiten as Whiten,
     dequantize as dequantize,
 )
 from ._rbm import (

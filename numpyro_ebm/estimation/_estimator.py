@@ -33,10 +33,11 @@ from ._inputs import (
     as_learnable,
     check_optim,
     check_shapes,
+    remark_on_scale,
     structure,
     weighted,
 )
-from ._result import EstimatorRunResult, NonFiniteError
+from ._result import EstimatorRunResult, NonFiniteError, up_to_best
 from ._run import NonFiniteStepError, Run
 from ._state import EstimatorState
 from ._steps import (
@@ -202,7 +203,11 @@ class Estimator:
         check_key(rng_key)
         check_count("num_steps", num_steps)
         first, batches = self._batches(data, weights, batch_size, sharding)
-        state = self.init(rng_key, energy, first) if init_state is None else init_state
+        if init_state is None:
+            init_state = self.init(rng_key, energy, first)
+            self._warn(remark_on_scale(as_learnable(energy), first))
+            self._warn(self.objective.caution(as_learnable(energy), first))
+        state = init_state
         held_out = None
         if early_stopping is not None:
             batches, held_out = hold_out(batches, early_stopping.fraction, state)
@@ -235,7 +240,7 @@ class Estimator:
             saved.save(watch.attach(run.state), is_due=True)
         result = self._result(rng_key, run, batches if isinstance(batches, Rows) else None)
         if len(result.losses):
-            self._warn(self.objective.remark(result.metrics))
+            self._warn(self.objective.remark(up_to_best(result)))
         return result
 
     def _checkpoint(

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._types import Float
 from ._state import EstimatorState
+from ._steps import best_of
 
 
 class EstimatorRunResult(NamedTuple):
@@ -24,6 +25,14 @@ class EstimatorRunResult(NamedTuple):
     metrics: dict[str, np.ndarray]
     state: EstimatorState
     validation_losses: Float[np.ndarray, " n"] = np.zeros(0)
+
+
+def up_to_best(result: EstimatorRunResult) -> dict[str, np.ndarray]:
+    """The loss and the metrics of the steps up to the energy that early stopping chose."""
+    undone = int(result.state.step - best_of(result.state).step)
+    size = max(len(result.losses) - undone, 1)
+    every = {"loss": result.losses, **result.metrics}
+    return {name: values[:size] for name, values in every.items()}
 
 
 class NonFiniteError(FloatingPointError):
