@@ -47,9 +47,10 @@ class ConditionalEnergy(AbstractConditional):
     ```
 
     Its $\log Z(x)$ is unknown: [`normalize`][numpyro_ebm.normalize] makes it a
-    [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional]. Chains on
-    `conditional.given(x)` start anywhere, so they do not show the shares of separate modes of
-    $y$; [`predict`][numpyro_ebm.tasks.predict] does, at many conditions at once.
+    [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional]. Of `y` at many
+    conditions, [`predict`][numpyro_ebm.tasks.predict] gives intervals and draws. Chains on
+    `conditional.given(x)` start with separate modes in their proportions if `y` is at most
+    three numbers; in more dimensions they keep those of their starts.
 
     **Arguments**
 
@@ -178,3 +179,8 @@ class Given(AbstractEnergy):
 
     def _formula(self) -> str:
         return repr(self.conditional)
+
+
+def is_given(energy: object) -> bool:
+    """Whether it is a conditional energy at one condition, normalised or not."""
+    return isinstance(energy.energy if isinstance(energy, Normalized) else energy, Given)
