@@ -164,6 +164,7 @@ def fit(num_steps):
     return run(jr.key(3), num_steps, energy, data, batch_size=500, progress_bar=False).energy
 
 
+@pytest.mark.slow
 def test_contrasts_learn_the_constants_and_their_error():
     density = fit(1500)
     exact = ebm.normalize(jr.key(0), density, conditions=X)
