@@ -36,6 +36,7 @@ CHAINS = {
     **QUIET,
 }
 DRAWS = ebm.sample(**{**CHAINS, "num_samples": 60})
+CONDITIONAL = ebm.ConditionalEnergy(lambda y, x: 5 * (y - x) ** 2, ())
 OPTIM = optax.adam(1e-2)
 MOVES = {"step_size": 0.1, "inverse_mass_matrix": np.ones(2)}
 ADAPTS = {**MOVES, "adapt_step_size": True, "adapt_mass_matrix": True, "dense_mass": False}
@@ -142,6 +143,21 @@ CALLS = {
     "ContrastiveDivergence": (
         ebm.ContrastiveDivergence,
         {"kernel": ebm.MALA(), "num_steps": 2, "start": ebm.FromData(), "energy_penalty": 0.1},
+    ),
+    "FromResampledNoise": (ebm.objectives.FromResampledNoise, {"num_proposals": 8}),
+    "NormalizedConditional": (
+        ebm.energies.NormalizedConditional,
+        {"conditional": CONDITIONAL, "log_z": 1.0, "std_error": 0.1},
+    ),
+    "predict": (
+        ebm.tasks.predict,
+        {
+            "rng_key": KEY,
+            "conditional": CONDITIONAL,
+            "conditions": DATA[:3, 0],
+            "method": ebm.Quadrature(-5.0, 5.0),
+            "num_samples": 10,
+        },
     ),
     "Persistent": (ebm.Persistent, {"size": 100, "reinit": 0.05}),
     "MaximumLikelihood": (ebm.MaximumLikelihood, {"method": ebm.Quadrature(-5, 5)}),

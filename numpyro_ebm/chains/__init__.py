@@ -41,4 +41,5 @@ from ._move import (
     report as report,
     tuning_of_error as tuning_of_error,
 )
+from ._resampled import can_resample as can_resample, resampled_starts as resampled_starts
 from ._state import ChainState as ChainState

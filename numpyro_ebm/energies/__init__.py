@@ -20,6 +20,7 @@ from ._conditional import (
     Given as Given,
     NormalizedConditional as NormalizedConditional,
     is_conditional as is_conditional,
+    is_given as is_given,
 )
 from ._constants import forget_constants as forget_constants
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture

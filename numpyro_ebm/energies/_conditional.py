@@ -7,8 +7,11 @@ import abc
 from typing import Any, NoReturn
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from .._checks import as_floats
+from .._checks import as_finite, as_numbers
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import ArrayLike, Point, Scalar, Shape
 from ._base import AbstractEnergy, convert
@@ -47,9 +50,10 @@ class ConditionalEnergy(AbstractConditional):
     ```
 
     Its $\log Z(x)$ is unknown: [`normalize`][numpyro_ebm.normalize] makes it a
-    [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional]. Chains on
-    `conditional.given(x)` start anywhere, so they do not show the shares of separate modes of
-    $y$; [`predict`][numpyro_ebm.tasks.predict] does, at many conditions at once.
+    [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional]. Of `y` at many
+    conditions, [`predict`][numpyro_ebm.tasks.predict] gives intervals and draws. Chains on
+    `conditional.given(x)` start with separate modes in their proportions if `y` is at most
+    three numbers; in more dimensions they keep those of their starts.
 
     **Arguments**
 
@@ -113,11 +117,13 @@ class NormalizedConditional(AbstractConditional):
                 f"{type(conditional).__name__}."
             )
         is_method = hasattr(log_z, "log_z")
+        std_error = as_numbers("std_error", std_error)
         if not is_method and not isinstance(log_z, LogZ):
-            log_z = LogZ(log_z, std_error)
+            log_z = LogZ(as_finite("log_z", log_z), std_error)
         self.conditional = conditional
-        self.constant = freeze(log_z)
-        self.std_error = freeze(as_floats(std_error if is_method else log_z.std_error))
+        # A file of 64-bit floats could not be read back without `jax_enable_x64`.
+        self.constant = freeze(jax.tree.map(_as_default_floats, log_z))
+        self.std_error = freeze(std_error if is_method else log_z.std_error)
 
     @property
     def event_shape(self) -> Shape | None:
@@ -149,6 +155,11 @@ class NormalizedConditional(AbstractConditional):
         return f"NormalizedConditional({self.conditional!r}, log_z={log_z})"
 
 
+def _as_default_floats(x: Any) -> Any:
+    is_float = isinstance(x, np.ndarray) and x.dtype.kind == "f"
+    return x.astype(jnp.result_type(float)) if is_float else x
+
+
 def is_conditional(energy: object) -> bool:
     """Whether it needs a condition to be an energy."""
     return isinstance(energy, AbstractConditional)
@@ -178,3 +189,8 @@ class Given(AbstractEnergy):
 
     def _formula(self) -> str:
         return repr(self.conditional)
+
+
+def is_given(energy: object) -> bool:
+    """Whether it is a conditional energy at one condition, normalised or not."""
+    return isinstance(energy.energy if isinstance(energy, Normalized) else energy, Given)

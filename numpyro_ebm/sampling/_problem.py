@@ -11,7 +11,16 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 from .._guard import check_potential
 from .._types import Array, Key, Point, Scalar
-from ..chains import ChainState, Sampler, as_position, finite_starts, refresh_chains, start
+from ..chains import (
+    ChainState,
+    Sampler,
+    as_position,
+    can_resample,
+    finite_starts,
+    refresh_chains,
+    resampled_starts,
+    start,
+)
 from ..energies import AbstractEnergy, check_energy, check_points, unconstrained
 from ..kernels import as_sampler
 
@@ -87,6 +96,8 @@ def _draw_positions(problem: Problem, rng_key: Key, num_chains: int) -> Array:
             "shape of one point."
         )
     check_energy(problem.energy, shape)
+    if can_resample(problem.energy, shape):
+        return resampled_starts(jr.fold_in(rng_key, 1), problem.energy, shape, num_chains)
     keys = jr.split(jr.fold_in(rng_key, 1), num_chains)
     draw = jax.vmap(lambda key: problem.sampler.move.draw_start(key, problem.energy, shape))
     return draw(keys)

@@ -60,7 +60,8 @@ def sample(
     - `num_samples`: draws to keep per chain.
     - `thinning`: transitions from one draw to the next.
     - `init_params`: points to start from, `(chain, *event)`, by default uniform in
-      $[-2, 2]^d$ (of unconstrained space).
+      $[-2, 2]^d$ (of unconstrained space); for a conditional energy at one condition, in up to
+      three dimensions, wide draws chosen by their weights, so modes have their proportions.
     - `init_state`: `draws.state`, to continue from there; the draws are those that one longer
       call would have made. An unfinished warm-up is completed first. If the energy has changed,
       the chains continue with the new one.

@@ -11,8 +11,8 @@ import numpy as np
 
 from .._checks import user_level
 from .._types import Key, PyTree, Shape
-from ..chains import run_alone
-from ..energies import Transformed, bijection
+from ..chains import can_resample, resampled_starts, run_alone
+from ..energies import Transformed, bijection, is_real
 from ..kernels import as_sampler
 from ..normalizers._integrability import check_integrable
 from ..sampling import SiteDraws
@@ -45,7 +45,12 @@ def _draw_one(site: Any, arrays: PyTree, rng_key: Key, sample_shape: Shape) -> S
     transform = bijection(support)
     start_key, chain_key = jr.split(rng_key)
     shape = transform.inverse_shape(site.event_shape)
-    start = jr.uniform(start_key, (size, *shape), jnp.result_type(float), minval=-2, maxval=2)
+    if is_real(support) and can_resample(energy, shape):
+        start = resampled_starts(start_key, energy, shape, size)
+    else:
+        start = jr.uniform(
+            start_key, (size, *shape), jnp.result_type(float), minval=-2, maxval=2
+        )
     potential = Transformed(energy, transform, is_onto=True)
     end = run_alone(
         jr.split(chain_key, size),

@@ -224,7 +224,9 @@ def test_verdict(run, settings, expected):
     assert len(report.failures) == len(expected), report
     for failure, pattern in zip(report.failures, expected, strict=True):
         assert re.search(pattern, failure), report
-    assert str(report).endswith("ok" if report.ok else report.failures[-1])
+    *_, failure, last = str(report).splitlines()
+    assert last == "ok" if report.ok else failure == f"- {report.failures[-1]}"
+    assert report.ok or last.startswith("What to do next: ")
 
 
 @pytest.mark.parametrize("shape", [(4, 101), (16, 40), (64, 5), (4, 4)], ids=str)

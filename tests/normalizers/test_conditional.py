@@ -164,6 +164,7 @@ def fit(num_steps):
     return run(jr.key(3), num_steps, energy, data, batch_size=500, progress_bar=False).energy
 
 
+@pytest.mark.slow
 def test_contrasts_learn_the_constants_and_their_error():
     density = fit(1500)
     exact = ebm.normalize(jr.key(0), density, conditions=X)
@@ -207,7 +208,9 @@ def test_maximum_likelihood_leaves_its_method_and_training_drops_constants():
 
 
 def test_a_box_that_does_not_fit_is_reported():
-    with pytest.warns(UserWarning, match=r"`normalize` at 9 conditions: at \d of them the box"):
+    with pytest.warns(
+        UserWarning, match=r"`normalize` at 9 conditions: .*at \d of them the box"
+    ):
         density = ebm.normalize(
             jr.key(0), line(), ebm.Quadrature(-2.0, 2.0), conditions=np.asarray(X)
         )

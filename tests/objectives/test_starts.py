@@ -55,7 +55,7 @@ def test_starts_have_the_law_of_each_condition():
     np.testing.assert_allclose([upper.mean(), upper.std()], [2.0, 0.25], atol=0.01)
 
 
-def fit(start, optim):
+def fit(start, optim, num_steps=300):
     x = jr.uniform(jr.key(2), (4000,), minval=-1, maxval=1)
     up_key, y_key = jr.split(jr.key(3))
     up = jr.bernoulli(up_key, jax.nn.sigmoid(1.0 + 2 * x))
@@ -63,16 +63,17 @@ def fit(start, optim):
     objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.02), 5, start)
     run = ebm.Estimator(objective, optim).run
     return run(
-        jr.key(4), 400, conditional(0.0, 0.0), (y, x), batch_size=500, progress_bar=False
+        jr.key(4), num_steps, conditional(0.0, 0.0), (y, x), batch_size=250, progress_bar=False
     ).energy.fn
 
 
 def test_contrastive_divergence_learns_the_shares_of_modes_by_default():
-    fitted = fit(None, optax.adam(optax.cosine_decay_schedule(0.1, 400)))
+    fitted = fit(None, optax.adam(optax.cosine_decay_schedule(0.1, 300)))
     # Standard errors of a logistic regression on these data: .04 and .08.
     np.testing.assert_allclose([fitted.logit, fitted.slope], [1.0, 2.0], atol=0.25)
 
 
+@pytest.mark.slow
 def test_chains_from_data_cannot_learn_the_shares():
     fitted = fit(ebm.FromData(), optax.sgd(1.0))
     np.testing.assert_allclose([fitted.logit, fitted.slope], 0, atol=1e-3)

@@ -520,3 +520,31 @@ def test_chains_in_two_processes_are_those_in_one():
         assert "done" in out, err[-3000:]
         said.append(re.search(r"step size .*", out).group())
     assert said[0] == said[1]
+
+
+def two_modes(y, x):
+    """Narrow modes at -2 and 2 in each coordinate; the upper one has the share sigmoid(2x)."""
+    heights = jnp.stack([jax.nn.log_sigmoid(-2 * x), jax.nn.log_sigmoid(2 * x)])
+    far = jnp.stack([jnp.sum((y + 2) ** 2), jnp.sum((y - 2) ** 2)])
+    return -jax.nn.logsumexp(heights - 0.5 * far / 0.25**2)
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("is_normalized", [False, True])
+def test_chains_at_one_condition_start_in_the_proportions_of_its_modes(shape, is_normalized):
+    """From uniform starts the shares were .46 and .56, whatever the condition."""
+    conditional = ebm.ConditionalEnergy(two_modes, shape)
+    if is_normalized:
+        conditional = ebm.energies.NormalizedConditional(conditional, 0.0)
+    for x in (-1.0, 1.0):
+        draws = ebm.sample(
+            jr.key(0), conditional.given(jnp.array(x)), ebm.HMC(), num_chains=400,
+            num_warmup=50, num_samples=20, progress_bar=False,
+        )  # fmt: skip
+        share = (draws.values.reshape(400, 20, -1)[..., 0] > 0).mean()
+        truth = jax.nn.sigmoid(2 * x)
+        # A few hundred of the proposals count, so the starts add an error of their own.
+        assert abs(share - truth) < 4 * np.sqrt(truth * (1 - truth) * (1 / 400 + 1 / 200))
+    site = ebm.EnergyDistribution(conditional.given(jnp.array(1.0)), sampler=ebm.HMC())
+    draws = site.draw(jr.key(1), 400).values.reshape(400, -1)[:, 0]
+    assert abs((draws > 0).mean() - truth) < 4 * np.sqrt(truth * (1 - truth) * 3 / 400)
