@@ -25,6 +25,11 @@ class EstimatorRunResult(NamedTuple):
     state: EstimatorState
     validation_losses: Float[np.ndarray, " n"] = np.zeros(0)
 
+    def __repr__(self) -> str:
+        num_steps = len(self.losses)
+        ends = f", loss {self.losses[0]:.4g} to {self.losses[-1]:.4g}" if num_steps else ""
+        return f"{num_steps} steps{ends}: {self.energy!r}"
+
 
 class NonFiniteError(FloatingPointError):
     """Training met a NaN or an infinity; `result` holds the run up to the step before."""
