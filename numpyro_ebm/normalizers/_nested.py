@@ -138,9 +138,11 @@ def _log_left(state: Any) -> float:
 def _progress(before: float, now: float, num_calls: int) -> Progress:
     """Done if less than a thousandth is left, towards which we go on at the present pace."""
     end = math.log(1e-3)
-    left = (now - end) / (before - now) if end < now < before < math.inf else math.inf
-    share = num_calls / (num_calls + left)
-    return Progress(1, f"{math.exp(min(now, 0)):.2g} of the mass left", now < end, share)
+    # At first live points hold all of it, and nothing is known about the pace.
+    left = (now - end) / (before - now) if now < before < math.inf else math.inf
+    share = num_calls / (num_calls + max(left, 0))
+    shown = f"{1 / (1 + math.exp(-now)):.2g} of the mass left" if now < math.inf else ""
+    return Progress(1, shown, now < end, share)
 
 
 def _integrate(

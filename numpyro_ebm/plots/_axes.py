@@ -49,6 +49,8 @@ def style() -> Iterator[None]:
     """The matplotlib style of all plots of this library, for your own figures.
 
     ```python
+    import matplotlib.pyplot as plt
+
     with ebm.plots.style():
         figure, axes = plt.subplots(1, 2)
     ```
