@@ -15,7 +15,7 @@ FAST_COMPILE = XLA_FLAGS="$$($(BIN)/python tests/xla_flags.py)"
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null || date +%j)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cases slow third snapshots lint type format docs bench clean
+.PHONY: help setup demo test cases slow third snapshots lint type format docs site pictures bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -65,7 +65,13 @@ format: setup ## Put the code in shape
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-docs ## Build the documentation in site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+site: docs ## Look at each page of it in a browser (Chromium and its driver)
+	$(BIN)/python -m pytest -n 0 -m site tests/test_site.py
+
+pictures: setup ## Draw the pictures of the documentation anew
+	$(BIN)/python docs/pictures.py
 
 bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/overhead.py

@@ -14,12 +14,14 @@ from . import (
     diagnostics as diagnostics,
     energies as energies,
     estimation as estimation,
+    fitting as fitting,
     kernels as kernels,
     normalizers as normalizers,
     objectives as objectives,
     plots as plots,
     sampling as sampling,
     sites as sites,
+    tasks as tasks,
 )
 from ._calculus import (
     score as score,
@@ -63,6 +65,9 @@ from .energies import (
 from .estimation import (
     EarlyStopping as EarlyStopping,
     Estimator as Estimator,
+)
+from .fitting import (
+    fit as fit,
 )
 from .kernels import (
     GHMC as GHMC,
@@ -134,4 +139,7 @@ def __getattr__(name: str) -> NoReturn:
     raise AttributeError(f"`numpyro_ebm` has no `{name}`.", name=name)
 
 
-_ROOMS = (energies, kernels, sampling, normalizers, objectives, estimation, diagnostics, plots)
+_ROOMS = (
+    *(energies, kernels, sampling, normalizers, objectives),
+    *(estimation, diagnostics, tasks, fitting, plots),
+)

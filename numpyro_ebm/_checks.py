@@ -65,6 +65,11 @@ def as_shape(name: str, shape: Any) -> Shape:
 
 
 def check_key(rng_key: Any) -> None:
+    if is_count(rng_key):
+        raise TypeError(
+            f"`rng_key` must be a random key, got the integer {rng_key}: use "
+            f"`jax.random.key({rng_key})`."
+        )
     if not is_prng_key(rng_key):
         raise TypeError(
             f"`rng_key` must be a random key such as `jax.random.key(0)`, got {rng_key!r:.80}."

@@ -17,6 +17,30 @@ def test_two_moons_lie_on_two_half_circles():
     np.testing.assert_allclose((noisy - points).std(), 0.1, rtol=0.05)
 
 
+PLANE = ["two_moons", "eight_gaussians", "three_rings", "pinwheel", "checkerboard"]
+#: In nats, of densities whose entropy is known.
+ENTROPIES = {"eight_gaussians": 2.83188, "checkerboard": np.log(32)}
+
+
+@pytest.mark.parametrize("name", PLANE)
+def test_points_in_the_plane_follow_their_density(name):
+    """It integrates to one, and its mean energy at the points is its entropy."""
+    density = getattr(ebm.datasets, f"{name}_density")()
+    points = getattr(ebm.datasets, name)(jax.random.key(0), 20_000)
+    grid = np.stack(np.meshgrid(*[np.arange(-6, 6, 0.02) + 0.01] * 2), -1).reshape(-1, 2)
+    log_p = -np.asarray(jax.lax.map(density, grid, batch_size=8192)) - float(density.log_z)
+    p = np.exp(log_p) * 0.02**2
+    np.testing.assert_allclose(p.sum(), 1, atol=1e-3)
+    entropy = -np.sum(p * np.where(p > 0, log_p, 0))
+    np.testing.assert_allclose(entropy, ENTROPIES.get(name, entropy), atol=1e-3)
+    values = jax.vmap(density)(points) + density.log_z
+    error = max(float(values.std()) / np.sqrt(len(values)), 1e-6)
+    assert abs(values.mean() - entropy) < 4 * error + 1e-3
+    for axis, mean in enumerate(p @ grid):
+        error = float(points[:, axis].std()) / np.sqrt(len(points))
+        assert abs(points[:, axis].mean() - mean) < 4 * error
+
+
 def test_digits_are_split_the_same_way_each_time():
     a, b = ebm.datasets.digits(), ebm.datasets.digits(num_test=100)
     assert a.train.shape == (1397, 64)

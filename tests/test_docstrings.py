@@ -82,6 +82,12 @@ def regression():
     return {"network": eqx.nn.MLP(2, "scalar", 8, 2, key=jr.key(8)), "x": jnp.array(0.5)}
 
 
+def pairs():
+    x = jnp.linspace(-1, 1, 20)
+    conditional = ebm.ConditionalEnergy(lambda y, x: (y - x) ** 2, event_shape=())
+    return {"conditional": conditional, "y": x + 0.1, "x": x}
+
+
 SPECIAL = {
     "_trainable.py": lambda: {"energy": network()},
     "diagnostics/_blackjax.py": a_loop_of_blackjax,
@@ -104,12 +110,15 @@ SPECIAL = {
     "objectives/_denoising.py": lambda: {"fn": lambda x, s: jnp.sum(x**2) / s},
     "plots/_diagnosis.py": draws,
     "plots/_energies.py": draws,
+    "plots/_conditional.py": pairs,
+    "tasks/_predict.py": pairs,
     "sites/_distribution.py": lambda: {"locs": jnp.zeros((2, 2))},
 }
 #: Arguments of the models that some examples define.
 ARGUMENTS = {
     "sites/_distribution.py": (jnp.zeros(2),),
     "normalizers/_surrogate.py": (jnp.ones(5),),
+    "sites/_module.py": (jnp.ones((5, 1)), jnp.ones(5)),
 }
 
 

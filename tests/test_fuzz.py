@@ -96,6 +96,10 @@ CALLS = {
     "weight": (lambda weight: weight * GAUSS, {"weight": 2.0}),
     "temperature": (lambda temperature: GAUSS / temperature, {"temperature": 2.0}),
     "Standardize": (ebm.energies.Standardize, {"loc": np.zeros(2), "scale": np.ones(2)}),
+    "Whiten": (
+        ebm.energies.Whiten,
+        {"loc": np.zeros(2), "covariance_matrix": np.eye(2)},
+    ),
     "Logit": (ebm.energies.Logit, {"num_levels": 256.0, "alpha": 0.05}),
     "LogZ": (ebm.energies.LogZ, {"estimate": 1.0, "std_error": 0.1}),
     "as_energy": (ebm.as_energy, {"obj": GAUSS, "event_shape": (2,)}),

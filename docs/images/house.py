@@ -1,4 +1,4 @@
-"""Draws the rooms of the package, and which of them imports which, as `house.png`."""
+"""Draws the rooms of the package, and which imports which, as `house.png`."""
 
 import ast
 from pathlib import Path
@@ -40,7 +40,11 @@ def imported(room: str) -> set[str]:
 def direct(room: str) -> set[str]:
     """Those that it does not reach through another one."""
     rooms = imported(room)
-    return {other for other in rooms if not any(other in imported(one) for one in rooms)}
+    return {
+        other
+        for other in rooms
+        if not any(other in imported(one) for one in rooms)
+    }
 
 
 def floor(room: str) -> int:
@@ -58,7 +62,9 @@ def main() -> None:
     for room, (x, y) in places.items():
         for other in direct(room):
             x2, y2 = places[other]
-            bend = "arc3,rad=0.25" if x == x2 and y - y2 > 1 else "arc3,rad=0.05"
+            bend = (
+                "arc3,rad=0.25" if x == x2 and y - y2 > 1 else "arc3,rad=0.05"
+            )
             arrow = {
                 "arrowstyle": "->",
                 "color": "0.6",
@@ -68,9 +74,19 @@ def main() -> None:
             }
             axes.annotate("", (x2, y2), (x, y), arrowprops=arrow)
     for room, (x, y) in places.items():
-        box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "tab:blue"}
+        box = {
+            "boxstyle": "round,pad=0.5",
+            "facecolor": "white",
+            "edgecolor": "tab:blue",
+        }
         axes.text(
-            x, y, f"{room}\n{KNOWN[room]}", ha="center", va="center", bbox=box, fontsize=9
+            x,
+            y,
+            f"{room}\n{KNOWN[room]}",
+            ha="center",
+            va="center",
+            bbox=box,
+            fontsize=9,
         )
     axes.set(xlim=(-4, 4), ylim=(-0.6, max(floors.values()) + 0.6))
     axes.axis("off")

@@ -10,17 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._calculus import score_and_laplacian
-from .._checks import as_data
 from .._show import Printed, Rows
-from .._types import Array, ArrayLike, EnergyLike, Float, Scalar
+from .._types import Array, ArrayLike, EnergyLike, Float, PyTree, Scalar
 from ..energies import (
+    AbstractConditional,
     AbstractEnergy,
+    Given,
     as_energy,
     check_energy,
     check_points,
+    is_conditional,
     is_discrete,
     is_real,
 )
+from ..objectives import Batch, as_float_batch
 
 
 class LogLikelihood(eqx.Module):
@@ -78,9 +81,14 @@ class LogScore(AbstractScore):
 
     def check(self, energy: AbstractEnergy, label: str) -> None:
         if energy.log_z is None:
+            remedy = (
+                "conditional, conditions=x)` computes that of each condition"
+                if isinstance(energy, Given)
+                else "energy)` estimates it"
+            )
             raise ValueError(
                 f"{label}, {energy!r}, does not know its `log_z`: `ebm.normalize(rng_key, "
-                "energy)` estimates it. Where nothing can, compare energies by "
+                f"{remedy}. Where nothing can, compare energies by "
                 "`ebm.diagnostics.HyvarinenScore()`, which needs none."
             )
 
@@ -120,7 +128,10 @@ class HyvarinenScore(AbstractScore):
         return jnp.zeros(())
 
 
-def log_likelihood(energy: EnergyLike, data: ArrayLike) -> LogLikelihood:
+def log_likelihood(
+    energy: EnergyLike | AbstractConditional,
+    data: ArrayLike | Batch | tuple[ArrayLike, PyTree],
+) -> LogLikelihood:
     r"""$\log p(x)$ of held-out data, with the error of $\log Z$ propagated.
 
     ```python
@@ -131,17 +142,18 @@ def log_likelihood(energy: EnergyLike, data: ArrayLike) -> LogLikelihood:
     **Arguments**
 
     - `energy`: an energy that knows its `log_z`, such as
-      [`Normalized`][numpyro_ebm.Normalized], or a NumPyro distribution.
-    - `data`: points along the first axis.
+      [`Normalized`][numpyro_ebm.Normalized], or a NumPyro distribution; or a
+      [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional], for
+      $\log p(y \mid x)$.
+    - `data`: points along the first axis; for a conditional energy, a pair `(y, x)` of points
+      and their conditions.
 
     **Raises** `ValueError` if the energy does not know its $\log Z$, or if data lie outside its
     support.
     """
-    energy, data, score = as_energy(energy), as_data(data), LogScore()
-    check_energy(energy, data.shape[1:])
-    check_points(energy, data, "data")
-    score.check(energy, "`energy`")
-    return LogLikelihood(_scores(score, energy, data), score.common_error(energy))
+    energy, batch, score = _as_scored(energy), as_float_batch(data), LogScore()
+    common = _common_error(score, energy, batch, "`energy`")
+    return LogLikelihood(_scores(score, energy, batch), common)
 
 
 class Comparison(Printed, eqx.Module):
@@ -175,7 +187,7 @@ class Comparison(Printed, eqx.Module):
 
 def compare(
     energies: Mapping[str, Any],
-    data: ArrayLike,
+    data: ArrayLike | Batch | tuple[ArrayLike, PyTree],
     score: AbstractScore = LogScore(),
 ) -> Comparison:
     """Compare energies on held-out data.
@@ -186,8 +198,10 @@ def compare(
 
     **Arguments**
 
-    - `energies`: names mapped to energies or NumPyro distributions on the same points.
-    - `data`: points along the first axis, to which no energy was fitted.
+    - `energies`: names mapped to energies or NumPyro distributions on the same points, or to
+      conditional energies.
+    - `data`: points along the first axis, to which no energy was fitted; for conditional
+      energies, a pair `(y, x)` of points and their conditions.
     - `score`: [`LogScore()`][numpyro_ebm.diagnostics.LogScore] for energies that know their
       `log_z`, or [`HyvarinenScore()`][numpyro_ebm.diagnostics.HyvarinenScore] for any.
 
@@ -198,14 +212,15 @@ def compare(
             "`energies` must be a dict from names to energies, with at least one of them, got "
             f"{energies!r}."
         )
-    data = as_data(data)
-    converted = {name: as_energy(energy) for name, energy in energies.items()}
-    for name, energy in converted.items():
-        check_energy(energy, data.shape[1:])
-        check_points(energy, data, "data")
-        score.check(energy, f"`energies[{name!r}]`")
-    values = jnp.stack([_scores(score, energy, data) for energy in converted.values()])
-    common = jnp.stack([score.common_error(energy) for energy in converted.values()])
+    batch = as_float_batch(data)
+    converted = {name: _as_scored(energy) for name, energy in energies.items()}
+    common = jnp.stack(
+        [
+            _common_error(score, energy, batch, f"`energies[{name!r}]`")
+            for name, energy in converted.items()
+        ]
+    )
+    values = jnp.stack([_scores(score, energy, batch) for energy in converted.values()])
     order = jnp.argsort(-values.mean(1))
     values, common = values[order], common[order]
     gaps = values - values[0]
@@ -222,15 +237,33 @@ def compare(
     )
 
 
+def _as_scored(energy: Any) -> Any:
+    return energy if is_conditional(energy) else as_energy(energy)
+
+
+def _common_error(score: AbstractScore, energy: Any, batch: Batch, label: str) -> Scalar:
+    """The error that all values share; raises unless the rule applies to `energy` and data."""
+    if is_conditional(energy) != (batch.conditions is not None):
+        raise ValueError(
+            "`data` must be a pair `(y, x)` of points and their conditions for a conditional "
+            f"energy, and an array of points for others; {label} is {energy!r}."
+        )
+    one = batch.energy_at(energy, 0)
+    check_energy(one, batch.points.shape[1:])
+    check_points(one, batch.points, "data")
+    score.check(one, label)
+    return score.common_error(one)
+
+
 @eqx.filter_jit
-def _scores(
-    score: AbstractScore, energy: AbstractEnergy, data: Float[Array, "n *event"]
-) -> Float[Array, " n"]:
-    return jax.lax.map(lambda x: score.at(energy, x), data, batch_size=_BLOCK)
+def _scores(score: AbstractScore, energy: Any, batch: Batch) -> Float[Array, " n"]:
+    # The constant of each condition may take a thousand nodes.
+    size = _BLOCK if batch.conditions is None else _PAIRS
+    return batch.map(score.at, energy, batch_size=size)
 
 
-#: Data per block.
-_BLOCK = 1024
+#: Data per block, without and with conditions.
+_BLOCK, _PAIRS = 1024, 32
 
 
 def _error(values: Float[Array, " n"], common: Scalar) -> Scalar:

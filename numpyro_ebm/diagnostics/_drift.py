@@ -22,6 +22,11 @@ from ._report import as_parts, verdict
 
 #: The probability that drift fails a probe by chance alone, over all statistics and starts.
 _FALSE_ALARM = 0.01
+#: What to do next: the same for all failures.
+_ADVICE = {
+    "": "train on with longer chains (`num_steps`) from `ebm.Persistent()`; until the probe is "
+    "ok, the energy is not that of its short chains."
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +56,7 @@ class DriftProbe(Printed):
             }
             rows = Dataset({**means, "nested_r_hat": one["nested_r_hat"]})
             parts += [f"{name}", *as_parts(rows, np.arange(rows.sizes["length"])), ""]
-        return [*parts, *verdict(self.failures)]
+        return [*parts, *verdict(self.failures, _ADVICE)]
 
 
 def drift_probe(

@@ -18,6 +18,21 @@ _DIVERGING = 1e-3
 _SCALES, _CORRELATED = 30, 0.95
 #: The autocorrelation of a chain with steps that are small relative to its range.
 _CREEPING = 0.9
+#: What to do next, by a part of a failure; the first that applies counts.
+ADVICE = {
+    "infinite": "look at the energy at the draws before the first that is not finite.",
+    "copies": "split the key, `jax.random.split(key, num_chains)`, and run again.",
+    "got stuck": "start elsewhere (`init_params`), or let the step size adapt in a longer "
+    "`num_warmup`.",
+    "diverged": "raise `target_accept_prob` to 0.95, or reparametrise.",
+    "swapped": "pass draws as `(chain, draw, *event)`.",
+    "that the others miss": "label the modes in `ebm.mode_report`, and sample with "
+    "`ebm.ParallelTempering(kernel)`.",
+    "let the kernel learn": "run again with the metric that is named above.",
+    "disagree": "run longer; if R-hat does not fall, chains sit in different modes, see "
+    "`ebm.mode_report`.",
+    "": "double `num_warmup` and `num_samples`, and report again.",
+}
 
 
 def failures_of_chains(health: Dataset, num_draws: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ from ._convergence import (
 )
 from ._datatree import to_arviz
 from ._failures import (
+    ADVICE,
     disagreements,
     drifts,
     failures_of_axes,
@@ -67,7 +68,8 @@ class MixingReport(Printed):
         size = f"{self.chains.sizes['chain']} chains of {self.num_draws} draws"
         shown = [name for name in self.table if not str(name).endswith(_HIDDEN)]
         rows = as_parts(self.table[shown], np.argsort(self.table["ess_bulk"].values))
-        return [f"Mixing of {size}", "", *rows, "", *verdict(self.failures), *self.notes]
+        end = [*verdict(self.failures, ADVICE), *self.notes]
+        return [f"Mixing of {size}", "", *rows, "", *end]
 
 
 def mixing_report(

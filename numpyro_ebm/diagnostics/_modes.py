@@ -18,6 +18,19 @@ from ._report import as_parts, chains, verdict
 _FALSE_ALARM = 0.01
 #: A chain that never hops is suspect if the others hop this often.
 _MANY_HOPS = 10
+#: What to do next, by a part of a failure; the first that applies counts.
+_ADVICE = {
+    "not finite": "look at the draws that are not finite: the energy may be unbounded.",
+    "`reference` disagree": "run the reference longer, or give the weights that you know.",
+    "ever leaves": "sample with `ebm.ParallelTempering(kernel)`, whose chains change modes.",
+    "visits": "sample with `ebm.ParallelTempering(kernel)`, or start chains in every mode.",
+    "of the reference": "do not use these proportions; sample with "
+    "`ebm.ParallelTempering(kernel)`.",
+    "hopped": "run longer, or sample with `ebm.ParallelTempering(kernel)`.",
+    "Chains disagree": "draw until every chain has hopped many times, or sample with "
+    "`ebm.ParallelTempering(kernel)`.",
+    "": "draw more: an occupancy needs many hops, not many draws.",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +64,7 @@ class ModeReport(Printed):
         parts = [f"Modes of {num_chains} chains of {num_draws} draws", "", *rows, ""]
         if num_draws > 1:
             parts.append(f"{int(self.chains['hops'].sum())} hops")
-        parts += verdict(self.failures)
+        parts += verdict(self.failures, _ADVICE)
         if num_draws == 1 and "reference" not in self.table:
             parts.append(
                 "Chains of one draw do not show whether they leave their mode: these may be "

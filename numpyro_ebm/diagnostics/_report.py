@@ -1,11 +1,12 @@
 """The sentences and tables of reports."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from xarray import Dataset
 
+from .._advice import next_step
 from .._show import Rows
 
 #: The most rows in a table, and the most names in a sentence.
@@ -41,10 +42,11 @@ def as_parts(table: Dataset, order: np.ndarray) -> list[str | Rows]:
     return [rows, f"and {left} that look better"] if left else [rows]
 
 
-def verdict(failures: tuple[str, ...]) -> list[str]:
+def verdict(failures: tuple[str, ...], advice: Mapping[str, str]) -> list[str]:
+    """The failures, and what to do about the one that comes first in `advice`."""
     if not failures:
         return ["ok"]
-    return ["NOT ok:", *(f"- {failure}" for failure in failures)]
+    return ["NOT ok:", *(f"- {failure}" for failure in failures), *next_step(failures, advice)]
 
 
 def _number(name: str, x: float | np.number) -> str:

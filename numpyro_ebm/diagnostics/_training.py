@@ -18,6 +18,13 @@ _FALSE_ALARM = 0.01
 _SHARE = 0.01
 #: As in `Draws.stuck`.
 _MIN_ACCEPTED = 0.1
+#: What to do next, by a part of a failure; the first that applies counts.
+_ADVICE = {
+    "not finite": "begin again with a smaller learning rate, on data of unit scale.",
+    "accept": "give the kernel a smaller `step_size`, or let it adapt, and begin again.",
+    "falls": "continue with `run(..., init_state=result.state)`.",
+    "": "begin again with a smaller learning rate, or one that decays.",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +49,7 @@ class TrainingReport(Printed):
     def _parts(self) -> list[str | Rows]:
         rows = as_parts(self.table, np.arange(self.table.sizes["quantity"]))
         head = f"Training of {self.num_steps} steps"
-        return [head, "", *rows, "", *verdict(self.failures)]
+        return [head, "", *rows, "", *verdict(self.failures, _ADVICE)]
 
 
 def training_report(result: EstimatorRunResult) -> TrainingReport:

@@ -109,6 +109,7 @@ def classifier_two_sample_test(
     **Raises** `ValueError` if samples have different event shapes, fewer than two points, or
     are not finite.
     """
+    check_key(rng_key)
     x, y = as_samples(x, y)
     accuracy, p_value = _classify(rng_key, x, y)
     return TwoSampleTest("accuracy", float(accuracy), float(p_value))

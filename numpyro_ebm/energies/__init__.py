@@ -15,10 +15,13 @@ from ._bridges import (
 )
 from ._clamped import Clamped as Clamped, clamp as clamp
 from ._conditional import (
+    AbstractConditional as AbstractConditional,
     ConditionalEnergy as ConditionalEnergy,
     Given as Given,
+    NormalizedConditional as NormalizedConditional,
     is_conditional as is_conditional,
 )
+from ._constants import forget_constants as forget_constants
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._ising import IsingModel as IsingModel
 from ._latent import LatentEnergy as LatentEnergy, Marginal as Marginal
@@ -34,13 +37,13 @@ from ._normalized import (
     Mixture as Mixture,
     Normalized as Normalized,
     confined as confined,
-    forget_constants as forget_constants,
 )
 from ._numpyro import ModelEnergy as ModelEnergy, OnSite as OnSite
 from ._points import check_energy as check_energy, check_points as check_points
 from ._preprocessing import (
     Logit as Logit,
     Standardize as Standardize,
+    Whiten as Whiten,
     dequantize as dequantize,
 )
 from ._rbm import (

@@ -12,11 +12,12 @@ import equinox as eqx
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
-from .._checks import as_finite, as_shape
+from .._checks import as_finite, as_shape, check_key
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, EnergyLike, Key, Point, Scalar, Shape
 from ._formula import is_number, show_number, show_sum, show_term
 from ._log_z import LogZ
+from ._one_point import on_one_point
 from ._supports import intersection, same_support
 
 
@@ -64,6 +65,11 @@ class AbstractEnergy(eqx.Module):
     mean = _UNKNOWN
     variance = _UNKNOWN
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls):
+            cls.__call__ = on_one_point(cls.__call__)
+
     @property
     def support(self) -> constraints.Constraint | None:
         """A NumPyro constraint on one point, or `None` if experts disagree about it."""
@@ -83,6 +89,7 @@ class AbstractEnergy(eqx.Module):
 
     def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Any:
         """Independent draws, `(*sample_shape, *event_shape)`, of an energy with a `sampler`."""
+        check_key(rng_key)
         if self.sampler is None:
             raise NotImplementedError(
                 f"{self!r} has no exact sampler; `ebm.sample(rng_key, energy, kernel)` draws "

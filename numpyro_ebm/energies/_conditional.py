@@ -3,17 +3,35 @@
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-from typing import Any
+import abc
+from typing import Any, NoReturn
 
 import equinox as eqx
 
+from .._checks import as_floats
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Point, Scalar, Shape
-from ._base import AbstractEnergy
-from ._formula import name_of
+from .._types import ArrayLike, Point, Scalar, Shape
+from ._base import AbstractEnergy, convert
+from ._formula import name_of, show_number
+from ._log_z import LogZ
+from ._normalized import Normalized
 
 
-class ConditionalEnergy(eqx.Module):
+class AbstractConditional(eqx.Module):
+    r"""$E(y; x)$: for each condition $x$ an energy of $y$."""
+
+    event_shape: eqx.AbstractVar[Shape | None]
+
+    @abc.abstractmethod
+    def __call__(self, y: Point, x: Any) -> Scalar:
+        """The energy of one `y` at one `x`."""
+
+    @abc.abstractmethod
+    def given(self, x: Any) -> AbstractEnergy:
+        """The energy of `y` at one `x`, an array or a pytree of arrays."""
+
+
+class ConditionalEnergy(AbstractConditional):
     r"""$E(y; x)$, where $p(y \mid x) \propto e^{-E(y; x)}$: for each $x$ an energy of $y$.
 
     ```python
@@ -27,6 +45,11 @@ class ConditionalEnergy(eqx.Module):
     conditional = ebm.ConditionalEnergy(Regression(network), event_shape=())
     energy = conditional.given(x)
     ```
+
+    Its $\log Z(x)$ is unknown: [`normalize`][numpyro_ebm.normalize] makes it a
+    [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional]. Chains on
+    `conditional.given(x)` start anywhere, so they do not show the shares of separate modes of
+    $y$; [`predict`][numpyro_ebm.tasks.predict] does, at many conditions at once.
 
     **Arguments**
 
@@ -54,9 +77,90 @@ class ConditionalEnergy(eqx.Module):
         return f"{name_of(unfreeze(self.fn))}(y; x)"
 
 
+class NormalizedConditional(AbstractConditional):
+    r"""$E(y; x)$ with its $\log Z(x)$: $\log p(y \mid x) = -E(y; x) - \log Z(x)$.
+
+    `.given(x)` is a [`Normalized`][numpyro_ebm.Normalized] energy of $y$, so it has a
+    log-density, also in NumPyro models with a latent $x$. With an exact method, $\log Z(x)$ is
+    computed at each $x$, and differentiable. An [`Estimator`][numpyro_ebm.Estimator] that
+    trains the energy drops the constant.
+
+    ```python
+    conditional = ebm.ConditionalEnergy(lambda y, x: (y - x) ** 2, event_shape=())
+    box = ebm.Quadrature(-9.0, 9.0)
+    density = ebm.energies.NormalizedConditional(conditional, box)
+    density.given(jnp.array(0.5)).log_z
+    ```
+
+    **Arguments**
+
+    - `conditional`: a [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy].
+    - `log_z`: an exact method, such as [`Quadrature`][numpyro_ebm.Quadrature]; or one number,
+      or [`LogZ`][numpyro_ebm.energies.LogZ], for all conditions.
+    - `std_error`: the standard error of $\log Z(x)$.
+    """
+
+    conditional: ConditionalEnergy
+    constant: Frozen | Any
+    std_error: Frozen | Scalar
+
+    def __init__(
+        self, conditional: ConditionalEnergy, log_z: Any, std_error: ArrayLike = 0.0
+    ) -> None:
+        if not isinstance(conditional, ConditionalEnergy):
+            raise TypeError(
+                "`conditional` must be a `ConditionalEnergy(fn, event_shape)`, got "
+                f"{type(conditional).__name__}."
+            )
+        is_method = hasattr(log_z, "log_z")
+        if not is_method and not isinstance(log_z, LogZ):
+            log_z = LogZ(log_z, std_error)
+        self.conditional = conditional
+        self.constant = freeze(log_z)
+        self.std_error = freeze(as_floats(std_error if is_method else log_z.std_error))
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return self.conditional.event_shape
+
+    def __call__(self, y: Point, x: Any) -> Scalar:
+        return self.conditional(y, x)
+
+    @property
+    def method(self) -> Any:
+        """The exact method that computes the constants, or `None` if they are one number."""
+        constant = unfreeze(self.constant)
+        return None if isinstance(constant, LogZ) else constant
+
+    def given(self, x: Any) -> Normalized:
+        """The density of `y` at one `x`, an array or a pytree of arrays."""
+        energy, method = self.conditional.given(x), self.method
+        if method is None:
+            return Normalized(energy, unfreeze(self.constant))
+        name = type(method).__name__
+        constant = LogZ(method.log_z(energy), unfreeze(self.std_error), method=name)
+        return Normalized(energy, constant)
+
+    def __repr__(self) -> str:
+        if self.method is None:
+            log_z = show_number(unfreeze(self.constant).estimate)
+        else:
+            log_z = type(self.method).__name__
+        return f"NormalizedConditional({self.conditional!r}, log_z={log_z})"
+
+
 def is_conditional(energy: object) -> bool:
     """Whether it needs a condition to be an energy."""
-    return isinstance(energy, ConditionalEnergy)
+    return isinstance(energy, AbstractConditional)
+
+
+@convert.register(AbstractConditional)
+def _(obj: AbstractConditional, name: str, event_shape: Shape | None) -> NoReturn:
+    raise TypeError(
+        f"`{name}`, {obj!r}, is conditional, and an energy only at one condition: "
+        f"`{name}.given(x)`. Of many conditions at once, `ebm.tasks.predict` draws and gives "
+        "intervals, and `ebm.log_likelihood(conditional, (y, x))` scores."
+    )
 
 
 class Given(AbstractEnergy):

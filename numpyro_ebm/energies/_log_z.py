@@ -10,9 +10,22 @@ import numpy as np
 from jax.core import Tracer
 from scipy.stats import t
 
+from .._advice import next_step
 from .._checks import as_finite, as_floats, check_probability
 from .._show import as_html
 from .._types import Array, Scalar
+
+#: What to do next, by a part of a check; the first that applies counts.
+_ADVICE = {
+    "jax_enable_x64": 'begin with `jax.config.update("jax_enable_x64", True)`.',
+    "fall off": "tilt the energy by a proper density, `ebm.Tilted(energy, reference)`.",
+    "box": "give a wider box, or let `ebm.Quadrature.around(energy)` find one.",
+    "grid": "give more `num_points`.",
+    "islands": "use more particles (`num_particles`) or transitions (`num_steps`).",
+    "particles": "use more transitions (`num_steps`), or a kernel that moves farther.",
+    "": "take a reference or proposal closer to the target, or `ebm.SequentialMonteCarlo`, and "
+    "compare.",
+}
 
 
 class LogZ(eqx.Module):
@@ -23,7 +36,8 @@ class LogZ(eqx.Module):
     - **lower**, **upper**: estimates of bounds, $E\log w \le \log Z \le E'\log w'$, if the
       method has them, else infinite. The upper one holds if draws of the target were exact.
     - **upper_is_exact**: whether they were.
-    - **ess**: effective sample size: how many equal weights carry the same information.
+    - **ess**: effective sample size: how many equal weights carry the same information;
+      **ess_of**: of how many what, such as `8 islands`.
     - **df**: degrees of freedom of the error's Student-t law; infinite means normal.
     - **checks**: what would make the error meaningless, and whether it happened.
     - **method**: the name of the estimator.
@@ -41,6 +55,7 @@ class LogZ(eqx.Module):
     df: Scalar = eqx.field(converter=as_floats, default=np.inf)
     checks: dict[str, Any] = eqx.field(default_factory=dict)
     method: str = eqx.field(static=True, default="given")
+    ess_of: str = eqx.field(static=True, default="")
 
     def __check_init__(self) -> None:
         is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))
@@ -85,8 +100,7 @@ class LogZ(eqx.Module):
             return f"LogZ(traced, by {self.method})"
         estimate, *others = self._facts().items()
         text = ", ".join([" = ".join(estimate), *(" ".join(fact) for fact in others)])
-        problems = "".join(f"\n  {problem}" for problem in self._reasons())
-        return f"{text} ({self.method}){problems}"
+        return "\n  ".join([f"{text} ({self.method})", *self._reasons()])
 
     def _repr_html_(self) -> str:
         if isinstance(self.estimate, Tracer):
@@ -95,7 +109,9 @@ class LogZ(eqx.Module):
         return as_html([[list(facts), list(facts.values())], *self._reasons()])
 
     def _reasons(self) -> list[str]:
-        return [f"no interval: {problem}" for problem in self.problems]
+        """Why there is no interval, and what to do about it."""
+        problems = [f"no interval: {problem}" for problem in self.problems]
+        return [*problems, *next_step(self.problems, _ADVICE)]
 
     def _facts(self) -> dict[str, str]:
         """What is known, by the words that introduce it."""
@@ -107,7 +123,8 @@ class LogZ(eqx.Module):
             upper = f" {sign} {float(self.upper):.6g}" if jnp.isfinite(self.upper) else ""
             facts["bounds"] = f"{float(self.lower):.6g} <= log Z{upper}"
         if jnp.isfinite(self.ess):
-            facts["ESS"] = f"{float(self.ess):.4g}"
+            of = f" of {self.ess_of}" * bool(self.ess_of)
+            facts["ESS"] = f"{float(self.ess):.4g}{of}"
         return facts
 
 

@@ -6,7 +6,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -16,7 +15,7 @@ from jax.scipy.special import logsumexp
 from numpyro.distributions.constraints import Constraint
 
 from .._checks import as_finite
-from .._trainable import Frozen, freeze, partition_trainable, unfreeze
+from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, ArrayLike, EnergyLike, Float, Key, Point, Sampler, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, energy_named, proper_part
 from ._formula import show_number, show_term
@@ -228,35 +227,6 @@ def confined(energy: EnergyLike) -> AbstractEnergy:
     """`energy`, infinite outside its support."""
     energy = as_energy(energy)
     return energy if energy.support is None or is_real(energy.support) else Confined(energy)
-
-
-def forget_constants(energy: Any) -> Any:
-    """`energy` before it trains: without the constants that training will invalidate."""
-    return jax.tree.map(_forget, energy, is_leaf=_has_constant)
-
-
-def _has_constant(node: Any) -> bool:
-    return isinstance(node, Normalized | Mixture | Frozen)
-
-
-def _forget(node: Any) -> Any:
-    if isinstance(node, Normalized):
-        trains = jax.tree.leaves(partition_trainable(node.energy)[0])
-        return forget_constants(node.energy) if trains else node
-    if isinstance(node, Mixture):
-        return _forget_in_mixture(node)
-    return node
-
-
-def _forget_in_mixture(mixture: Mixture) -> Mixture:
-    """Experts without constants, which move into the weights: the same energy."""
-    energies = tuple(map(forget_constants, mixture.energies))
-    pairs = zip(mixture.energies, energies, strict=True)
-    lost = [0.0 if new.log_z is not None else old.log_z or 0.0 for old, new in pairs]
-    log_weights = unfreeze(mixture.log_weights) - jnp.stack(list(map(jnp.asarray, lost)))
-    return eqx.tree_at(
-        lambda m: (m.energies, m.log_weights), mixture, (energies, freeze(log_weights))
-    )
 
 
 def _partition(energy: AbstractEnergy) -> LogZ:

@@ -17,6 +17,7 @@ from numpyro.infer.util import (
     unconstrain_fn,
 )
 
+from .._checks import check_key
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, EnergyLike, Key, Scalar
 from ._base import AbstractEnergy, as_energy
@@ -56,6 +57,7 @@ class ModelEnergy(AbstractEnergy):
         self, rng_key: Key, init_strategy: Callable[..., Any] = init_to_uniform
     ) -> dict[str, Array]:
         """A start for a chain, found by NumPyro's method."""
+        check_key(rng_key)
         args, kwargs = unfreeze(self.arguments)
         info = initialize_model(
             rng_key,

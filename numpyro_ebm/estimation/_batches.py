@@ -11,9 +11,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Sharding
 
-from .._checks import as_data, as_numbers, check_count
+from .._checks import as_numbers, check_count
 from .._types import Array, PyTree
-from ..objectives import Batch, as_batch
+from ..objectives import Batch, as_batch, as_float_batch
 from ._state import EstimatorState
 
 #: Batches of an iterator stacked for one call.
@@ -155,16 +155,6 @@ def hold_out(
 
 #: Folded into the key of a run for the split; no step or epoch number is as large.
 _SPLIT = 2**32 - 1
-
-
-def as_float_batch(data: Any) -> Batch:
-    """`data` as a batch of floats, with the same number of rows in all its parts."""
-    batch = as_batch(data)
-    batch = Batch(as_data(batch.points), jax.tree.map(as_data, batch.conditions))
-    sizes = sorted({len(x) for x in jax.tree.leaves(batch)})
-    if len(sizes) > 1:
-        raise ValueError(f"The parts of `data` must have the same number of rows, got {sizes}.")
-    return batch
 
 
 def as_weighted(data: Any, weights: Any) -> tuple[Batch, Array | None]:

@@ -18,21 +18,26 @@ from .._driver import drive
 from .._trainable import partition_trainable
 from .._types import Array, ArrayLike, EnergyLike, Key, PyTree, Scalar
 from .._values import ByValue
-from ..energies import (
-    forget_constants,
-)
-from ..objectives import AbstractObjective, Batch
+from ..energies import forget_constants
+from ..objectives import AbstractObjective, Batch, as_float_batch
 from ._batches import (
     Batches,
     Rows,
     as_batch_size,
-    as_float_batch,
     as_weighted,
     hold_out,
     num_rows,
 )
-from ._inputs import as_given, as_learnable, check_shapes, structure, weighted
-from ._result import EstimatorRunResult, NonFiniteError
+from ._inputs import (
+    as_given,
+    as_learnable,
+    check_optim,
+    check_shapes,
+    remark_on_scale,
+    structure,
+    weighted,
+)
+from ._result import EstimatorRunResult, NonFiniteError, up_to_best
 from ._run import NonFiniteStepError, Run
 from ._state import EstimatorState
 from ._steps import (
@@ -82,11 +87,7 @@ class Estimator:
                 "`objective` must be an objective such as "
                 f"`ebm.DenoisingScoreMatching(0.1)`, got {type(objective).__name__}."
             )
-        if not hasattr(optim, "update"):
-            raise TypeError(
-                "`optim` must be an optax optimiser such as `optax.adam(1e-3)`, got "
-                f"{type(optim).__name__}."
-            )
+        check_optim(optim)
         if ema_decay is not None:
             check_probability("ema_decay", ema_decay)
         self.objective = objective
@@ -100,6 +101,7 @@ class Estimator:
 
     def init(self, rng_key: Key, energy: EnergyLike, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""
+        check_key(rng_key)
         learnable, batch = as_learnable(energy), as_float_batch(data)
         is_bare = learnable is not energy
         # A log Z known now will not be that of the learned energy.
@@ -206,7 +208,11 @@ class Estimator:
         check_key(rng_key)
         check_count("num_steps", num_steps)
         first, batches = self._batches(data, weights, batch_size, sharding)
-        state = self.init(rng_key, energy, first) if init_state is None else init_state
+        if init_state is None:
+            init_state = self.init(rng_key, energy, first)
+            self._warn(remark_on_scale(as_learnable(energy), first))
+            self._warn(self.objective.caution(as_learnable(energy), first))
+        state = init_state
         held_out = None
         if early_stopping is not None:
             batches, held_out = hold_out(batches, early_stopping.fraction, state)
@@ -239,7 +245,7 @@ class Estimator:
             saved.save(watch.attach(run.state), is_due=True)
         result = self._result(rng_key, run, batches if isinstance(batches, Rows) else None)
         if len(result.losses):
-            self._warn(self.objective.remark(result.metrics))
+            self._warn(self.objective.remark(up_to_best(result)))
         return result
 
     def _checkpoint(

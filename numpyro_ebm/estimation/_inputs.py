@@ -4,9 +4,23 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
+from numpyro.optim import _NumPyroOptim
 
+from .._trainable import unfreeze
 from .._types import Array, EnergyLike, PyTree
-from ..energies import FunctionEnergy, as_energy, check_energy, check_points, is_conditional
+from ..energies import (
+    ConvNetwork,
+    FunctionEnergy,
+    MLPNetwork,
+    Normalized,
+    Tilted,
+    Transformed,
+    as_energy,
+    check_energy,
+    check_points,
+    is_conditional,
+)
 from ..objectives import Batch, as_batch
 from ._batches import as_weighted
 from ._state import EstimatorState
@@ -51,3 +65,51 @@ def check_shapes(energy: Any, batch: Batch) -> None:
         )
     check_energy(energy, shape)
     check_points(energy, batch.points, "data")
+
+
+def check_optim(optim: Any) -> None:
+    """Raise unless `optim` is one of optax."""
+    if isinstance(optim, _NumPyroOptim):
+        name = type(optim).__name__
+        raise TypeError(
+            f"`optim` must be an optax optimiser, got `numpyro.optim.{name}`, which is made "
+            f"for `SVI`: use `optax.{_OPTAX.get(name, 'adam')}(1e-3)`."
+        )
+    if not hasattr(optim, "update"):
+        raise TypeError(
+            "`optim` must be an optax optimiser such as `optax.adam(1e-3)`, got "
+            f"{type(optim).__name__}."
+        )
+
+
+#: The names in optax of NumPyro's optimisers.
+_OPTAX = {
+    **{"Adam": "adam", "Adagrad": "adagrad", "ClippedAdam": "adam", "Momentum": "sgd"},
+    **{"RMSProp": "rmsprop", "RMSPropMomentum": "rmsprop", "SGD": "sgd", "SM3": "sm3"},
+}
+
+
+def remark_on_scale(energy: Any, batch: Batch) -> str | None:
+    """A warning if a network sees inputs far from unit scale."""
+    network, inputs = energy, batch.points
+    while isinstance(network, Transformed | Tilted | Normalized):
+        if isinstance(network, Transformed):
+            inputs = unfreeze(network.transform)(inputs)
+        network = unfreeze(network.energy)
+    is_network = isinstance(network, MLPNetwork | ConvNetwork) or (
+        isinstance(network, FunctionEnergy) and isinstance(network.fn, eqx.nn.MLP)
+    )
+    values = np.asarray(inputs)
+    size, spread = np.sqrt(np.nanmean(values**2)), np.nanstd(values, 0).max()
+    if not is_network or (size < _LARGE and spread > _SMALL):
+        return None
+    return (
+        f"The network sees inputs of size {size:.2g} that vary by at most {spread:.2g}, and "
+        "learns well from inputs of unit scale only. Scale them inside of the energy, "
+        "`ebm.Transformed(energy, ebm.energies.Standardize.fit(data))`, or with "
+        "`ebm.energies.Whiten` if coordinates are correlated."
+    )
+
+
+#: Inputs of a network that are larger, or vary less, have another scale than it was made for.
+_LARGE, _SMALL = 100.0, 0.01

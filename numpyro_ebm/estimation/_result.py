@@ -6,6 +6,7 @@ import numpy as np
 
 from .._types import Float
 from ._state import EstimatorState
+from ._steps import best_of
 
 
 class EstimatorRunResult(NamedTuple):
@@ -29,6 +30,14 @@ class EstimatorRunResult(NamedTuple):
         num_steps = len(self.losses)
         ends = f", loss {self.losses[0]:.4g} to {self.losses[-1]:.4g}" if num_steps else ""
         return f"{num_steps} steps{ends}: {self.energy!r}"
+
+
+def up_to_best(result: EstimatorRunResult) -> dict[str, np.ndarray]:
+    """The loss and the metrics of the steps up to the energy that early stopping chose."""
+    undone = int(result.state.step - best_of(result.state).step)
+    size = max(len(result.losses) - undone, 1)
+    every = {"loss": result.losses, **result.metrics}
+    return {name: values[:size] for name, values in every.items()}
 
 
 class NonFiniteError(FloatingPointError):

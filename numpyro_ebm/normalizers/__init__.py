@@ -6,6 +6,13 @@ from ._base import (
     AbstractNormalizer as AbstractNormalizer,
 )
 from ._bridge import BridgeSampling as BridgeSampling
+from ._conditional import (
+    as_conditions as as_conditions,
+    as_plain as as_plain,
+    first_of as first_of,
+    quadrature_at as quadrature_at,
+    shape_of as shape_of,
+)
 from ._enumeration import Enumeration as Enumeration
 from ._importance import (
     AnnealedImportanceSampling as AnnealedImportanceSampling,

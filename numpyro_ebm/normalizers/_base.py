@@ -111,6 +111,7 @@ def weighted(log_weights: Float[Array, " n"], noise: Scalar, **more: Any) -> Log
         # Jensen's bound, from the nonzero weights.
         lower=finite.mean() + np.log(len(finite) / num) if len(finite) else -np.inf,
         ess=ess,
+        ess_of=f"{num} draws",
         df=num - 1,
         checks={"all weights are zero": not np.isfinite(estimate)},
         **more,

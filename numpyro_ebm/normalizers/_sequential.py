@@ -58,7 +58,7 @@ class SequentialMonteCarlo(AbstractLongMethod):
         _check(self)
 
     def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
-        return judged(*_by_islands(rng_key, *_parts(self, energy), progress_bar))
+        return judged(*_by_islands(rng_key, _parts(self, energy), progress_bar))
 
 
 class ThermodynamicIntegration(AbstractLongMethod):
@@ -87,7 +87,7 @@ class ThermodynamicIntegration(AbstractLongMethod):
         _check(self)
 
     def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
-        return judged(*_by_integrals(rng_key, *_parts(self, energy), progress_bar))
+        return judged(*_by_integrals(rng_key, _parts(self, energy), progress_bar))
 
 
 def _check(method: Any) -> None:
@@ -110,13 +110,9 @@ def _parts(method: Any, energy: AbstractEnergy) -> tuple[Annealing, Any, int, in
 
 
 def _by_islands(
-    rng_key: Key,
-    annealing: Annealing,
-    target_ess: Any,
-    num_islands: int,
-    num_particles: int,
-    progress_bar: bool,
+    rng_key: Key, parts: tuple[Annealing, Any, int, int], progress_bar: bool
 ) -> tuple[LogZ, dict[str, Array]]:
+    annealing, target_ess, num_islands, num_particles = parts
     pilot_key, islands_key = jr.split(rng_key)
     shown: Any = {"progress_bar": progress_bar}
     advance = keeping_ess(target_ess)
@@ -150,6 +146,7 @@ def _from_weights(
         error,
         lower=constant + log_zs.mean(),
         ess=ess,
+        ess_of=f"{num_islands} islands",
         df=num_islands - 1,
         method="SequentialMonteCarlo",
     )
@@ -174,13 +171,9 @@ class _Integral(NamedTuple):
 
 
 def _by_integrals(
-    rng_key: Key,
-    annealing: Annealing,
-    target_ess: Any,
-    num_islands: int,
-    num_particles: int,
-    progress_bar: bool,
+    rng_key: Key, parts: tuple[Annealing, Any, int, int], progress_bar: bool
 ) -> tuple[LogZ, dict[str, Array]]:
+    annealing, target_ess, num_islands, num_particles = parts
     pilot_key, islands_key = jr.split(rng_key)
     advance = eqx.Partial(_short_step, keeping_ess(target_ess))
     shown: Any = {"progress_bar": progress_bar}
@@ -225,6 +218,7 @@ def _from_integrals(
         lower=constant + integrals.left.mean(),
         upper=constant + integrals.right.mean(),
         ess=ess,
+        ess_of=f"{num_islands} islands",
         df=num_islands - 1,
         method="ThermodynamicIntegration",
     )

@@ -2,23 +2,27 @@ r"""The verbs: estimate $\log Z$, and normalise an energy with it."""
 
 import math
 import warnings
-from typing import Any
+from typing import Any, cast, overload
 
 from jax.core import Tracer
 
 from .._checks import check_key, user_level
-from .._types import EnergyLike, Key, Shape
+from .._types import EnergyLike, Key, PyTree, Shape
 from ..energies import (
+    AbstractConditional,
     AbstractEnergy,
     LogZ,
     Normalized,
+    NormalizedConditional,
     as_energy,
+    is_conditional,
     is_discrete,
     judged,
     unconstrained,
 )
 from ._base import AbstractExactMethod, AbstractLongMethod, AbstractNormalizer
 from ._bridge import BridgeSampling
+from ._conditional import normalize_conditional
 from ._enumeration import Enumeration
 from ._integrability import check_integrable
 from ._quadrature import Quadrature
@@ -116,15 +120,40 @@ def log_partition_ratio(
     return log_z
 
 
+@overload
+def normalize(  # pyright: ignore[reportOverlappingOverload]
+    rng_key: Key,
+    energy: AbstractConditional,
+    method: AbstractNormalizer | None = None,
+    *,
+    event_shape: Shape | None = None,
+    conditions: PyTree | None = None,
+    progress_bar: bool = True,
+) -> NormalizedConditional: ...
+
+
+@overload
 def normalize(
     rng_key: Key,
     energy: EnergyLike,
     method: AbstractNormalizer | None = None,
     *,
     event_shape: Shape | None = None,
+    conditions: PyTree | None = None,
     progress_bar: bool = True,
-) -> Normalized:
-    """`energy` with its [`LogZ`][numpyro_ebm.energies.LogZ], which makes it a density.
+) -> Normalized: ...
+
+
+def normalize(
+    rng_key: Key,
+    energy: EnergyLike | AbstractConditional,
+    method: AbstractNormalizer | None = None,
+    *,
+    event_shape: Shape | None = None,
+    conditions: PyTree | None = None,
+    progress_bar: bool = True,
+) -> Normalized | NormalizedConditional:
+    r"""`energy` with its [`LogZ`][numpyro_ebm.energies.LogZ], which makes it a density.
 
     ```python
     density = ebm.normalize(jax.random.key(0), energy)
@@ -135,10 +164,22 @@ def normalize(
     [`Mixture`][numpyro_ebm.Mixture] accepts it, and [`compare`][numpyro_ebm.compare] can score
     it.
 
-    **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition].
+    Of a [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy], the result is a
+    [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional], which computes
+    $\log Z(x)$ at each condition, by default by a [`Quadrature`][numpyro_ebm.Quadrature] whose
+    box holds the densities at up to 32 of the `conditions`. Its error is the largest of theirs.
+
+    **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition], and
+
+    - `conditions`: for a conditional energy, examples of its conditions along the first axis,
+      such as those of the data.
     """
     check_key(rng_key)
-    energy = as_energy(energy, event_shape)
+    if is_conditional(energy):
+        return normalize_conditional(rng_key, cast(Any, energy), method, conditions)
+    if conditions is not None:
+        raise ValueError("`conditions` is for a `ConditionalEnergy(fn, event_shape)` only.")
+    energy = as_energy(cast(EnergyLike, energy), event_shape)
     return Normalized(energy, log_partition(rng_key, energy, method, progress_bar=progress_bar))
 
 

@@ -4,7 +4,12 @@ from ._base import (
     AbstractObjective as AbstractObjective,
     AbstractPointwiseObjective as AbstractPointwiseObjective,
 )
-from ._batch import Batch as Batch, as_batch as as_batch
+from ._batch import (
+    Batch as Batch,
+    Data as Data,
+    as_batch as as_batch,
+    as_float_batch as as_float_batch,
+)
 from ._contrastive import (
     ConditionalNoiseContrastiveEstimation as ConditionalNoiseContrastiveEstimation,
     NoiseContrastiveEstimation as NoiseContrastiveEstimation,
@@ -31,5 +36,6 @@ from ._starts import (
     AbstractStart as AbstractStart,
     FromData as FromData,
     FromNoise as FromNoise,
+    FromResampledNoise as FromResampledNoise,
     Persistent as Persistent,
 )

@@ -12,6 +12,7 @@ from .._show import show_module
 from .._types import Array, Energy, Float, Key, PyTree, Scalar
 from ..energies import AbstractEnergy, is_discrete, is_real
 from ._batch import Batch, Data, as_batch
+from ._curvature import remark_on_curvature, remark_on_losses
 
 
 class AbstractObjective(eqx.Module):
@@ -56,8 +57,12 @@ class AbstractObjective(eqx.Module):
         """What was learned, with errors computed from all data; and a warning."""
         return self.finalize(trainable, state), None
 
+    def caution(self, energy: Any, data: Data) -> str | None:
+        """A warning before the first step, about this energy and these data."""
+        return None
+
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
-        """A warning from the metrics of a run, one value per step; `None` if there is none."""
+        """A warning from the metrics of a run, its `loss` included, one value per step."""
         return None
 
 
@@ -66,6 +71,8 @@ class AbstractPointwiseObjective(AbstractObjective):
 
     #: Whether it is wrong for constrained or integer points.
     needs_real: ClassVar[bool] = True
+    #: Whether it learns from second derivatives of the energy.
+    needs_curvature: ClassVar[bool] = False
 
     @abc.abstractmethod
     def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
@@ -91,6 +98,12 @@ class AbstractPointwiseObjective(AbstractObjective):
 
     def finalize(self, trainable: Any, state: None) -> Any:
         return trainable
+
+    def caution(self, energy: Any, data: Data) -> str | None:
+        return remark_on_curvature(energy, data) if self.needs_curvature else None
+
+    def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
+        return remark_on_losses(metrics["loss"]) if self.needs_curvature else None
 
 
 def weighted_mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Scalar:

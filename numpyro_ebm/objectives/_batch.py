@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import as_data
 from .._types import Array, Energy, Float, PyTree
 
 
@@ -24,13 +25,25 @@ class Batch(eqx.Module):
     def __len__(self) -> int:
         return len(self.points)
 
-    def map(self, fn: Callable[..., Array], energy: Energy, *rows: Array) -> Array:
-        """`fn(energy, x, *row)` at each point, with the energy at that point's condition."""
+    def map(
+        self,
+        fn: Callable[..., Any],
+        energy: Any,
+        *rows: Array,
+        batch_size: int | None = None,
+    ) -> Any:
+        """`fn(energy, x, *row)` at each point, with the energy at that point's condition.
 
-        def at(x: Array, condition: Any, *row: Array) -> Array:
+        All at once, or `batch_size` points at a time.
+        """
+
+        def at(x: Array, condition: Any, *row: Array) -> Any:
             return fn(_given(energy, condition), x, *row)
 
-        return jax.vmap(at)(self.points, self.conditions, *rows)
+        arrays = self.points, self.conditions, *rows
+        if batch_size is None:
+            return jax.vmap(at)(*arrays)
+        return jax.lax.map(lambda row: at(*row), arrays, batch_size=batch_size)
 
     def energies(self, energy: Energy) -> Float[Array, " n"]:
         """The energy of each point, at its condition."""
@@ -66,6 +79,16 @@ def as_batch(data: Data) -> Batch:
             f"of {len(data)}."
         )
     return Batch(*data)
+
+
+def as_float_batch(data: Any) -> Batch:
+    """`data` as a batch of floats, with the same number of rows in all its parts."""
+    batch = as_batch(data)
+    batch = Batch(as_data(batch.points), jax.tree.map(as_data, batch.conditions))
+    sizes = sorted({len(x) for x in jax.tree.leaves(batch)})
+    if len(sizes) > 1:
+        raise ValueError(f"The parts of `data` must have the same number of rows, got {sizes}.")
+    return batch
 
 
 def _given(energy: Any, condition: Any) -> Any:

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import check_count, check_finite
+from .._checks import check_count, check_finite, check_key
 from .._trainable import unfreeze
 from .._types import Array, Energy, Float, Key, PyTree, Scalar, Shape
-from ..energies import as_energy, is_conditional, is_discrete, is_real
+from ..energies import as_energy, confined, is_conditional, is_discrete, is_real
 from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 from ._base import AbstractObjective, weighted_mean
 from ._batch import Batch, Data, as_batch
 from ._chains import Run, chain_divergence, run_from
-from ._starts import AbstractStart, FromData, FromNoise, Persistent
+from ._starts import AbstractStart, FromData, FromNoise, FromResampledNoise, Persistent
 
 
 class ShortRunGenerator(eqx.Module):
@@ -33,6 +33,7 @@ class ShortRunGenerator(eqx.Module):
 
     def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
         """End points of short runs from the noise, of shape `(*sample_shape, *event_shape)`."""
+        check_key(rng_key)
         start_key, chain_key = jr.split(rng_key)
         size = int(np.prod(sample_shape, dtype=int))
         starts = self.noise.sample(start_key, (size,))
@@ -76,8 +77,10 @@ class ContrastiveDivergence(AbstractObjective):
       `GibbsWithGradients()` or `BlockGibbs()`. During training, the step size adapts to the
       kernel's own target, as in its warm-up, unless it has `adapt_step_size=False`.
     - `num_steps`: transitions of each chain in each step.
-    - `start`: [`Persistent()`][numpyro_ebm.Persistent] by default,
-      [`FromData()`][numpyro_ebm.FromData] or [`FromNoise()`][numpyro_ebm.FromNoise].
+    - `start`: [`Persistent()`][numpyro_ebm.Persistent] by default, for a conditional energy
+      [`FromResampledNoise()`][numpyro_ebm.objectives.FromResampledNoise], whose chains find the
+      modes of each condition in their proportions; or [`FromData()`][numpyro_ebm.FromData] or
+      [`FromNoise()`][numpyro_ebm.FromNoise].
     - `energy_penalty`: $\alpha$ in $\alpha\,\mathbb E[E(x)^2]$ over data and draws, which keeps
       energies from drifting together. It adds bias.
     - `kl_weight`: the weight of the term that contrastive divergence omits, the divergence of
@@ -89,7 +92,7 @@ class ContrastiveDivergence(AbstractObjective):
 
     kernel: AbstractKernel = eqx.field(static=True, default=MALA(step_size=0.1))
     num_steps: int = eqx.field(static=True, default=10)
-    start: AbstractStart = Persistent()
+    start: AbstractStart | None = None
     energy_penalty: float = eqx.field(default=0.0, kw_only=True)
     kl_weight: float = eqx.field(static=True, default=0.0, kw_only=True)
 
@@ -99,7 +102,7 @@ class ContrastiveDivergence(AbstractObjective):
         step_adaptation(self.kernel)
         check_finite("energy_penalty", self.energy_penalty)
         check_finite("kl_weight", self.kl_weight)
-        if not isinstance(self.start, AbstractStart):
+        if not isinstance(self.start, AbstractStart | None):
             raise TypeError(
                 "`start` must be `ebm.FromData()`, `ebm.Persistent()` or `ebm.FromNoise()`, "
                 f"got {self.start!r}."
@@ -108,7 +111,7 @@ class ContrastiveDivergence(AbstractObjective):
     def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, ContrastiveState]:
         batch = as_batch(data)
         self._check(energy, batch)
-        starts = self.start.init(rng_key, energy, batch.points)
+        starts = self._start(energy).init(rng_key, energy, batch.points)
         step_size = jnp.asarray(self.kernel.move.step_size, jnp.result_type(float))
         return energy, ContrastiveState(starts, step_size)
 
@@ -122,7 +125,13 @@ class ContrastiveDivergence(AbstractObjective):
     ) -> tuple[Scalar, tuple[ContrastiveState, dict[str, Array]]]:
         start_key, chain_key, kl_key = jr.split(rng_key, 3)
         batch = as_batch(batch)
-        starts, carried = self.start.begin(start_key, state.starts, batch.points)
+        start = self._start(trainable)
+
+        def energies(points: Array) -> Float[Array, " n"]:
+            # Noise may fall outside the energy's support.
+            return batch.with_points(points).map(lambda e, x: confined(e)(x), trainable)
+
+        starts, carried = start.begin(start_key, state.starts, batch.points, energies)
         move = self.kernel.move.with_step(state.step_size)
         run = run_from(
             chain_key, move, trainable, starts.points, self.num_steps, batch.conditions
@@ -133,7 +142,7 @@ class ContrastiveDivergence(AbstractObjective):
         if self.kl_weight:
             loss += self.kl_weight * chain_divergence(kl_key, move, trainable, run.ends)
         new_state = ContrastiveState(
-            self.start.end(carried, starts, run.ends, is_stuck, self.num_steps),
+            start.end(carried, starts, run.ends, is_stuck, self.num_steps),
             step_adaptation(self.kernel).follow(state.step_size, run.tuning),
         )
         metrics = {
@@ -141,7 +150,7 @@ class ContrastiveDivergence(AbstractObjective):
             **_health(run, contrast),
             "step_size": state.step_size,
             "movement": _distance(starts.points, run.ends),
-            **self.start.metrics(new_state.starts),
+            **start.metrics(new_state.starts),
         }
         return loss, (new_state, metrics)
 
@@ -152,12 +161,18 @@ class ContrastiveDivergence(AbstractObjective):
             trainable, state.starts, state.step_size, self.kernel, self.num_steps
         )
 
+    def _start(self, energy: Energy) -> AbstractStart:
+        if self.start is not None:
+            return self.start
+        return FromResampledNoise() if is_conditional(energy) else Persistent()
+
     def _check(self, energy: Energy, batch: Batch) -> None:
         has_conditions = batch.conditions is not None
-        if has_conditions and not self.start.takes_conditions:
+        if has_conditions and not self._start(energy).takes_conditions:
             raise ValueError(
-                "`start` must be `ebm.FromData()` or `ebm.FromNoise()` for a "
-                "`ConditionalEnergy`, whose chains have a condition of their own each."
+                "`start` must be `ebm.objectives.FromResampledNoise()`, `ebm.FromData()` or "
+                "`ebm.FromNoise()` for a `ConditionalEnergy`, whose chains have a condition of "
+                "their own each."
             )
         energy = as_energy(batch.energy_at(energy, 0))
         self.kernel.move.check(energy)

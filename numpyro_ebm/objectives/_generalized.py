@@ -34,6 +34,7 @@ class GeneralizedScoreMatching(AbstractPointwiseObjective):
 
     weight: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     needs_real: ClassVar[bool] = False
+    needs_curvature: ClassVar[bool] = True
 
     def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Any, None]:
         if is_discrete(energy):

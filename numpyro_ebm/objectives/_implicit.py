@@ -1,5 +1,7 @@
 """Hyvärinen's implicit score matching."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from .._calculus import score_and_laplacian
@@ -17,7 +19,13 @@ class ScoreMatching(AbstractPointwiseObjective):
     [`SlicedScoreMatching`][numpyro_ebm.SlicedScoreMatching] beyond ten coordinates. The energy
     must be twice differentiable: SiLU or softplus, not ReLU. Blind to the proportions of
     separated modes.
+
+    The loss has no lower bound: on collinear columns, sharp edges or few rows it can fall
+    without end while the energy grows spikes at the data. The run warns of either, and if the
+    energy has no second derivative.
     """
+
+    needs_curvature: ClassVar[bool] = True
 
     def at(self, rng_key: Key, energy: Energy, x: Float[Array, "*event"]) -> Scalar:
         value, laplacian = score_and_laplacian(energy, x)

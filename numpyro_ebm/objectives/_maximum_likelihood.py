@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from .._trainable import unfreeze
 from .._types import Array, Energy, Float, Key, Point, Scalar
-from ..energies import Normalized, is_conditional
+from ..energies import Normalized, NormalizedConditional, is_conditional
 from ..normalizers import AbstractExactMethod, Quadrature
 from ._base import AbstractObjective, weighted_mean
 from ._batch import Data, as_batch
@@ -31,7 +31,8 @@ class MaximumLikelihood(AbstractObjective):
 
     - `method`: [`Quadrature`][numpyro_ebm.Quadrature] or
       [`Enumeration`][numpyro_ebm.Enumeration]. With a
-      [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy], each point has its own normaliser.
+      [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy], each point has its own normaliser,
+      and the result is a [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional].
 
     **Raises** `ValueError` if data lie outside the box of a quadrature, where the normalised
     density is zero. Batches of an iterator that leave the box have an infinite loss.
@@ -70,7 +71,7 @@ class MaximumLikelihood(AbstractObjective):
 
     def finalize(self, trainable: Any, state: None) -> Any:
         if is_conditional(trainable):
-            return trainable
+            return NormalizedConditional(trainable, self.method)
         return Normalized(trainable, self.method.log_z(unfreeze(trainable)))
 
     def _at(self, energy: Energy, x: Point) -> Scalar:

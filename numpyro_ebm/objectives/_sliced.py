@@ -1,5 +1,7 @@
 """Sliced score matching."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,8 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
     whose minimiser it shares. Consistent on unbounded supports; a Gaussian comes out with the
     data's mean and covariance; see `tests/objectives/test_gaussian.py`. Cost: about two
     gradients of the energy per point and slice. The energy must be twice differentiable: SiLU
-    or softplus, not ReLU. Blind to the proportions of separated modes.
+    or softplus, not ReLU. Blind to the proportions of separated modes. Like
+    [`ScoreMatching`][numpyro_ebm.ScoreMatching], it has no lower bound.
 
     **Arguments**
 
@@ -26,6 +29,7 @@ class SlicedScoreMatching(AbstractPointwiseObjective):
     """
 
     num_slices: int = eqx.field(static=True, default=1)
+    needs_curvature: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check_count("num_slices", self.num_slices)
@@ -53,6 +57,7 @@ class PlainSlicedScoreMatching(AbstractPointwiseObjective):
     """
 
     num_slices: int = eqx.field(static=True, default=1)
+    needs_curvature: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check_count("num_slices", self.num_slices)

@@ -1,7 +1,8 @@
 """Where the chains of contrastive divergence start."""
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -24,6 +25,10 @@ class Starts(NamedTuple):
     slots: Array | None = None
 
 
+#: The energies of points, one or more per datum of the batch, in the order of the batch.
+Energies: TypeAlias = Callable[[Array], Float[Array, " n"]]
+
+
 class AbstractStart(eqx.Module):
     """Where the chains of contrastive divergence start."""
 
@@ -35,8 +40,10 @@ class AbstractStart(eqx.Module):
         """The state carried between steps."""
 
     @abc.abstractmethod
-    def begin(self, rng_key: Key, state: PyTree, points: Array) -> tuple[Starts, PyTree]:
-        """One starting point per datum of the batch."""
+    def begin(
+        self, rng_key: Key, state: PyTree, points: Array, energies: Energies
+    ) -> tuple[Starts, PyTree]:
+        """One starting point per datum of the batch; `energies` are those of any points."""
 
     def end(
         self, state: PyTree, starts: Starts, points: Array, is_stuck: Array, num_steps: int
@@ -53,7 +60,8 @@ class FromData(AbstractStart):
 
     **Biased**: on a Gaussian mean its gradient is $1-(1-\eta)^k$ times the likelihood's, with
     the right fixed point; shapes come out wrong if few steps leave the data's neighbourhood,
-    and modes without data are never visited.
+    and modes without data are never visited. The shares of modes between which the chains do
+    not move cannot be learned: those of the chains are those of the data, whatever the energy.
     """
 
     takes_conditions: ClassVar[bool] = True
@@ -61,7 +69,9 @@ class FromData(AbstractStart):
     def init(self, rng_key: Key, energy: Energy, data: Array) -> None:
         return None
 
-    def begin(self, rng_key: Key, state: None, points: Array) -> tuple[Starts, None]:
+    def begin(
+        self, rng_key: Key, state: None, points: Array, energies: Energies
+    ) -> tuple[Starts, None]:
         return Starts(points), state
 
 
@@ -105,7 +115,9 @@ class Persistent(AbstractStart):
         points = noise.sample(rng_key, (self.size,))
         return Buffer(points, jnp.zeros(self.size, int), jnp.zeros(self.size, bool), noise)
 
-    def begin(self, rng_key: Key, state: Buffer, points: Array) -> tuple[Starts, Buffer]:
+    def begin(
+        self, rng_key: Key, state: Buffer, points: Array, energies: Energies
+    ) -> tuple[Starts, Buffer]:
         if len(points) > self.size:
             raise ValueError(
                 f"`size` of the buffer must be at least the {len(points)} points of a batch, "
@@ -152,12 +164,52 @@ class FromNoise(AbstractStart):
     def init(self, rng_key: Key, energy: Energy, data: Array) -> Any:
         return _noise(self.noise, energy, data)
 
-    def begin(self, rng_key: Key, state: Any, points: Array) -> tuple[Starts, Any]:
+    def begin(
+        self, rng_key: Key, state: Any, points: Array, energies: Energies
+    ) -> tuple[Starts, Any]:
         return Starts(state.sample(rng_key, (len(points),))), state
 
 
-def _noise(noise: Any, energy: Energy, data: Array) -> Any:
-    noise = fitted_noise(energy, data) if noise is None else noise
+class FromResampledNoise(AbstractStart):
+    r"""Chains start at one of $K$ draws $u_k \sim q$ of noise, chosen by $e^{-E(u_k)}/q(u_k)$.
+
+    Sampling importance resampling [Rubin 1988]: starts have the law of the energy up to
+    $O(1/K)$, modes in their proportions, so the chains only have to correct the rest. Needs
+    few dimensions, in which noise covers the modes, and for a conditional energy those of each
+    condition. Asymptotically exact as $K$ grows. Cost: $K$ energies per datum, without
+    gradients. Shown by `tests/objectives/test_starts.py`.
+
+    **Arguments**
+
+    - `num_proposals`: $K$.
+    - `noise`: a distribution; by default a Gaussian fitted to the data, wider by half.
+    """
+
+    num_proposals: int = eqx.field(static=True, default=64)
+    noise: Any = None
+    takes_conditions: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        check_count("num_proposals", self.num_proposals, 2)
+
+    def init(self, rng_key: Key, energy: Energy, data: Array) -> Any:
+        return _noise(self.noise, energy, data, 1.5)
+
+    def begin(
+        self, rng_key: Key, state: Any, points: Array, energies: Energies
+    ) -> tuple[Starts, Any]:
+        draw_key, choose_key = jr.split(rng_key)
+        size, num = len(points), self.num_proposals
+        proposals = jax.lax.stop_gradient(state.sample(draw_key, (num * size,)))
+        log_weights = -energies(proposals) - state.log_prob(proposals)
+        # Outside the energy's support, or where it overflows, nothing starts.
+        log_weights = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
+        chosen = jr.categorical(choose_key, log_weights.reshape(num, size), axis=0)
+        return Starts(proposals[chosen * size + jnp.arange(size)]), state
+
+
+def _noise(noise: Any, energy: Energy, data: Array, widening: float = 1.0) -> Any:
+    noise = fitted_noise(energy, data, widening) if noise is None else noise
     check_noise(noise, data.shape[1:])
     return noise
 

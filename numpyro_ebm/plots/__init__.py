@@ -6,6 +6,7 @@ All take `ax` and return it, and share one [`style`][numpyro_ebm.plots.style].
 from ._arviz import plot_ess as plot_ess, plot_rank as plot_rank, plot_trace as plot_trace
 from ._axes import style as style
 from ._chains import plot_chain as plot_chain
+from ._conditional import plot_conditional as plot_conditional
 from ._diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
 from ._energies import plot_energies as plot_energies
 from ._images import plot_images as plot_images

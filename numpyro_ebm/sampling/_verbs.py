@@ -174,6 +174,7 @@ def _populate(
     size: tuple[int, int],
     progress_bar: bool,
 ) -> Draws:
+    check_key(rng_key)
     if not is_conditional(energy):
         energy = as_energy(energy, event_shape)
     num_chains, num_samples = size

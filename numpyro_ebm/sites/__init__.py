@@ -6,3 +6,4 @@ from .._guard import (
 )
 from ._distribution import EnergyDistribution as EnergyDistribution
 from ._factor import factor as factor
+from ._module import trained_module as trained_module

@@ -13,7 +13,7 @@ from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
-from .._checks import as_floats, as_shape, check_count
+from .._checks import as_floats, as_shape, check_count, check_key
 from .._guard import Dependence, any_point, dependences, guard
 from .._types import Array, EnergyLike, Key, Point, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, Normalized, as_energy, check_energy, same_support
@@ -205,6 +205,7 @@ class EnergyDistribution(Distribution):
 
         **Raises** `NotImplementedError` if there is neither an exact sampler nor a `sampler`.
         """
+        check_key(rng_key)
         shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         run = draw if isinstance(rng_key, Tracer) else compiled_draw
         return run(self, rng_key, shape)

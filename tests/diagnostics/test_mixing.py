@@ -376,7 +376,9 @@ x[1]       0.443  1.31      0.402    0.105      11.8      48.7  1.303           
 NOT ok:
 - R-hat of x[1] is 1.303, above the 1.022 expected by chance: the chains disagree.
 - Bulk ESS of x[1] is 12, below 400 (also x[0]): draw more.
-- Tail ESS of x[1] is 49, below 400 (also x[0]): draw more."""
+- Tail ESS of x[1] is 49, below 400 (also x[0]): draw more.
+What to do next: run longer; if R-hat does not fall, chains sit in different modes, see \
+`ebm.mode_report`."""
 
 
 def test_it_prints_the_same_everywhere():

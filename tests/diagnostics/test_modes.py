@@ -269,6 +269,7 @@ NOT ok:
 - Chains disagree on the occupancy of mode 1: R-hat is inf, above the 1.022 expected by chance.
 - The occupancy of mode 0 has an ESS of 4, below 400.
 - The occupancy of mode 1 has an ESS of 4, below 400.
+What to do next: sample with `ebm.ParallelTempering(kernel)`, whose chains change modes.
 A mode that no chain visits shows against a `reference` only."""
 
 

@@ -52,13 +52,20 @@ def test_other_values_do_not_recompile():
 
 
 TRANSFORMS = {
-    "standardize": (ebm.energies.Standardize([1.0, -1.0], [2.0, 0.5]), lambda: mixture()),
+    "standardize": (
+        lambda: ebm.energies.Standardize([1.0, -1.0], [2.0, 0.5]),
+        lambda: mixture(),
+    ),
+    "whiten": (
+        lambda: ebm.energies.Whiten([1.0, -1.0], [[2.0, 0.9], [0.9, 0.5]]),
+        lambda: mixture(),
+    ),
     "positive": (
-        biject_to(constraints.positive),
+        lambda: biject_to(constraints.positive),
         lambda: ebm.energies.from_distribution(dist.Gamma(4.0, 2.0).expand([2]).to_event(1)),
     ),
     "unit_interval": (
-        biject_to(constraints.unit_interval),
+        lambda: biject_to(constraints.unit_interval),
         lambda: ebm.energies.from_distribution(dist.Beta(2.0, 3.0).expand([2]).to_event(1)),
     ),
 }
@@ -66,7 +73,7 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize(("transform", "make"), TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_transformed_energy_keeps_its_normaliser(transform, make, x64):
-    energy = ebm.Transformed(make(), transform)
+    energy = ebm.Transformed(make(), transform())
     log_z, mean, variance = quadrature(energy, 30, 1201)
     np.testing.assert_allclose(energy.log_z, log_z, atol=1e-8)
     draws = energy.sample(jax.random.key(0), (400, 100))

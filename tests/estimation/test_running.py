@@ -298,7 +298,7 @@ def test_equal_estimators_share_one_compilation(monkeypatch):
 
 
 def test_a_network_comes_back_as_one():
-    net = eqx.nn.MLP(2, "scalar", 8, 1, key=KEY)
+    net = eqx.nn.MLP(2, "scalar", 8, 1, jax.nn.silu, key=KEY)
     by = estimator()
     result = run(3, by=by, energy=net)
     assert isinstance(result.energy, eqx.nn.MLP)

@@ -24,6 +24,10 @@ class Gauss(ebm.AbstractEnergy):
         return 0.5 * ebm.unfreeze(self.precision) * jnp.sum((x - ebm.unfreeze(self.mean)) ** 2)
 
 
+def flat(points):
+    return jnp.zeros(len(points))
+
+
 def unit_data(size):
     """Quantiles of N(0, 1), scaled to a variance of one exactly."""
     grid = dist.Normal(0, 1).icdf((jnp.arange(size) + 0.5) / size)
@@ -111,7 +115,7 @@ def test_a_buffer_writes_back_to_the_slots_it_drew_from():
     start = ebm.Persistent(100, reinit=0.0)
     data = jr.normal(jr.key(0), (30, 2))
     buffer = start.init(jr.key(1), ebm.as_energy(lambda x: jnp.sum(x**2), (2,)), data)
-    starts, buffer = start.begin(jr.key(2), buffer, data)
+    starts, buffer = start.begin(jr.key(2), buffer, data, flat)
     assert len(set(starts.slots.tolist())) == 30
     np.testing.assert_array_equal(starts.points, buffer.points[starts.slots])
     is_stuck = jnp.arange(30) < 2
@@ -132,7 +136,7 @@ def test_no_chain_is_lost():
     buffer = start.init(jr.key(0), ebm.as_energy(lambda x: jnp.sum(x**2), (1,)), batch + 1)
     buffer, fifo = buffer._replace(points=names), names
     for i in range(200):
-        starts, buffer = start.begin(jr.fold_in(jr.key(1), i), buffer, batch)
+        starts, buffer = start.begin(jr.fold_in(jr.key(1), i), buffer, batch, flat)
         fifo = fifo.at[(100 * i + jnp.arange(100)) % size].set(fifo[starts.slots])
         buffer = start.end(buffer, starts, starts.points, jnp.zeros(100, bool), 1)
     assert len(set(buffer.points[:, 0].tolist())) == size
@@ -144,12 +148,12 @@ def test_a_share_of_the_chains_begins_anew():
     data = jr.normal(jr.key(0), (10_000, 1))
     buffer = start.init(jr.key(1), ebm.as_energy(lambda x: jnp.sum(x**2), (1,)), data)
     buffer = buffer._replace(points=buffer.points + 1000.0, ages=buffer.ages + 5)
-    starts, buffer = start.begin(jr.key(2), buffer, data)
+    starts, buffer = start.begin(jr.key(2), buffer, data, flat)
     fresh = (starts.points < 500)[:, 0]
     np.testing.assert_allclose(fresh.mean(), 0.05, atol=0.01)
     assert (buffer.ages[starts.slots][fresh] == 0).all()
     with pytest.raises(ValueError, match="at least the 10000 points of a batch, got 5"):
-        ebm.Persistent(5).begin(jr.key(0), buffer, data)
+        ebm.Persistent(5).begin(jr.key(0), buffer, data, flat)
 
 
 SPIN_KERNELS = [ebm.GibbsWithGradients(), ebm.BlockGibbs()]
@@ -236,7 +240,7 @@ def test_the_penalty_holds_energies_together():
         (lambda: ebm.ContrastiveDivergence("MALA"), TypeError, "`kernel` must be a kernel"),
         (lambda: ebm.ContrastiveDivergence(start="data"), TypeError, "`start` must be"),
         (
-            lambda: ebm.ContrastiveDivergence().init(
+            lambda: ebm.ContrastiveDivergence(start=ebm.Persistent()).init(
                 jr.key(0), ebm.ConditionalEnergy(lambda y, x: y, ()), (jnp.ones(3), jnp.ones(3))
             ),
             ValueError,

@@ -1,0 +1,18 @@
+"""An optimiser for contrasts."""
+
+import optax
+
+from .._checks import check_count, check_positive
+
+
+def decaying_adam(
+    num_steps: int, learning_rate: float = 3e-3
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam, whose learning rate falls to zero as a cosine over `num_steps`.
+
+    It is `optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps), b2=0.99)`, because
+    objectives that contrast data with other points need no long memory of squared gradients.
+    """
+    check_count("num_steps", num_steps)
+    check_positive("learning_rate", learning_rate)
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps), b2=0.99)

@@ -1,0 +1,268 @@
+"""`fit`: a normalised energy of continuous data in one call, by public pieces only."""
+
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import ComposeTransform
+
+from ._checks import as_data, check_count, check_key
+from ._types import Array, ArrayLike, Float, Key
+from .diagnostics import Comparison, compare
+from .energies import Gaussian, LogZ, MLPEnergy, Normalized, Transformed, Whiten
+from .estimation import EarlyStopping, Estimator, EstimatorRunResult, decaying_adam
+from .normalizers import SequentialMonteCarlo, normalize
+from .objectives import NoiseContrastiveEstimation
+
+
+def fit(
+    rng_key: Key,
+    data: ArrayLike,
+    held_out: ArrayLike | None = None,
+    *,
+    support: Any = constraints.real,
+    width_size: int = 128,
+    num_steps: int = 4000,
+    progress_bar: bool = True,
+) -> "Fit":
+    r"""Learn a normalised energy of continuous data, and judge it on held-out rows.
+
+    ```python
+    fit = ebm.fit(jax.random.key(0), data)
+    print(fit)  # held-out log-likelihood, what failed, and what to do next
+    fit.energy
+    ```
+
+    It whitens the data, and tilts a Student-t density of them by a bounded network, so that
+    there is a normaliser. It teaches the network to tell data, slightly jittered, from draws of
+    that density, until it no longer improves on rows set aside, and estimates $\log Z$. Each
+    step is a line of the source: copy it to change one. Consistent for continuous data that the
+    Student-t density covers; the jitter vanishes with more rows. Shown by
+    `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other objectives.
+
+    **Arguments**
+
+    - `data`: continuous, of shape `(n, d)`: at least 50 rows, and twice as many as columns.
+      Flatten images; add noise to integers, as
+      [`dequantize`][numpyro_ebm.energies.dequantize] does. For binary data use
+      [`PseudoLikelihood`][numpyro_ebm.PseudoLikelihood].
+    - `held_out`: rows for the report; by default a fifth of `data`, at random.
+    - `support`: a NumPyro constraint, such as `constraints.positive`, inside of which all data
+      lie. By default the energy has no bounds, and a little of its mass lies outside those of
+      the data, if they have any.
+    - `width_size`: of the two hidden layers.
+    - `num_steps`: at most; it stops earlier if the network no longer improves.
+    - `progress_bar`: whether to show one.
+    """
+    check_key(rng_key)
+    check_count("num_steps", num_steps)
+    split_key, net_key, run_key, z_key = jr.split(rng_key, 4)
+    train, test = _split(split_key, data, held_out)
+    _check_rows(train)
+    to_real = biject_to(support).inv
+    whiten = Whiten.fit(_unconstrained(to_real, train))
+    transform = ComposeTransform([to_real, whiten])
+    points = jnp.asarray(transform(train))
+    _check_rank(points)
+    reference = _student(points)
+
+    network = MLPEnergy(
+        points.shape[1], width_size, activation=jnp.tanh, reference=reference, key=net_key
+    )
+    objective = NoiseContrastiveEstimation(reference, jitter=_jitter(*points.shape))
+    estimator = Estimator(objective, decaying_adam(num_steps), ema_decay=0.99)
+    with warnings.catch_warnings():
+        # The report judges the energy by other rows than these warnings do.
+        warnings.filterwarnings("ignore", "`(NoiseContrastiveEstimation|log_partition)`")
+        result = estimator.run(
+            run_key,
+            num_steps,
+            network,
+            points,
+            batch_size=min(256, len(points) // 2),
+            early_stopping=EarlyStopping(0.1, every=50, patience=20),
+            progress_bar=progress_bar,
+        )
+        few = points.shape[1] <= 3  # Then `normalize` takes a quadrature rule.
+        method = None if few else SequentialMonteCarlo(num_particles=1024)
+        density = normalize(z_key, result.energy.energy, method)
+    energy = Normalized(Transformed(density.energy, transform), density.partition)
+    gaussian = Gaussian(train.mean(0), np.atleast_2d(np.cov(train.T, bias=True)))
+    comparison = compare({"network": energy, "Gaussian": gaussian}, test)
+    return Fit(energy, comparison, result, len(train))
+
+
+class Fit(eqx.Module):
+    """What [`fit`][numpyro_ebm.fit] learned, and how good it is; prints itself.
+
+    - **energy**: of one row of the data, with its normaliser.
+    - **comparison**: its log-likelihood of held-out rows, and that of a Gaussian with the mean
+      and covariance of the data.
+    - **result**: of the [`Estimator`][numpyro_ebm.Estimator], for whitened data.
+    - **num_rows**: rows to which it was fitted.
+    """
+
+    energy: Normalized
+    comparison: Comparison
+    result: EstimatorRunResult
+    num_rows: int = eqx.field(static=True)
+
+    @property
+    def log_z(self) -> LogZ:
+        return self.energy.partition
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        """How much likelier than to the Gaussian held-out rows are, and the error, in nats."""
+        sign = 1 if self.comparison.names[0] == "network" else -1
+        other = np.asarray(self.comparison.difference)[1]
+        return -sign * float(other), float(self.comparison.difference_error[1])
+
+    @property
+    def accuracy(self) -> float:
+        """How well the network told data from draws of the reference when it was at its best.
+
+        Near 0.5 it learned nothing beyond the reference; near 1 the two hardly overlap.
+        """
+        best = int(self.result.state.best.state.step)
+        return float(self.result.metrics["accuracy"][:best][-50:].mean())
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Sentences that say what is wrong; empty is good."""
+        (gain, error), problems = self.gain, self.log_z.problems
+        worse = f"Held-out rows are less likely than to a Gaussian: {gain:.3f} +- {error:.2g}."
+        unsure = f"log Z, and so every log-likelihood, is unknown: {'; '.join(problems)}."
+        return (worse,) * (not gain >= -error) + (unsure,) * bool(problems)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is normalised, and not worse than a Gaussian."""
+        return not self.failures
+
+    def __repr__(self) -> str:
+        steps, held_out = len(self.result.losses), self.comparison.values.shape[1]
+        lines = [
+            f"Fit to {self.num_rows} rows in {steps} steps; {held_out} rows held out",
+            "",
+            repr(self.comparison),
+            "",
+            f"{self.log_z}",
+            f"Rows are told from draws of the reference with accuracy {self.accuracy:.2f}.",
+            "",
+            *(["NOT ok:", *map("- {}".format, self.failures)] if self.failures else ["ok"]),
+            "Next:",
+            *map("- {}".format, self._advice()),
+        ]
+        return "\n".join(lines)
+
+    def _advice(self) -> list[str]:
+        (gain, error), is_known = self.gain, self.log_z.ok
+        still_improved = not self.result.state.best.num_since
+        advice = {
+            "To these rows a network adds nothing: use `ebm.Gaussian`, or give it more rows.": (
+                is_known and gain < error
+            ),
+            "Estimate log Z with more effort, such as `ebm.normalize(rng_key, "
+            "fit.result.energy.energy, ebm.SequentialMonteCarlo(num_particles=10_000))` for "
+            "whitened rows; or take a smaller `width_size`.": not is_known,
+            f"It still improved at the end: pass `num_steps={2 * len(self.result.losses)}`.": (
+                still_improved
+            ),
+            "Draw with `ebm.sample(rng_key, fit.energy, ebm.NUTS(dense_mass=True))`; keep it "
+            "with `ebm.save(path, fit.energy)`.": self.ok and gain >= error,
+        }
+        return [text for text, holds in advice.items() if holds]
+
+
+def _student(points: Float[Array, "n d"]) -> dist.Distribution:
+    """The likeliest Student-t density with the covariance of whitened points, the identity."""
+    dim = points.shape[1]
+    candidates = [
+        dist.MultivariateStudentT(df, jnp.zeros(dim), np.sqrt(1 - 2 / df) * jnp.eye(dim))
+        for df in (3.0, 4.0, 6.0, 10.0, 30.0, 100.0)
+    ]
+    return max(candidates, key=lambda candidate: float(candidate.log_prob(points).mean()))
+
+
+def _jitter(count: int, dim: int) -> float:
+    """Half the square of Silverman's bandwidth, a rule of thumb.
+
+    0.03 for 4000 rows of two columns, 0.2 for hundreds of ten: `benchmarks/recipes.py` shows
+    that it is enough, and not too much.
+    """
+    return 0.5 * ((dim + 2) * count / 4) ** (-2 / (dim + 4))
+
+
+def _split(rng_key: Key, data: ArrayLike, held_out: ArrayLike | None) -> tuple[Array, Array]:
+    data = _rows("data", data)
+    if held_out is None:
+        order, size = jr.permutation(rng_key, len(data)), len(data) // 5
+        return data[order[size:]], data[order[:size]]
+    held_out = _rows("held_out", held_out)
+    if held_out.shape[1] != data.shape[1]:
+        raise ValueError(
+            f"`held_out` must have as many columns as `data`, {data.shape[1]}, got "
+            f"{held_out.shape[1]}."
+        )
+    return data, held_out
+
+
+def _rows(name: str, data: ArrayLike) -> Float[Array, "n d"]:
+    if isinstance(data, tuple):
+        raise TypeError(
+            f"`{name}` must be an array. For pairs `(y, x)` give an `ebm.ConditionalEnergy` to "
+            "an `ebm.Estimator`."
+        )
+    rows = as_data(data, name)
+    if rows.ndim != 2:
+        raise ValueError(
+            f"`{name}` must have one point per row, got shape {rows.shape}. Flatten points: "
+            "`data.reshape(len(data), -1)`."
+        )
+    return rows
+
+
+def _check_rows(rows: Float[Array, "n d"]) -> None:
+    """Raise unless the rows are enough, and continuous."""
+    count, dim = rows.shape
+    if count < max(50, 2 * dim):
+        raise ValueError(
+            f"`data` must have at least {max(50, 2 * dim)} rows to learn from, for {dim} "
+            f"columns, got {count}. Use `ebm.Gaussian` with fewer."
+        )
+    shares = [np.unique(column, return_counts=True)[1].max() / count for column in rows.T]
+    worst = int(np.argmax(shares))
+    if shares[worst] > _MOST_EQUAL:
+        raise ValueError(
+            f"`data` must be continuous, but column {worst} has one value in "
+            f"{shares[worst]:.0%} of the rows, and so no density. Drop it if it is constant; "
+            "add noise as wide as its rounding (to integers, with `ebm.energies.dequantize`). "
+            "For binary data use `ebm.Estimator(ebm.PseudoLikelihood(), ...)`."
+        )
+
+
+def _unconstrained(to_real: Any, rows: Array) -> Array:
+    points = jnp.asarray(to_real(rows))
+    if not np.isfinite(points).all():
+        raise ValueError("`data` must lie inside of `support`, and not on its boundary.")
+    return points
+
+
+def _check_rank(points: Float[Array, "n d"]) -> None:
+    """Raise if whitening could not give some direction unit scale."""
+    if np.linalg.eigvalsh(np.cov(points.T).reshape(points.shape[1], -1))[0] < _NARROW:
+        raise ValueError(
+            "`data` must not have a column that is a combination of others, such as a sum or a "
+            "copy: they have no density. Drop it."
+        )
+
+
+#: The largest share of equal values in a continuous column, and the least variance of a
+#: direction after whitening.
+_MOST_EQUAL, _NARROW = 0.2, 0.5
