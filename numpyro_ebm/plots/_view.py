@@ -1,7 +1,7 @@
 """An energy of few coordinates, the box in which it is shown, and samples in it."""
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from ..energies import (
 from ._axes import values_of
 
 #: `(low, high)` of each coordinate; of a single one, also without the outer tuple.
-Bounds: TypeAlias = Any
+Bounds: TypeAlias = Sequence[Any] | np.ndarray
 
 
 class View(NamedTuple):
