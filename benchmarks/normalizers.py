@@ -16,8 +16,8 @@ import numpyro.distributions as dist
 from overhead import compare
 
 import numpyro_ebm as ebm
-from numpyro_ebm.chains import begin, keeping_ess
-from numpyro_ebm.normalizers import _importance as importance
+from numpyro_ebm.chains import keeping_ess
+from numpyro_ebm.normalizers import _importance as importance, _sequential as sequential
 from numpyro_ebm.normalizers._reference import annealing
 from numpyro_ebm.normalizers._schedule import follow, pilot, respaced
 
@@ -90,9 +90,9 @@ def annealed_by_hand(network, key, betas, num):
     return jax.lax.scan(level, first, rungs)[0]
 
 
-@eqx.filter_jit
 def annealed(path, key, schedule, num):
-    return importance._rise(path, path.start(key, num), schedule)
+    start = importance._start(key, path, num)
+    return importance.rise(path, start, schedule, progress_bar=False)
 
 
 @eqx.filter_jit
@@ -121,13 +121,9 @@ def islands_by_hand(network, key, betas, num_islands, num):
     return jax.vmap(one)(jr.split(key, num_islands))
 
 
-@eqx.filter_jit
 def islands(path, key, schedule, num_islands, num):
-    def one(key):
-        start_key, run_key = jr.split(key)
-        return follow(run_key, path, schedule, begin(start_key, path, num))[0]
-
-    return jax.vmap(one)(jr.split(key, num_islands))
+    (run_keys, _), start = sequential._start(key, path, num_islands, num)
+    return follow(run_keys, path, schedule, (start, None))[0]
 
 
 @eqx.filter_jit
@@ -139,7 +135,7 @@ def importance_by_hand(network, key, num):
 if __name__ == "__main__":
     key, num = jr.key(1), 500
     one_step = annealing(ENERGY, KERNEL, None, 1)
-    schedule = respaced(jax.jit(lambda: pilot(key, one_step, keeping_ess(0.9)))(), 200)
+    schedule = respaced(pilot(key, one_step, keeping_ess(0.9)), 200)
     compare(
         "annealed importance, 200 x 500, forward",
         lambda: annealed(one_step, key, schedule, num),

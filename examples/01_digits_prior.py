@@ -185,8 +185,6 @@ rows = {
     "and another": means[-1],
     "posterior sd": posterior_sd,
 }
-figure = ebm.plots.plot_images(
-    {name: row[shown].reshape(-1, 8, 8) for name, row in rows.items()}
-)
-figure.savefig(OUTPUT, dpi=150)
+axes = ebm.plots.plot_images({name: row[shown].reshape(-1, 8, 8) for name, row in rows.items()})
+axes[0, 0].figure.savefig(OUTPUT, dpi=150)
 print(f"\nPicture: {OUTPUT}")

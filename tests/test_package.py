@@ -20,6 +20,7 @@ FILES = {path.relative_to(ROOT): path for path in ROOT.rglob("*.py")}
 FLOORS = {
     "_trainable": -1,
     "_types": 0,
+    "_show": 0,
     "_arviz": 0,
     "_advice": 0,
     "_checks": 1,

@@ -19,6 +19,7 @@ from ._annealing import (
     next_descent as next_descent,
 )
 from ._blackjax import blackjax as blackjax
+from ._calls import in_calls as in_calls
 from ._engine import (
     Sampler as Sampler,
     advance as advance,

@@ -132,6 +132,10 @@ def _with_caches(
     return chains._replace(move_state=state._replace(**caches))
 
 
+#: More steps than this mean that the reference misses the target.
+MAX_LEVELS = 10_000
+
+
 class Descent(NamedTuple):
     r"""How far tempered sequential Monte Carlo has come.
 
@@ -173,9 +177,11 @@ def descend(
     advance: Callable[[Array, Scalar], Scalar],
     visit: Callable[[Any, Descent, Descent], Any] = lambda kept, old, new: kept,
     kept: Any = None,
+    most_levels: int | Array = MAX_LEVELS,
 ) -> tuple[Descent, Any]:
     """Adaptive tempered sequential Monte Carlo, from its start to the target.
 
+    It ends there, or after `most_levels` steps, counted from the reference.
     `advance(log_ratio, room)` returns the length of the next step, at most `room`. `visit` sees
     the state after each step and the one before it, and returns what is kept.
     """
@@ -190,7 +196,7 @@ def descend(
 
     def is_on_the_way(carry: tuple[Descent, Any]) -> Array:
         at, _ = carry
-        return (at.beta < 1) & (at.num_levels < MAX_LEVELS) & (at.log_ratio_z > -jnp.inf)
+        return (at.beta < 1) & (at.num_levels < most_levels) & (at.log_ratio_z > -jnp.inf)
 
     return jax.lax.while_loop(is_on_the_way, level, (start, kept))
 
@@ -213,18 +219,13 @@ def next_descent(rng_key: Key, annealing: Annealing, old: Descent, beta: Scalar)
 
 def keeping_ess(target_ess: Any) -> Callable[[Array, Scalar], Scalar]:
     """Steps after which the effective sample size is a share `target_ess` of the particles."""
+    # Not a closure: equal ones made anew must not compile anew.
+    return eqx.Partial(_step_keeping_ess, target_ess)
+
+
+def _step_keeping_ess(target_ess: Any, log_ratio: Array, room: Scalar) -> Scalar:
     smc = blackjax().smc
-
-    def advance(log_ratio: Array, room: Scalar) -> Scalar:
-        return smc.ess.ess_solver(
-            lambda x: x, log_ratio, target_ess, room, smc.solver.dichotomy
-        )
-
-    return advance
-
-
-#: More steps than this mean that the reference misses the target.
-MAX_LEVELS = 10_000
+    return smc.ess.ess_solver(lambda x: x, log_ratio, target_ess, room, smc.solver.dichotomy)
 
 
 def _resampled(particles: Particles, source: Array) -> Particles:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._calculus import score_and_laplacian
+from .._show import Printed, Rows
 from .._types import Array, ArrayLike, EnergyLike, Float, PyTree, Scalar
 from ..energies import (
     AbstractConditional,
@@ -155,7 +156,7 @@ def log_likelihood(
     return LogLikelihood(_scores(score, energy, batch), common)
 
 
-class Comparison(eqx.Module):
+class Comparison(Printed, eqx.Module):
     r"""Energies ranked by their mean value of a scoring rule on the same data, best first.
 
     - **names**: of the energies; **score**: the name of the rule.
@@ -173,16 +174,15 @@ class Comparison(eqx.Module):
     difference_error: Float[Array, " k"]
     values: Float[Array, "k n"]
 
-    def __repr__(self) -> str:
-        width = max(map(len, self.names))
-        rows = [f"{'':{width}}  {self.score:>20}  {'to the best':>20}"]
+    def _parts(self) -> list[str | Rows]:
+        rows = [["", self.score, "to the best"]]
         columns = self.mean, self.std_error, self.difference, self.difference_error
         for name, *numbers in zip(self.names, *map(np.asarray, columns), strict=True):
             mean, error, difference, difference_error = numbers
             value, gap = f"{mean:.4f} +- {error:.2g}", f"{difference:.4f} +- "
             gap = "" if name == self.names[0] else gap + f"{difference_error:.2g}"
-            rows.append(f"{name:{width}}  {value:>20}  {gap:>20}".rstrip())
-        return "\n".join(rows)
+            rows.append([name, value, gap])
+        return [rows]
 
 
 def compare(

@@ -12,12 +12,13 @@ from scipy.stats import t as t_distribution
 from xarray import Dataset
 
 from .._checks import as_data, check_count, check_key
+from .._show import Printed, Rows
 from .._types import Array, EnergyLike, Float, Key
 from ..energies import AbstractEnergy, as_energy, check_energy
 from ..kernels import AbstractKernel
 from ..sampling import sample
 from ._convergence import nested_r_hat, nested_r_hat_limit
-from ._report import as_text, verdict
+from ._report import as_parts, verdict
 
 #: The probability that drift fails a probe by chance alone, over all statistics and starts.
 _FALSE_ALARM = 0.01
@@ -29,7 +30,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, repr=False)
-class DriftProbe:
+class DriftProbe(Printed):
     """The result of `drift_probe`; prints itself.
 
     - **failures**: sentences that say what is wrong.
@@ -46,18 +47,16 @@ class DriftProbe:
         """Whether chains from all starts reached the same law, and stay there."""
         return not self.failures
 
-    def __repr__(self) -> str:
-        lines = []
+    def _parts(self) -> list[str | Rows]:
+        parts: list[str | Rows] = ["Chains by their length", ""]
         for name in self.table["statistic"].values:
             one = self.table.sel(statistic=name, drop=True)
             means = {
                 f"from {s}": one["mean"].sel(start=s, drop=True) for s in one["start"].values
             }
             rows = Dataset({**means, "nested_r_hat": one["nested_r_hat"]})
-            lines += [f"{name}", *as_text(rows, np.arange(rows.sizes["length"])), ""]
-        return "\n".join(
-            ["Chains by their length", "", *lines, *verdict(self.failures, _ADVICE)]
-        )
+            parts += [f"{name}", *as_parts(rows, np.arange(rows.sizes["length"])), ""]
+        return [*parts, *verdict(self.failures, _ADVICE)]
 
 
 def drift_probe(

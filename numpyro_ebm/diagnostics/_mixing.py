@@ -8,6 +8,7 @@ import numpy as np
 from xarray import Dataset, DataTree
 
 from .._checks import check_positive
+from .._show import Printed, Rows
 from .._types import ArrayLike
 from ._convergence import (
     convergence,
@@ -29,7 +30,7 @@ from ._failures import (
 )
 from ._health import chain_health
 from ._outliers import apart, distances
-from ._report import as_text, verdict
+from ._report import as_parts, verdict
 from ._summaries import Statistics, summaries
 
 #: Columns that are not printed.
@@ -37,7 +38,7 @@ _HIDDEN = ("_limit", "_noise", "neighbour_correlation", "drift")
 
 
 @dataclass(frozen=True, repr=False)
-class MixingReport:
+class MixingReport(Printed):
     """The result of `mixing_report`; prints itself.
 
     - **failures**: sentences that say what is wrong; empty for a good run.
@@ -63,13 +64,12 @@ class MixingReport:
         """Whether nothing failed. Chains that all miss the same mode also agree."""
         return not self.failures
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | Rows]:
         size = f"{self.chains.sizes['chain']} chains of {self.num_draws} draws"
         shown = [name for name in self.table if not str(name).endswith(_HIDDEN)]
-        rows = as_text(self.table[shown], np.argsort(self.table["ess_bulk"].values))
-        return "\n".join(
-            [f"Mixing of {size}", "", *rows, "", *verdict(self.failures, ADVICE), *self.notes]
-        )
+        rows = as_parts(self.table[shown], np.argsort(self.table["ess_bulk"].values))
+        end = [*verdict(self.failures, ADVICE), *self.notes]
+        return [f"Mixing of {size}", "", *rows, "", *end]
 
 
 def mixing_report(

@@ -9,9 +9,10 @@ from scipy.stats import norm
 from xarray import DataArray, Dataset
 
 from .._checks import check_count, check_positive
+from .._show import Printed, Rows
 from ._convergence import ess, half_noise, r_hat_limit, split_r_hat
 from ._labels import Run, finite_run, known_weights, label
-from ._report import as_text, chains, verdict
+from ._report import as_parts, chains, verdict
 
 #: The level of the test against the reference, over all modes.
 _FALSE_ALARM = 0.01
@@ -33,7 +34,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, repr=False)
-class ModeReport:
+class ModeReport(Printed):
     """The result of `mode_report`; prints itself.
 
     - **failures**: sentences that say what is wrong.
@@ -56,22 +57,22 @@ class ModeReport:
         """Whether nothing failed. Without a reference, a mode may still be missing."""
         return not self.failures
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | Rows]:
         num_chains, num_draws = self.labels.shape
         shown = [name for name in self.table if name != "r_hat_limit"]
-        rows = as_text(self.table[shown], np.argsort(-self.table["occupancy"].values))
-        lines = [f"Modes of {num_chains} chains of {num_draws} draws", "", *rows, ""]
+        rows = as_parts(self.table[shown], np.argsort(-self.table["occupancy"].values))
+        parts = [f"Modes of {num_chains} chains of {num_draws} draws", "", *rows, ""]
         if num_draws > 1:
-            lines.append(f"{int(self.chains['hops'].sum())} hops")
-        lines += verdict(self.failures, _ADVICE)
+            parts.append(f"{int(self.chains['hops'].sum())} hops")
+        parts += verdict(self.failures, _ADVICE)
         if num_draws == 1 and "reference" not in self.table:
-            lines.append(
+            parts.append(
                 "Chains of one draw do not show whether they leave their mode: these may be "
                 "the occupancies of the starts."
             )
         if "reference" not in self.table:
-            lines.append("A mode that no chain visits shows against a `reference` only.")
-        return "\n".join(lines)
+            parts.append("A mode that no chain visits shows against a `reference` only.")
+        return parts
 
 
 def mode_report(

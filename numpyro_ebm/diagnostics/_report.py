@@ -1,4 +1,4 @@
-"""The text of reports."""
+"""The sentences and tables of reports."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 from xarray import Dataset
 
 from .._advice import next_step
+from .._show import Rows
 
 #: The most rows in a table, and the most names in a sentence.
 _MAX_ROWS = 25
@@ -27,8 +28,8 @@ def chains(where: np.ndarray) -> str:
     return f"chain{'s' if len(indices) > 1 else ''} {some_of(indices)} of {len(where)}"
 
 
-def as_text(table: Dataset, order: np.ndarray) -> list[str]:
-    """Rows of a table, in its own order; for a long table, those first in `order`."""
+def as_parts(table: Dataset, order: np.ndarray) -> list[str | Rows]:
+    """A table in its own order; of a long one, the rows that are first in `order`."""
     (dim,) = table.dims
     shown = np.sort(order[:_MAX_ROWS])
     names = [str(name) for name in table[dim].values[shown]]
@@ -36,13 +37,9 @@ def as_text(table: Dataset, order: np.ndarray) -> list[str]:
         str(name): [_number(str(name), x) for x in table[name].values[shown]] for name in table
     }
     cells = [[str(dim), *names], *([name, *column] for name, column in columns.items())]
-    widths = [max(map(len, column)) for column in cells]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in zip(*cells, strict=True)
-    ]
+    rows = [list(row) for row in zip(*cells, strict=True)]
     left = table.sizes[dim] - len(shown)
-    return [*lines, f"and {left} that look better"] if left else lines
+    return [rows, f"and {left} that look better"] if left else [rows]
 
 
 def verdict(failures: tuple[str, ...], advice: Mapping[str, str]) -> list[str]:

@@ -6,8 +6,9 @@ import numpy as np
 from scipy.stats import t as t_distribution
 from xarray import Dataset
 
+from .._show import Printed, Rows
 from ..estimation import EstimatorRunResult
-from ._report import as_text, verdict
+from ._report import as_parts, verdict
 
 #: Blocks per quarter, for the last two quarters; their means count as independent.
 _BLOCKS = 10
@@ -27,7 +28,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, repr=False)
-class TrainingReport:
+class TrainingReport(Printed):
     """The result of `training_report`; prints itself.
 
     - **failures**: sentences that say what is wrong.
@@ -45,10 +46,10 @@ class TrainingReport:
         """Whether the run settled without problems. A settled loss is not yet a good fit."""
         return not self.failures
 
-    def __repr__(self) -> str:
-        rows = as_text(self.table, np.arange(self.table.sizes["quantity"]))
+    def _parts(self) -> list[str | Rows]:
+        rows = as_parts(self.table, np.arange(self.table.sizes["quantity"]))
         head = f"Training of {self.num_steps} steps"
-        return "\n".join([head, "", *rows, "", *verdict(self.failures, _ADVICE)])
+        return [head, "", *rows, "", *verdict(self.failures, _ADVICE)]
 
 
 def training_report(result: EstimatorRunResult) -> TrainingReport:

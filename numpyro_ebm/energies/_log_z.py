@@ -12,6 +12,7 @@ from scipy.stats import t
 
 from .._advice import next_step
 from .._checks import as_finite, as_floats, check_probability
+from .._show import as_html
 from .._types import Array, Scalar
 
 #: What to do next, by a part of a check; the first that applies counts.
@@ -97,19 +98,34 @@ class LogZ(eqx.Module):
     def __repr__(self) -> str:
         if any(isinstance(x, Tracer) for x in (self.estimate, self.std_error)):
             return f"LogZ(traced, by {self.method})"
-        text = f"log Z = {float(self.estimate):.6g}"
-        if self.ok:
-            text += f" +- {float(self.std_error):.2g}"
+        estimate, *others = self._facts().items()
+        text = ", ".join([" = ".join(estimate), *(" ".join(fact) for fact in others)])
+        return "\n  ".join([f"{text} ({self.method})", *self._reasons()])
+
+    def _repr_html_(self) -> str:
+        if isinstance(self.estimate, Tracer):
+            return as_html([repr(self)])
+        facts = {**self._facts(), "method": self.method}
+        return as_html([[list(facts), list(facts.values())], *self._reasons()])
+
+    def _reasons(self) -> list[str]:
+        """Why there is no interval, and what to do about it."""
+        problems = [f"no interval: {problem}" for problem in self.problems]
+        return [*problems, *next_step(self.problems, _ADVICE)]
+
+    def _facts(self) -> dict[str, str]:
+        """What is known, by the words that introduce it."""
+        error = f" +- {float(self.std_error):.2g}" if self.ok else ""
+        facts = {"log Z": f"{float(self.estimate):.6g}{error}"}
         is_loose = self.lower < self.estimate - self.std_error or self.upper > self.estimate
         if is_loose and (jnp.isfinite(self.lower) or jnp.isfinite(self.upper)):
             sign = "<=" if self.upper_is_exact else "<~"
             upper = f" {sign} {float(self.upper):.6g}" if jnp.isfinite(self.upper) else ""
-            text += f", bounds {float(self.lower):.6g} <= log Z{upper}"
+            facts["bounds"] = f"{float(self.lower):.6g} <= log Z{upper}"
         if jnp.isfinite(self.ess):
-            text += f", ESS {float(self.ess):.4g}" + (f" of {self.ess_of}" * bool(self.ess_of))
-        lines = [f"no interval: {problem}" for problem in self.problems]
-        lines += next_step(self.problems, _ADVICE)
-        return "\n  ".join([f"{text} ({self.method})", *lines])
+            of = f" of {self.ess_of}" * bool(self.ess_of)
+            facts["ESS"] = f"{float(self.ess):.4g}{of}"
+        return facts
 
 
 def judged(log_z: LogZ, checks: dict[str, Any]) -> LogZ:

@@ -47,6 +47,7 @@ from ._steps import (
     compiled_stable_update,
     compiled_update,
     learned,
+    show_optimiser,
 )
 from ._watching import Checkpoint, EarlyStopping, Watch, prepared, with_best
 
@@ -93,6 +94,10 @@ class Estimator:
         self.optim = optim
         self.ema_decay = ema_decay
         self._rule = Rule(objective, ByValue(optim), ema_decay)
+
+    def __repr__(self) -> str:
+        ema = "" if self.ema_decay is None else f", ema_decay={self.ema_decay}"
+        return f"Estimator({self.objective!r}, {show_optimiser(self.optim.update)}{ema})"
 
     def init(self, rng_key: Key, energy: EnergyLike, data: PyTree) -> EstimatorState:
         """The state before the first step; `data`, or a batch of it, as in `run`."""

@@ -26,6 +26,11 @@ class EstimatorRunResult(NamedTuple):
     state: EstimatorState
     validation_losses: Float[np.ndarray, " n"] = np.zeros(0)
 
+    def __repr__(self) -> str:
+        num_steps = len(self.losses)
+        ends = f", loss {self.losses[0]:.4g} to {self.losses[-1]:.4g}" if num_steps else ""
+        return f"{num_steps} steps{ends}: {self.energy!r}"
+
 
 def up_to_best(result: EstimatorRunResult) -> dict[str, np.ndarray]:
     """The loss and the metrics of the steps up to the energy that early stopping chose."""

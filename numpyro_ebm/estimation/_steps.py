@@ -1,5 +1,7 @@
 """One step of optax on an objective, and many in one compiled call."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -164,3 +166,11 @@ def fused_steps(
 
 def _all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+
+
+def show_optimiser(update: Callable[..., Any]) -> str:
+    """The names of the optax functions that made an optimiser, which holds only functions."""
+    name = getattr(update, "__qualname__", type(update).__name__).split(".")[0]
+    is_function = inspect.isfunction(update)
+    links = inspect.getclosurevars(update).nonlocals.get("update_fns") if is_function else None
+    return f"{name}({', '.join(map(show_optimiser, links))})" if links else name

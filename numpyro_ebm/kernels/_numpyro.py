@@ -2,8 +2,9 @@
 
 import abc
 import copy
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.random as jr
@@ -13,6 +14,7 @@ from numpyro.util import is_prng_key
 
 from .._checks import check_positive
 from .._guard import check_potential
+from .._show import as_call, is_same
 from .._types import Energy, Key, Point
 from .._values import ByValue
 from ..chains import AbstractAdaptation, AbstractMove, Sampler, check_metric
@@ -35,6 +37,12 @@ class AbstractKernel(MCMCKernel):
 
     move: AbstractMove
     adaptation: AbstractAdaptation
+    _given: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        kernel = super().__new__(cls)
+        kernel._given = _arguments(cls, args, kwargs)
+        return kernel
 
     @abc.abstractmethod
     def __init__(
@@ -94,6 +102,11 @@ class AbstractKernel(MCMCKernel):
 
     def __hash__(self) -> int:
         return hash(ByValue(self))
+
+    def __repr__(self) -> str:
+        target = {"model": self.model, "potential_fn": self.potential_fn}
+        given = {name: value for name, value in target.items() if value is not None}
+        return as_call(type(self).__name__, {**given, **self._given})
 
     def get_diagnostics_str(self, state: KernelState) -> str:
         step_size = f"step size {state.adapt_state.step_size:.2e}"
@@ -198,3 +211,18 @@ class AbstractKernel(MCMCKernel):
 
     def _sampler(self, position: Point) -> Sampler:
         return sampler_at(position, Sampler(self.move, self.adaptation))
+
+
+def _arguments(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor that are not its defaults, without the target."""
+    signature = inspect.signature(cls.__init__)
+    try:
+        given = signature.bind(None, *args, **kwargs).arguments
+    except TypeError:  # The constructor will say what is wrong.
+        return {}
+    return {
+        name: value
+        for name, value in list(given.items())[1:]
+        if name not in ("model", "potential_fn")
+        and not is_same(value, signature.parameters[name].default)
+    }

@@ -12,7 +12,9 @@ import numpy as np
 from .._checks import check_count, check_positive, check_probability, finite
 from .._types import Array, EnergyLike, Float, Key, Scalar
 from ..chains import (
+    MAX_LEVELS,
     Annealing,
+    Descent,
     Sampler,
     begin,
     descend,
@@ -57,9 +59,29 @@ class AbstractPopulation(eqx.Module):
         """Whether each move leaves its own target invariant."""
         return True
 
+    @property
     @abc.abstractmethod
+    def num_levels(self) -> int | None:
+        """The levels of its path; `None` if it is adaptive, and its state has a `Descent`."""
+
+    @abc.abstractmethod
+    def begin(self, rng_key: Key, energy: AbstractEnergy, num_draws: int) -> Any:
+        """The state of `num_draws` points before the first level."""
+
+    @abc.abstractmethod
+    def go_on(self, energy: AbstractEnergy, state: Any, first: Array, last: Array) -> Any:
+        """The state after levels `first` to `last`; an adaptive path may end earlier."""
+
+    @abc.abstractmethod
+    def finish(self, energy: AbstractEnergy, state: Any) -> Population:
+        """The points after the last level."""
+
     def draw(self, rng_key: Key, energy: AbstractEnergy, num_draws: int) -> Population:
         """`num_draws` points; a pure function, to be called inside `jit`."""
+        last = MAX_LEVELS if self.num_levels is None else self.num_levels
+        state = self.begin(rng_key, energy, num_draws)
+        state = self.go_on(energy, state, jnp.zeros((), int), jnp.asarray(last))
+        return self.finish(energy, state)
 
 
 class TemperedSMC(AbstractPopulation):
@@ -112,15 +134,25 @@ class TemperedSMC(AbstractPopulation):
             )
         self.num_steps, self.target_ess = num_steps, target_ess
 
-    def draw(self, rng_key: Key, energy: EnergyLike, num_draws: int) -> Population:
-        energy = as_energy(energy, self.reference.event_shape)
-        check_energy(energy, self.reference.event_shape or ())
-        self.sampler.move.check(energy)
-        reference, free, transform = unconstrained_from(self.reference, energy)
+    @property
+    def num_levels(self) -> None:
+        return None
+
+    def begin(self, rng_key: Key, energy: EnergyLike, num_draws: int) -> tuple[Key, Descent]:
+        annealing, _ = self._path(energy)
         start_key, loop_key = jr.split(rng_key)
-        annealing = Annealing(self.sampler, reference, free, self.num_steps)
-        start = begin(start_key, annealing, num_draws)
-        end, _ = descend(loop_key, annealing, start, keeping_ess(self.target_ess))
+        return loop_key, begin(start_key, annealing, num_draws)
+
+    def go_on(
+        self, energy: EnergyLike, state: tuple[Key, Descent], first: Array, last: Array
+    ) -> tuple[Key, Descent]:
+        annealing, _ = self._path(energy)
+        (rng_key, at), advance = state, keeping_ess(self.target_ess)
+        return rng_key, descend(rng_key, annealing, at, advance, most_levels=last)[0]
+
+    def finish(self, energy: EnergyLike, state: tuple[Key, Descent]) -> Population:
+        _, transform = self._path(energy)
+        _, end = state
         # A population that stopped on the way did not reach the target.
         points = jnp.where(end.beta == 1, end.particles.chains.z, jnp.nan)
         log_z = self.reference.log_z
@@ -130,6 +162,14 @@ class TemperedSMC(AbstractPopulation):
             num_steps=end.num_levels * self.num_steps,
             log_z=end.log_ratio_z + (jnp.nan if log_z is None else log_z),
         )
+
+    def _path(self, energy: EnergyLike) -> tuple[Annealing, Any]:
+        """The way from the reference to `energy`, and the transform of where it leads."""
+        energy = as_energy(energy, self.reference.event_shape)
+        check_energy(energy, self.reference.event_shape or ())
+        self.sampler.move.check(energy)
+        reference, free, transform = unconstrained_from(self.reference, energy)
+        return Annealing(self.sampler, reference, free, self.num_steps), transform
 
 
 class AnnealedLangevin(AbstractPopulation):
@@ -176,7 +216,13 @@ class AnnealedLangevin(AbstractPopulation):
                 f"with the square of the noise, got {type(self.kernel).__name__}."
             )
 
-    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
+    @property
+    def num_levels(self) -> int:
+        return len(self.noise_scales)
+
+    def begin(
+        self, rng_key: Key, energy: Any, num_draws: int
+    ) -> tuple[Key, Array, Float[Array, ""]]:
         if not is_conditional(energy) or energy.event_shape is None:
             raise TypeError(
                 "`energy` must be a `ConditionalEnergy(fn, event_shape)`, with "
@@ -185,22 +231,29 @@ class AnnealedLangevin(AbstractPopulation):
         start_key, loop_key = jr.split(rng_key)
         shape = (num_draws, *energy.event_shape)
         start = self.noise_scales[0] * jr.normal(start_key, shape, jnp.result_type(float))
+        return loop_key, start, jnp.ones(())
 
-        def anneal(points: Array, level: tuple) -> tuple[Array, Scalar]:
-            k, noise_scale = level
+    def go_on(
+        self, energy: Any, state: tuple[Key, Array, Scalar], first: Array, last: Array
+    ) -> tuple[Key, Array, Scalar]:
+        def level(k: Array, state: tuple) -> tuple[Key, Array, Scalar]:
+            rng_key, points, _ = state
+            noise_scale = self.noise_scales[k]
             points, chains, _ = run_chains(
-                jr.fold_in(loop_key, k),
+                jr.fold_in(rng_key, k),
                 self._move(noise_scale),
                 energy.given(noise_scale),
                 points,
                 self.num_steps,
             )
-            return points, chains.accept_prob.mean()
+            return rng_key, points, chains.accept_prob.mean()
 
-        levels = (jnp.arange(len(self.noise_scales)), self.noise_scales)
-        points, accept_prob = jax.lax.scan(anneal, start, levels)
-        num_steps = self.num_steps * len(self.noise_scales)
-        return Population(points, accept_prob[-1], jnp.asarray(num_steps), jnp.asarray(jnp.nan))
+        return jax.lax.fori_loop(first, last, level, state)
+
+    def finish(self, energy: Any, state: tuple[Key, Array, Scalar]) -> Population:
+        _, points, accept_prob = state
+        num_steps = jnp.asarray(self.num_steps * self.num_levels)
+        return Population(points, accept_prob, num_steps, jnp.asarray(jnp.nan))
 
     def _move(self, noise_scale: Scalar) -> Any:
         move = self.kernel.move

@@ -2,6 +2,7 @@
 
 from ._base import (
     AbstractExactMethod as AbstractExactMethod,
+    AbstractLongMethod as AbstractLongMethod,
     AbstractNormalizer as AbstractNormalizer,
 )
 from ._bridge import BridgeSampling as BridgeSampling

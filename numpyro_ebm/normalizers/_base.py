@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from .._arviz import array_stats
+from .._show import show_module
 from .._types import Array, Energy, Float, Key, Scalar
 from ..energies import AbstractEnergy, LogZ, judged
 
@@ -17,9 +18,23 @@ from ..energies import AbstractEnergy, LogZ, judged
 class AbstractNormalizer(eqx.Module):
     r"""Estimates $\log Z$; called by [`log_partition`][numpyro_ebm.log_partition]."""
 
+    def __repr__(self) -> str:
+        return show_module(self)
+
     @abc.abstractmethod
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
         r"""$\log Z$ of `energy`, with its error."""
+
+
+class AbstractLongMethod(AbstractNormalizer):
+    r"""Estimates $\log Z$ by chains or particles, in short calls with a progress bar."""
+
+    @abc.abstractmethod
+    def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
+        r"""$\log Z$ of `energy`, with its error."""
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        return self.run(rng_key, energy, progress_bar=False)
 
 
 class AbstractExactMethod(AbstractNormalizer):

@@ -25,11 +25,11 @@ from ..energies import (
 )
 from ..kernels import NUTS, AbstractKernel, AbstractPopulation, check_exact
 from ..sampling import sample
-from ._base import BLOCK, AbstractNormalizer, rounding, with_common_checks
+from ._base import BLOCK, AbstractLongMethod, rounding, with_common_checks
 from ._reference import check_density, check_same_space, reference_for
 
 
-class BridgeSampling(AbstractNormalizer):
+class BridgeSampling(AbstractLongMethod):
     r"""$\log Z = \log\frac{E_q[h e^{-E}]}{E_p[h q]}$, with the $h$ of minimum variance.
 
     Bridge sampling [[Meng and Wong
@@ -69,7 +69,7 @@ class BridgeSampling(AbstractNormalizer):
                 "chains differ."
             )
 
-    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+    def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
         draw_key, proposal_key = jr.split(rng_key)
         is_exact = energy.sampler is not None
         proposal = self.proposal
@@ -81,7 +81,7 @@ class BridgeSampling(AbstractNormalizer):
                 f"`proposal` is needed: {energy!r} is discrete, and `BridgeSampling` would fit "
                 "a Gaussian. `ebm.Enumeration()` and `ebm.SequentialMonteCarlo()` need none."
             )
-        draws = self._draw(draw_key, energy)
+        draws = self._draw(draw_key, energy, progress_bar)
         if proposal is None:
             energy, draws = _flat(energy, draws)
             proposal, draws = _fitted(draws)
@@ -98,14 +98,24 @@ class BridgeSampling(AbstractNormalizer):
             ),
         )
 
-    def ratio(self, rng_key: Key, energy: AbstractEnergy, other: AbstractEnergy) -> LogZ:
+    def ratio(
+        self,
+        rng_key: Key,
+        energy: AbstractEnergy,
+        other: AbstractEnergy,
+        *,
+        progress_bar: bool = False,
+    ) -> LogZ:
         r"""$\log Z - \log Z'$ of two energies that overlap; neither $Z$ needs to be known."""
         check_same_space("other", other, energy)
         key, other_key = jr.split(rng_key)
-        draws, others = self._draw(key, energy), self._draw(other_key, other)
+        draws = self._draw(key, energy, progress_bar)
+        others = self._draw(other_key, other, progress_bar)
         return judged(*_bridge(energy, other, draws, others))
 
-    def _draw(self, rng_key: Key, energy: AbstractEnergy) -> Float[Array, "c n *event"]:
+    def _draw(
+        self, rng_key: Key, energy: AbstractEnergy, progress_bar: bool
+    ) -> Float[Array, "c n *event"]:
         shape = self.num_chains, self.num_samples
         if energy.sampler is not None:
             return as_floats(energy.sample(rng_key, shape))
@@ -116,7 +126,7 @@ class BridgeSampling(AbstractNormalizer):
             num_chains=shape[0],
             num_warmup=self.num_warmup,
             num_samples=shape[1],
-            progress_bar=False,
+            progress_bar=progress_bar,
         )
         return draws.values
 

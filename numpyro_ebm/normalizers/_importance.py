@@ -1,5 +1,6 @@
 """Importance sampling, in one step or along a path."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.random as jr
 
 from .._checks import check_count
 from .._types import Array, Float, Key, Scalar
-from ..chains import Annealing, Particles, keeping_ess, run_alone
+from ..chains import Annealing, Particles, in_calls, keeping_ess, run_alone
 from ..energies import (
     AbstractEnergy,
     LogZ,
@@ -20,7 +21,7 @@ from ..energies import (
     judged,
 )
 from ..kernels import MALA, AbstractKernel, as_sampler
-from ._base import BLOCK, AbstractNormalizer, rounding, weighted
+from ._base import BLOCK, AbstractLongMethod, AbstractNormalizer, rounding, weighted
 from ._ends import checks_of, run_on
 from ._reference import annealing, check_density, check_same_space, reference_for
 from ._schedule import NOT_REACHED, Schedule, pilot, respaced, without_adaptation
@@ -106,7 +107,7 @@ def _share_beyond(
 _NUM_PROBES, _PROBE_STEPS, _MOST_BEYOND = 64, 200, 0.05
 
 
-class AnnealedImportanceSampling(AbstractNormalizer):
+class AnnealedImportanceSampling(AbstractLongMethod):
     r"""$\log w = -\sum_k (\beta_k - \beta_{k-1})(E(x_k) + \log q(x_k))$ along a path.
 
     Annealed importance sampling [[Neal 2001](https://doi.org/10.1023/A:1008923215028)]: points
@@ -144,10 +145,10 @@ class AnnealedImportanceSampling(AbstractNormalizer):
         check_count("num_particles", self.num_particles)
         check_count("num_steps", self.num_steps)
 
-    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+    def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
         anneal = annealing(energy, self.kernel, self.reference, self.num_steps)
         log_weights, upper, noise, checks = _there_and_back(
-            rng_key, anneal, self.num_temperatures, self.num_particles
+            rng_key, anneal, self.num_temperatures, self.num_particles, progress_bar
         )
         is_exact = anneal.energy.sampler is not None
         log_z = weighted(
@@ -160,60 +161,113 @@ class AnnealedImportanceSampling(AbstractNormalizer):
         return judged(log_z, checks)
 
 
-@eqx.filter_jit
 def _there_and_back(
-    rng_key: Key, annealing: Annealing, num_temperatures: int, num_particles: int
+    rng_key: Key,
+    annealing: Annealing,
+    num_temperatures: int,
+    num_particles: int,
+    progress_bar: bool,
 ) -> tuple[Float[Array, " n"], Scalar, Scalar, dict[str, Array]]:
     pilot_key, start_key, target_key, back_key, end_key = jr.split(rng_key, 5)
-    schedule = respaced(pilot(pilot_key, annealing, keeping_ess(0.9)), num_temperatures)
+    found = pilot(pilot_key, annealing, keeping_ess(0.9), progress_bar=progress_bar)
+    schedule = respaced(found, num_temperatures)
     fixed = without_adaptation(annealing)
-    start = fixed.start(start_key, num_particles)
+    start = _start(start_key, fixed, num_particles)
+    risen = rise(fixed, start, schedule, progress_bar=progress_bar)
+    log_weights, back = _turn((target_key, back_key), fixed, start, *risen)
+    fallen = _fall(fixed, back, schedule, progress_bar=progress_bar)
+    return _conclude(end_key, fixed, schedule, start, log_weights, risen[1], back, fallen)
+
+
+@eqx.filter_jit
+def _start(rng_key: Key, annealing: Annealing, num_particles: int) -> Particles:
+    return annealing.start(rng_key, num_particles)
+
+
+@eqx.filter_jit
+def _turn(
+    rng_keys: tuple[Key, Key],
+    annealing: Annealing,
+    start: Particles,
+    log_weights: Float[Array, " n"],
+    ends: Particles,
+) -> tuple[Float[Array, " n"], Particles]:
+    """The weights of the forward path, and where the reverse path starts."""
+    target_key, back_key = rng_keys
     # Draws of infinite energy have zero weight. The reverse path never reaches them.
-    is_alive = start.log_ratio > -jnp.inf
-    log_share = jnp.log(is_alive.mean())
-    log_weights, ends = _rise(fixed, start, schedule)
-    log_weights = jnp.where(is_alive, log_weights, -jnp.inf)
-    points = _draws_of_target(target_key, fixed, log_weights, ends)
-    backwards = _fall(fixed, fixed.start_at(back_key, points), schedule) + log_share
+    log_weights = jnp.where(start.log_ratio > -jnp.inf, log_weights, -jnp.inf)
+    points = _draws_of_target(target_key, annealing, log_weights, ends)
+    return log_weights, annealing.start_at(back_key, points)
+
+
+@eqx.filter_jit
+def _conclude(
+    rng_key: Key,
+    annealing: Annealing,
+    schedule: Schedule,
+    start: Particles,
+    log_weights: Float[Array, " n"],
+    ends: Particles,
+    back: Particles,
+    fallen: Float[Array, " n"],
+) -> tuple[Float[Array, " n"], Scalar, Scalar, dict[str, Array]]:
+    backwards = fallen + jnp.log((start.log_ratio > -jnp.inf).mean())
     constant = annealing.reference.log_z
     noise = rounding(ends.reference["logdensity"], ends.chains.move_state.logdensity)
-    short = run_on(end_key, fixed, points, schedule.step_sizes[-1], 512)
-    checks = {NOT_REACHED: schedule.betas[-1] < 1, **checks_of(short, fixed)}
+    short = run_on(rng_key, annealing, back.chains.z, schedule.step_sizes[-1], 512)
+    checks = {NOT_REACHED: schedule.betas[-1] < 1, **checks_of(short, annealing)}
     return log_weights + constant, backwards.mean() + constant, noise, checks
 
 
-def _rise(
-    annealing: Annealing, particles: Particles, schedule: Schedule
+def rise(
+    annealing: Annealing, particles: Particles, schedule: Schedule, *, progress_bar: bool
 ) -> tuple[Float[Array, " n"], Particles]:
     """Log weights of points that start from the reference, and their end points."""
     betas, step_sizes, _ = schedule
     rungs = jnp.diff(betas), betas[1:], step_sizes[1:]
-    return _walk(annealing, particles, rungs, reverse=False)
+    return _walk(annealing, particles, rungs, progress_bar, "forward path")
 
 
-def _fall(annealing: Annealing, particles: Particles, schedule: Schedule) -> Float[Array, " n"]:
+def _fall(
+    annealing: Annealing, particles: Particles, schedule: Schedule, *, progress_bar: bool
+) -> Float[Array, " n"]:
     r"""Log weights of points that start from the target, whose mean bounds $\log Z$."""
     betas, step_sizes, _ = schedule
     deltas = jnp.diff(betas)
-    rungs = deltas[1:], betas[1:-1], step_sizes[1:-1]
-    log_weights, particles = _walk(annealing, particles, rungs, reverse=True)
+    rungs = deltas[:0:-1], betas[-2:0:-1], step_sizes[-2:0:-1]
+    log_weights, particles = _walk(annealing, particles, rungs, progress_bar, "reverse path")
     return log_weights + _scaled(deltas[0], particles.log_ratio)
 
 
 def _walk(
-    annealing: Annealing, particles: Particles, rungs: tuple[Array, ...], reverse: bool
+    annealing: Annealing,
+    particles: Particles,
+    rungs: tuple[Array, ...],
+    progress_bar: bool,
+    label: str,
 ) -> tuple[Float[Array, " n"], Particles]:
     """Weight by `delta`, then move at `beta`, one temperature after another."""
+    go_on = functools.partial(_move_on, annealing, rungs)
+    start = jnp.zeros_like(particles.log_ratio), particles
+    return in_calls(go_on, start, len(rungs[0]), progress_bar=progress_bar, label=label)
 
-    def level(carry: tuple[Array, Particles], rung: tuple) -> tuple[tuple, None]:
+
+@eqx.filter_jit
+def _move_on(
+    annealing: Annealing,
+    rungs: tuple[Array, ...],
+    carry: tuple[Array, Particles],
+    first: Array,
+    last: Array,
+) -> tuple[Array, Particles]:
+    def level(i: Array, carry: tuple[Array, Particles]) -> tuple[Array, Particles]:
         log_weights, particles = carry
-        delta, beta, step_size = rung
+        delta, beta, step_size = (x[i] for x in rungs)
         log_weights += _scaled(delta, particles.log_ratio)
         moved = annealing.move_at(particles._replace(step_size=step_size), beta)
-        return (log_weights, moved), None
+        return log_weights, moved
 
-    start = jnp.zeros_like(particles.log_ratio), particles
-    return jax.lax.scan(level, start, rungs, reverse=reverse)[0]
+    return jax.lax.fori_loop(first, last, level, carry)
 
 
 def _scaled(delta: Scalar, log_ratio: Array) -> Array:

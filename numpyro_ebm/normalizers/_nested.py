@@ -10,14 +10,15 @@ import jax.random as jr
 from jax.scipy.special import logsumexp
 
 from .._checks import check_count
+from .._driver import Progress, drive
 from .._types import Array, Key, Scalar
 from ..chains import Annealing, blackjax
 from ..energies import AbstractEnergy, LogZ, is_discrete, judged
-from ._base import AbstractNormalizer, rounding, with_common_checks
+from ._base import AbstractLongMethod, rounding, with_common_checks
 from ._reference import annealing, check_density
 
 
-class NestedSampling(AbstractNormalizer):
+class NestedSampling(AbstractLongMethod):
     r"""$Z = \int_0^1 L\,dX$, where $X$ is the mass of the reference with $e^{-E}/q > L$.
 
     Nested sampling [[Skilling 2006](https://doi.org/10.1214/06-BA127)] by slices [[Yallup,
@@ -52,7 +53,7 @@ class NestedSampling(AbstractNormalizer):
                 f"{self.num_live}."
             )
 
-    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+    def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
         if is_discrete(energy):
             raise TypeError("`NestedSampling` moves by slices, and not on discrete energies.")
         path = annealing(energy, None, self.reference)
@@ -62,14 +63,28 @@ class NestedSampling(AbstractNormalizer):
         sizes = num_steps, num_delete
         start_key, run_key, end_key = jr.split(rng_key, 3)
         state = _begin(start_key, path, sizes, self.num_live)
-        dead, calls = [], 0
-        while calls < _MOST_CALLS and not _is_done(state):
-            state, more = _replace_some(jr.fold_in(run_key, calls), path, sizes, state)
-            dead, calls = [*dead, more], calls + 1
+        dead: list[Any] = []
+
+        def call(_: int) -> Progress:
+            nonlocal state
+            before, key = _log_left(state), jr.fold_in(run_key, len(dead))
+            state, more = _replace_some(key, path, sizes, state)
+            dead.append(more)
+            return _progress(before, _log_left(state), len(dead))
+
+        label = "nested sampling"
+        drive(
+            call,
+            _MOST_CALLS,
+            progress_bar=progress_bar,
+            resume=None,
+            label=label,
+            in_percent=True,
+        )
         log_z, checks = _integrate(end_key, path, dead, state)
         too_long = {
             f"live points still hold mass after {_MOST_CALLS * _A_CALL} replacements": (
-                calls == _MOST_CALLS
+                len(dead) == _MOST_CALLS
             )
         }
         return judged(log_z, {**too_long, **checks})
@@ -115,10 +130,19 @@ def _replace_some(
     return state, jax.tree.map(lambda x: x.reshape(-1), dead)
 
 
-def _is_done(state: Any) -> bool:
-    """Whether live points hold less than a thousandth of the integral so far."""
-    integrator = state.integrator
-    return float(integrator.logZ_live - integrator.logZ) < math.log(1e-3)
+def _log_left(state: Any) -> float:
+    """What live points hold, relative to the integral so far, as a logarithm."""
+    return float(state.integrator.logZ_live - state.integrator.logZ)
+
+
+def _progress(before: float, now: float, num_calls: int) -> Progress:
+    """Done if less than a thousandth is left, towards which we go on at the present pace."""
+    end = math.log(1e-3)
+    # At first live points hold all of it, and nothing is known about the pace.
+    left = (now - end) / (before - now) if now < before < math.inf else math.inf
+    share = num_calls / (num_calls + max(left, 0))
+    shown = f"{1 / (1 + math.exp(-now)):.2g} of the mass left" if now < math.inf else ""
+    return Progress(1, shown, now < end, share)
 
 
 def _integrate(

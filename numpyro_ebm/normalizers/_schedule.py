@@ -1,7 +1,8 @@
 """Temperatures and step sizes, chosen by a pilot so that later runs are unbiased."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -16,6 +17,7 @@ from ..chains import (
     Descent,
     begin,
     descend,
+    in_calls,
     next_descent,
 )
 
@@ -36,6 +38,8 @@ def pilot(
     annealing: Annealing,
     advance: Callable[[Array, Scalar], Scalar],
     num_particles: int = 128,
+    *,
+    progress_bar: bool = False,
 ) -> Schedule:
     """The schedule chosen by one population of adaptive sequential Monte Carlo.
 
@@ -43,21 +47,49 @@ def pilot(
     64 dimensions. Populations that follow its schedule are not.
     """
     start_key, run_key = jr.split(rng_key)
+    go_on = functools.partial(_go_on, run_key, annealing, advance)
+    start = _begin(start_key, annealing, num_particles)
+    end, kept = in_calls(go_on, start, None, progress_bar=progress_bar, label="pilot")
+    return _scheduled(end, kept)
 
-    def record(kept: tuple[Array, Array], old: Descent, new: Descent) -> tuple[Array, Array]:
-        betas, step_sizes = kept
-        return (
-            betas.at[new.num_levels].set(new.beta),
-            step_sizes.at[old.num_levels].set(old.particles.step_size),
-        )
 
+@eqx.filter_jit
+def _begin(
+    rng_key: Key, annealing: Annealing, num_particles: int
+) -> tuple[Descent, tuple[Array, Array]]:
     empty = jnp.zeros(MAX_LEVELS + 1), jnp.ones(MAX_LEVELS + 1)
-    start = begin(start_key, annealing, num_particles)
-    end, kept = descend(run_key, annealing, start, advance, record, empty)
-    step_sizes = kept[1].at[end.num_levels].set(end.particles.step_size)
-    return Schedule(kept[0], step_sizes, end.num_levels)
+    return begin(rng_key, annealing, num_particles), empty
 
 
+@eqx.filter_jit
+def _go_on(
+    rng_key: Key,
+    annealing: Annealing,
+    advance: Callable[[Array, Scalar], Scalar],
+    carry: tuple[Descent, tuple[Array, Array]],
+    _: Array,
+    last: Array,
+) -> tuple[Descent, tuple[Array, Array]]:
+    at, kept = carry
+    return descend(rng_key, annealing, at, advance, _record, kept, last)
+
+
+def _record(kept: tuple[Array, Array], old: Descent, new: Descent) -> tuple[Array, Array]:
+    betas, step_sizes = kept
+    return (
+        betas.at[new.num_levels].set(new.beta),
+        step_sizes.at[old.num_levels].set(old.particles.step_size),
+    )
+
+
+@eqx.filter_jit
+def _scheduled(end: Descent, kept: tuple[Array, Array]) -> Schedule:
+    betas, step_sizes = kept
+    step_sizes = step_sizes.at[end.num_levels].set(end.particles.step_size)
+    return Schedule(betas, step_sizes, end.num_levels)
+
+
+@eqx.filter_jit
 def respaced(schedule: Schedule, num_levels: int) -> Schedule:
     """As many temperatures as requested, spaced like the pilot's."""
     place = jnp.linspace(0, 1, num_levels + 1) * schedule.num_levels
@@ -78,21 +110,43 @@ def without_adaptation(annealing: Annealing) -> Annealing:
     return eqx.tree_at(lambda a: a.sampler.adaptation, annealing, NO_ADAPTATION)
 
 
+Visit: TypeAlias = Callable[[Any, Descent, Descent], Any]
+
+
 def follow(
-    rng_key: Key,
+    rng_keys: Key,
     annealing: Annealing,
     schedule: Schedule,
-    start: Descent,
-    visit: Callable[[Any, Descent, Descent], Any] = lambda kept, old, new: kept,
-    kept: Any = None,
+    islands: tuple[Descent, Any],
+    visit: Visit = lambda kept, old, new: kept,
+    *,
+    progress_bar: bool = False,
 ) -> tuple[Descent, Any]:
-    """Sequential Monte Carlo along a schedule; see `descend`."""
+    """Islands of sequential Monte Carlo along a schedule; see `descend`."""
+    go_on = functools.partial(_follow, rng_keys, annealing, schedule, visit)
+    num_levels = schedule.num_levels
+    return in_calls(go_on, islands, num_levels, progress_bar=progress_bar, label="islands")
 
-    def level(i: Array, carry: tuple[Descent, Any]) -> tuple[Descent, Any]:
-        old, kept = carry
+
+@eqx.filter_jit
+def _follow(
+    rng_keys: Key,
+    annealing: Annealing,
+    schedule: Schedule,
+    visit: Visit,
+    islands: tuple[Descent, Any],
+    first: Array,
+    last: Array,
+) -> tuple[Descent, Any]:
+    def level(i: Array, carry: tuple[Key, Descent, Any]) -> tuple[Key, Descent, Any]:
+        rng_key, old, kept = carry
         step_size = schedule.step_sizes[i + 1]
         old = old._replace(particles=old.particles._replace(step_size=step_size))
         new = next_descent(rng_key, annealing, old, schedule.betas[i + 1])
-        return new, visit(kept, old, new)
+        return rng_key, new, visit(kept, old, new)
 
-    return jax.lax.fori_loop(0, schedule.num_levels, level, (start, kept))
+    def one(rng_key: Key, island: tuple[Descent, Any]) -> tuple[Descent, Any]:
+        # Levels are counted outside of the islands: in a common loop, none waits for another.
+        return jax.lax.fori_loop(first, last, level, (rng_key, *island))[1:]
+
+    return jax.vmap(one)(rng_keys, islands)

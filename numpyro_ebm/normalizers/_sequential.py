@@ -1,5 +1,6 @@
 """Annealed populations: sequential Monte Carlo, and thermodynamic integration."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,13 +14,13 @@ from .._types import Array, Key, Scalar
 from ..chains import Annealing, Descent, begin, keeping_ess
 from ..energies import AbstractEnergy, LogZ, judged
 from ..kernels import AbstractKernel
-from ._base import AbstractNormalizer, rounding, with_common_checks
+from ._base import AbstractLongMethod, rounding, with_common_checks
 from ._ends import ShortRun, checks_of, run_on
 from ._reference import annealing, check_density
 from ._schedule import NOT_REACHED, follow, pilot, without_adaptation
 
 
-class SequentialMonteCarlo(AbstractNormalizer):
+class SequentialMonteCarlo(AbstractLongMethod):
     r"""$\log\frac1M\sum_m \hat Z_m$ of $M$ populations annealed to the target.
 
     Tempered sequential Monte Carlo [[Del Moral, Doucet and Jasra
@@ -56,11 +57,11 @@ class SequentialMonteCarlo(AbstractNormalizer):
     def __check_init__(self) -> None:
         _check(self)
 
-    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
-        return judged(*_by_islands(rng_key, *_parts(self, energy)))
+    def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
+        return judged(*_by_islands(rng_key, _parts(self, energy), progress_bar))
 
 
-class ThermodynamicIntegration(AbstractNormalizer):
+class ThermodynamicIntegration(AbstractLongMethod):
     r"""$\log Z = -\int_0^1 E_\beta[E(x) + \log q(x)]\,d\beta$ along a path.
 
     The integrand rises in $\beta$, so its left and right sums are `lower` and `upper`. The
@@ -85,8 +86,8 @@ class ThermodynamicIntegration(AbstractNormalizer):
     def __check_init__(self) -> None:
         _check(self)
 
-    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
-        return judged(*_by_integrals(rng_key, *_parts(self, energy)))
+    def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
+        return judged(*_by_integrals(rng_key, _parts(self, energy), progress_bar))
 
 
 def _check(method: Any) -> None:
@@ -108,23 +109,37 @@ def _parts(method: Any, energy: AbstractEnergy) -> tuple[Annealing, Any, int, in
     return anneal, target_ess, method.num_islands, method.num_particles
 
 
-@eqx.filter_jit
 def _by_islands(
-    rng_key: Key, annealing: Annealing, target_ess: Any, num_islands: int, num_particles: int
+    rng_key: Key, parts: tuple[Annealing, Any, int, int], progress_bar: bool
 ) -> tuple[LogZ, dict[str, Array]]:
+    annealing, target_ess, num_islands, num_particles = parts
     pilot_key, islands_key = jr.split(rng_key)
-    schedule = pilot(pilot_key, annealing, keeping_ess(target_ess), num_particles)
+    shown: Any = {"progress_bar": progress_bar}
+    advance = keeping_ess(target_ess)
+    schedule = pilot(pilot_key, annealing, advance, num_particles, **shown)
     fixed = without_adaptation(annealing)
+    (run_keys, end_keys), start = _start(islands_key, fixed, num_islands, num_particles)
+    islands, _ = follow(run_keys, fixed, schedule, (start, None), **shown)
+    return _from_weights(end_keys, fixed, islands)
 
-    def one(key: Key) -> tuple[Descent, ShortRun]:
-        start_key, run_key, end_key = jr.split(key, 3)
-        start = begin(start_key, fixed, num_particles)
-        end, _ = follow(run_key, fixed, schedule, start)
-        return end, _go_on(end_key, fixed, end)
 
-    islands, short = jax.vmap(one)(jr.split(islands_key, num_islands))
+@eqx.filter_jit
+def _start(
+    rng_key: Key, annealing: Annealing, num_islands: int, num_particles: int
+) -> tuple[tuple[Key, Key], Descent]:
+    """Keys for the way and for the end of each island, and the islands at their start."""
+    keys = jax.vmap(lambda key: jr.split(key, 3))(jr.split(rng_key, num_islands))
+    start = jax.vmap(lambda key: begin(key, annealing, num_particles))(keys[:, 0])
+    return (keys[:, 1], keys[:, 2]), start
+
+
+@eqx.filter_jit
+def _from_weights(
+    end_keys: Key, annealing: Annealing, islands: Descent
+) -> tuple[LogZ, dict[str, Array]]:
+    short = _go_on(end_keys, annealing, islands)
     log_zs = islands.log_ratio_z
-    constant = annealing.reference.log_z
+    num_islands, constant = len(log_zs), annealing.reference.log_z
     total, error, ess = _averaged(log_zs)
     log_z = LogZ(
         constant + total,
@@ -155,40 +170,46 @@ class _Integral(NamedTuple):
         return 0.5 * (self.left + self.right) - self.correction
 
 
-@eqx.filter_jit
 def _by_integrals(
-    rng_key: Key, annealing: Annealing, target_ess: Any, num_islands: int, num_particles: int
+    rng_key: Key, parts: tuple[Annealing, Any, int, int], progress_bar: bool
 ) -> tuple[LogZ, dict[str, Array]]:
-    by_ess = keeping_ess(target_ess)
-
-    def advance(log_ratio: Array, room: Scalar) -> Scalar:
-        # If the integrand has a long tail, the effective size alone would allow longer steps.
-        return jnp.minimum(by_ess(log_ratio, room), _SHORT / log_ratio.std())
-
-    def integrate(kept: _Integral, old: Descent, new: Descent) -> _Integral:
-        before, after = old.particles.log_ratio, new.particles.log_ratio
-        delta = new.beta - old.beta
-        return _Integral(
-            kept.left + delta * before.mean(),
-            kept.right + delta * after.mean(),
-            kept.correction + delta**2 / 12 * (after.var() - before.var()),
-        )
-
+    annealing, target_ess, num_islands, num_particles = parts
     pilot_key, islands_key = jr.split(rng_key)
-    schedule = pilot(pilot_key, annealing, advance, num_particles)
+    advance = eqx.Partial(_short_step, keeping_ess(target_ess))
+    shown: Any = {"progress_bar": progress_bar}
+    schedule = pilot(pilot_key, annealing, advance, num_particles, **shown)
     fixed = without_adaptation(annealing)
+    (run_keys, end_keys), start = _start(islands_key, fixed, num_islands, num_particles)
+    share = start.log_ratio_z
+    begun = start, _Integral(share, share, jnp.zeros_like(share))
+    islands, integrals = follow(run_keys, fixed, schedule, begun, _integrate, **shown)
+    return _from_integrals(end_keys, fixed, islands, integrals)
 
-    def one(key: Key) -> tuple[Descent, _Integral, ShortRun]:
-        start_key, run_key, end_key = jr.split(key, 3)
-        start = begin(start_key, fixed, num_particles)
-        share = start.log_ratio_z
-        nothing = _Integral(share, share, jnp.zeros(()))
-        end, integral = follow(run_key, fixed, schedule, start, integrate, nothing)
-        return end, integral, _go_on(end_key, fixed, end)
 
-    islands, integrals, short = jax.vmap(one)(jr.split(islands_key, num_islands))
-    constant = annealing.reference.log_z
-    values = integrals.value
+def _short_step(
+    by_ess: Callable[[Array, Scalar], Scalar], log_ratio: Array, room: Scalar
+) -> Scalar:
+    # If the integrand has a long tail, the effective size alone would allow longer steps.
+    return jnp.minimum(by_ess(log_ratio, room), _SHORT / log_ratio.std())
+
+
+def _integrate(kept: _Integral, old: Descent, new: Descent) -> _Integral:
+    before, after = old.particles.log_ratio, new.particles.log_ratio
+    delta = new.beta - old.beta
+    return _Integral(
+        kept.left + delta * before.mean(),
+        kept.right + delta * after.mean(),
+        kept.correction + delta**2 / 12 * (after.var() - before.var()),
+    )
+
+
+@eqx.filter_jit
+def _from_integrals(
+    end_keys: Key, annealing: Annealing, islands: Descent, integrals: _Integral
+) -> tuple[LogZ, dict[str, Array]]:
+    short = _go_on(end_keys, annealing, islands)
+    constant, values = annealing.reference.log_z, integrals.value
+    num_islands = len(values)
     # Not the mean of the integrals: each is a logarithm, too low by half its variance.
     total, error, ess = _averaged(values)
     log_z = LogZ(
@@ -256,9 +277,12 @@ def _disagreement(log_zs: Array, ess: Scalar) -> dict[str, Array]:
     }
 
 
-def _go_on(rng_key: Key, annealing: Annealing, end: Descent) -> ShortRun:
-    particles = end.particles
-    return run_on(rng_key, annealing, particles.chains.z, particles.step_size, 64)
+def _go_on(rng_keys: Key, annealing: Annealing, islands: Descent) -> ShortRun:
+    def one(rng_key: Key, end: Descent) -> ShortRun:
+        particles = end.particles
+        return run_on(rng_key, annealing, particles.chains.z, particles.step_size, 64)
+
+    return jax.vmap(one)(rng_keys, islands)
 
 
 def _health(islands: Descent) -> dict[str, Array]:

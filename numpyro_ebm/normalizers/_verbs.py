@@ -20,7 +20,7 @@ from ..energies import (
     judged,
     unconstrained,
 )
-from ._base import AbstractExactMethod, AbstractNormalizer
+from ._base import AbstractExactMethod, AbstractLongMethod, AbstractNormalizer
 from ._bridge import BridgeSampling
 from ._conditional import normalize_conditional
 from ._enumeration import Enumeration
@@ -36,6 +36,7 @@ def log_partition(
     method: AbstractNormalizer | None = None,
     *,
     event_shape: Shape | None = None,
+    progress_bar: bool = True,
 ) -> LogZ:
     r"""Estimate $\log Z = \log\int e^{-E(x)}\,dx$, with its error.
 
@@ -57,6 +58,7 @@ def log_partition(
       [`BridgeSampling`][numpyro_ebm.BridgeSampling] or
       [`AnnealedImportanceSampling`][numpyro_ebm.AnnealedImportanceSampling].
     - `event_shape`: the shape of one point, if the energy does not know it.
+    - `progress_bar`: show progress if the estimate takes more than two seconds.
 
     **Raises** `ValueError` if a method needs a reference, and the energy has none. Warns if the
     result has no interval, and says why.
@@ -70,13 +72,21 @@ def log_partition(
             "`method` must be a normaliser, such as `ebm.SequentialMonteCarlo(...)`, got "
             f"{method!r}."
         )
-    log_z = method.estimate(rng_key, energy)
+    log_z = _estimate(method, rng_key, energy, progress_bar)
     if isinstance(log_z.estimate, Tracer):
         return log_z
     if not isinstance(method, AbstractExactMethod):
         log_z = judged(log_z, {_IMPROPER: not _is_integrable(energy)})
     _warn("log_partition", log_z)
     return log_z
+
+
+def _estimate(
+    method: AbstractNormalizer, rng_key: Key, energy: AbstractEnergy, progress_bar: bool
+) -> LogZ:
+    if isinstance(method, AbstractLongMethod):
+        return method.run(rng_key, energy, progress_bar=progress_bar)
+    return method.estimate(rng_key, energy)
 
 
 def log_partition_ratio(
@@ -86,6 +96,7 @@ def log_partition_ratio(
     method: BridgeSampling = BridgeSampling(),
     *,
     event_shape: Shape | None = None,
+    progress_bar: bool = True,
 ) -> LogZ:
     r"""Estimate $\log Z - \log Z'$ of two energies that overlap, by bridge sampling.
 
@@ -104,7 +115,7 @@ def log_partition_ratio(
             f"`other` lives on points of shape {other.event_shape}, `energy` on points of "
             f"shape {energy.event_shape}."
         )
-    log_z = method.ratio(rng_key, energy, other)
+    log_z = method.ratio(rng_key, energy, other, progress_bar=progress_bar)
     _warn("log_partition_ratio", log_z)
     return log_z
 
@@ -117,6 +128,7 @@ def normalize(  # pyright: ignore[reportOverlappingOverload]
     *,
     event_shape: Shape | None = None,
     conditions: PyTree | None = None,
+    progress_bar: bool = True,
 ) -> NormalizedConditional: ...
 
 
@@ -128,6 +140,7 @@ def normalize(
     *,
     event_shape: Shape | None = None,
     conditions: PyTree | None = None,
+    progress_bar: bool = True,
 ) -> Normalized: ...
 
 
@@ -138,6 +151,7 @@ def normalize(
     *,
     event_shape: Shape | None = None,
     conditions: PyTree | None = None,
+    progress_bar: bool = True,
 ) -> Normalized | NormalizedConditional:
     r"""`energy` with its [`LogZ`][numpyro_ebm.energies.LogZ], which makes it a density.
 
@@ -166,7 +180,7 @@ def normalize(
     if conditions is not None:
         raise ValueError("`conditions` is for a `ConditionalEnergy(fn, event_shape)` only.")
     energy = as_energy(cast(EnergyLike, energy), event_shape)
-    return Normalized(energy, log_partition(rng_key, energy, method))
+    return Normalized(energy, log_partition(rng_key, energy, method, progress_bar=progress_bar))
 
 
 class Analytic(AbstractExactMethod):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._show import show_module
 from .._types import Array, Energy, Float, Key, PyTree, Scalar
 from ..energies import AbstractEnergy, is_discrete, is_real
 from ._batch import Batch, Data, as_batch
@@ -22,6 +23,9 @@ class AbstractObjective(eqx.Module):
     [`Batch`][numpyro_ebm.objectives.Batch]. The objectives of this library also take an array
     of points, or a pair `(y, x)` of points and their conditions.
     """
+
+    def __repr__(self) -> str:
+        return show_module(self)
 
     @abc.abstractmethod
     def init(self, rng_key: Key, energy: Energy, data: Batch) -> tuple[PyTree, PyTree]:

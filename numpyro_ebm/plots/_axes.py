@@ -1,5 +1,7 @@
-"""The import of matplotlib, and what all plots share."""
+"""The import of matplotlib, and what all plots share: style, axes and colour bars."""
 
+import contextlib
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,10 @@ else:
 #: Safe for colour-blind readers, neighbours most distinct; lines also differ in their dashes.
 COLORS = ("tab:blue", "tab:orange", "0.35", "#CC79A7", "#009E73", "#F0E442", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
+#: Of shares and of images, from nothing to all.
+SHARE_MAP, IMAGE_MAP = "Blues", "gray_r"
+#: For samples, which must be seen on every colour of the maps; and their chains.
+SAMPLES = "#56B4E9"
 #: For what went wrong.
 ALARM = "#D55E00"
 #: For unknown values.
@@ -31,9 +37,75 @@ def pyplot() -> ModuleType:
     return plt
 
 
+def energy_map() -> Any:
+    """Perceptually uniform colours, from dark, which is likely, to light; without black."""
+    plt = pyplot()
+    colors = plt.get_cmap("magma")(np.linspace(0.15, 1, 256))
+    return plt.matplotlib.colors.ListedColormap(colors)
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The matplotlib style of all plots of this library, for your own figures.
+
+    ```python
+    import matplotlib.pyplot as plt
+
+    with ebm.plots.style():
+        figure, axes = plt.subplots(1, 2)
+    ```
+    """
+    plt = pyplot()
+    settings = {
+        "axes.prop_cycle": plt.cycler(color=COLORS),
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.use": True,
+        "legend.fontsize": "small",
+        "legend.frameon": False,
+    }
+    with plt.rc_context(settings):
+        yield
+
+
 def axes(ax: Axes | None, **figure: Any) -> Axes:
     """`ax`, or the axes of a new figure."""
-    return pyplot().subplots(layout="constrained", **figure)[1] if ax is None else ax
+    return pyplot().subplots(**figure)[1] if ax is None else ax
+
+
+def grid_of_axes(ax: Any, shape: tuple[int, int], **figure: Any) -> np.ndarray:
+    """`ax` as an array of this shape, or the axes of a new figure."""
+    if ax is None:
+        return pyplot().subplots(*shape, squeeze=False, **figure)[1]
+    given = np.asarray(ax, dtype=object)
+    if given.size != np.prod(shape):
+        rows, columns = shape
+        raise ValueError(
+            f"`ax` must be {rows} x {columns} axes, such as `plt.subplots({rows}, "
+            f"{columns})[1]`, got an array of shape {given.shape}."
+        )
+    return given.reshape(shape)
+
+
+def colour_bar(ax: Axes, mappable: Any, label: str) -> None:
+    """A colour bar beside `ax`, whose numbers and label stay clear of its neighbours."""
+    room = _room(ax) if ax.figure.get_layout_engine() is None else {}
+    bar = ax.figure.colorbar(mappable, ax=ax, format="%g", **room)
+    bar.set_label(label, size="small")
+    bar.ax.tick_params(labelsize="small")
+
+
+def _room(ax: Axes) -> dict[str, Any]:
+    """The room for a bar and its numbers, as high as a plane, where no layout makes it."""
+    box, (x, y) = ax.get_window_extent(), (np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim()))
+    fraction = min(_BAR_INCHES * ax.figure.dpi / box.width, 0.6)
+    height = (1 - fraction - _PAD) * box.width * y / x
+    shrink = min(height / box.height, 1.0) if ax.get_aspect() == 1 else 1.0
+    return {"fraction": fraction, "pad": _PAD, "shrink": shrink, "aspect": 25 * shrink}
+
+
+#: The width of a colour bar with its numbers and its label, and its distance.
+_BAR_INCHES, _PAD = 0.75, 0.03
 
 
 def evenly(size: int, num: int) -> np.ndarray:

@@ -6,11 +6,25 @@ import numpy as np
 
 from .._checks import check_count
 from .._types import EnergyLike, Shape
-from ._axes import UNKNOWN, Axes, axes, evenly, pyplot, values_of
+from ._axes import (
+    IMAGE_MAP,
+    SAMPLES,
+    SHARE_MAP,
+    UNKNOWN,
+    Axes,
+    axes,
+    colour_bar,
+    evenly,
+    pyplot,
+    style,
+    values_of,
+)
 from ._images import scale_of
-from ._planes import around, figure_size, plot_energy
+from ._landscapes import plot_energy
+from ._view import around, figure_size
 
 
+@style()
 def plot_chain(
     draws: Any,
     chain: int = 0,
@@ -35,6 +49,8 @@ def plot_chain(
     - `energy`: for points in the plane, an energy whose contours are drawn below.
     - `image_shape`: the shape of one draw, if it is a flattened image.
     - `ax`: where to draw; by default a new figure.
+
+    **Returns** `ax`.
     """
     check_count("num", num)
     points = _one_chain(values_of("draws", draws), chain)
@@ -74,7 +90,7 @@ def _plot_strip(images: np.ndarray, num: int, ax: Axes | None) -> Axes:
     shown = evenly(len(images), num)
     height, width = images.shape[1:3]
     ax = axes(ax, figsize=(0.4 + 0.8 * len(shown), 0.7 + 0.8 * height / width))
-    colors = pyplot().get_cmap("gray_r").with_extremes(bad=UNKNOWN)
+    colors = pyplot().get_cmap(IMAGE_MAP).with_extremes(bad=UNKNOWN)
     scale = {"cmap": colors, **scale_of(images[shown])}
     lefts = 1.1 * width * np.arange(len(shown))
     for left, image in zip(lefts, images[shown], strict=True):
@@ -89,14 +105,14 @@ def _plot_strip(images: np.ndarray, num: int, ax: Axes | None) -> Axes:
 def _plot_path(
     points: np.ndarray, num: int, energy: EnergyLike | None, ax: Axes | None
 ) -> Axes:
-    bounds = around(points)
-    ax = axes(ax, figsize=figure_size(bounds))
+    box = around(points)
+    ax = axes(ax, figsize=figure_size(box))
     if energy is not None:
-        plot_energy(energy, bounds=bounds, ax=ax, colorbar=False)
+        plot_energy(energy, bounds=box, ax=ax, colorbar=False)
     shown = evenly(len(points), num)
-    ax.plot(*points.T, color="tab:orange", alpha=0.8, linewidth=0.7)
-    style = {"cmap": "Oranges", "edgecolors": "black", "linewidths": 0.8, "zorder": 3}
-    marks = ax.scatter(*points[shown].T, c=shown, s=36, vmin=0, **style)
-    ax.figure.colorbar(marks, ax=ax, label="draw")
-    ax.set(aspect="equal", xlim=bounds[0], ylim=bounds[1])
+    ax.plot(*points.T, color=SAMPLES, alpha=0.8, linewidth=0.7)
+    dots = {"cmap": SHARE_MAP, "edgecolors": "black", "linewidths": 0.8, "zorder": 3}
+    marks = ax.scatter(*points[shown].T, c=shown, s=36, vmin=0, **dots)
+    colour_bar(ax, marks, "draw")
+    ax.set(aspect="equal", xlim=box[0], ylim=box[1])
     return ax

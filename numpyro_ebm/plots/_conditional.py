@@ -11,10 +11,11 @@ from .._checks import check_count, check_probability
 from ..energies import AbstractConditional, is_conditional
 from ..objectives import as_float_batch
 from ..tasks import Prediction, predict
-from ._axes import ALARM, Axes, axes, pyplot
-from ._planes import Bounds, around
+from ._axes import ALARM, SHARE_MAP, Axes, axes, colour_bar, pyplot, style
+from ._view import Bounds, around
 
 
+@style()
 def plot_conditional(
     conditional: AbstractConditional,
     data: Any = None,
@@ -44,6 +45,8 @@ def plot_conditional(
     - `num_grid`: grid points per side.
     - `ax`: where to draw; by default a new figure.
     - `colorbar`: whether to draw one.
+
+    **Returns** `ax`.
     """
     check_count("num_grid", num_grid, 2)
     check_probability("prob", prob)
@@ -63,10 +66,10 @@ def plot_conditional(
     prediction = predict(jr.key(0), conditional, conditions)
     ax = axes(ax)
     norm = pyplot().matplotlib.colors.PowerNorm(0.5)
-    style = {"cmap": "Blues", "norm": norm, "shading": "gouraud", "rasterized": True}
-    image = ax.pcolormesh(x, y, _density(prediction, y).T, **style)
+    look = {"cmap": SHARE_MAP, "norm": norm, "shading": "gouraud", "rasterized": True}
+    image = ax.pcolormesh(x, y, _density(prediction, y).T, **look)
     if colorbar:
-        ax.figure.colorbar(image, ax=ax, label="density of y given x")
+        colour_bar(ax, image, "density of y given x")
     low, high = prediction.interval(prob)
     line = {"color": ALARM, "linewidth": 1.2}
     ax.plot(x, np.ravel(prediction.quantile(0.5)), label="median", **line)
@@ -75,7 +78,7 @@ def plot_conditional(
     if points is not None:
         ax.scatter(*points.T, s=4, c="0.2", alpha=0.4, linewidths=0, label="data")
     ax.set(xlim=bounds[0], ylim=bounds[1], xlabel="x", ylabel="y")
-    ax.legend(loc="best", fontsize="small")
+    ax.legend(loc="best")
     return ax
 
 

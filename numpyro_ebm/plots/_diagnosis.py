@@ -57,10 +57,11 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
     - `options`: passed to the report.
     """
     if isinstance(source, EstimatorRunResult):
-        return Diagnosis(training_report(source, **options), plot_training(source))
+        panels = plot_training(source)
+        return Diagnosis(training_report(source, **options), panels[0].figure)
     tree = to_arviz(source, superchains=options.pop("superchains", None))
     report = mixing_report(tree, **options)
     worst = report.table["summary"].values[np.argsort(report.table["ess_bulk"].values)[:4]]
     found = summaries(tree, options.get("statistics"), options.get("seed", 0))
     shown = {name: values for name, values in found if name in worst}
-    return Diagnosis(report, plot_summaries(shown))
+    return Diagnosis(report, plot_summaries(shown)[0, 0].figure)

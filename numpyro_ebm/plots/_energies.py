@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_count
-from .._types import Array, EnergyLike, Shape
+from .._types import EnergyLike, Shape
 from ..energies import AbstractEnergy, as_energy, check_energy
-from ._axes import COLORS, DASHES, Axes, axes, values_of
+from ._axes import COLORS, DASHES, Axes, axes, style, values_of
+from ._view import energies_at
 
 
+@style()
 def plot_energies(
     samples: Mapping[str, Any],
     energy: EnergyLike,
@@ -43,6 +43,8 @@ def plot_energies(
       but at most twice the width of the first sample beyond it.
     - `bins`: the number of bins.
     - `ax`: where to draw; by default a new figure.
+
+    **Returns** `ax`.
     """
     check_count("bins", bins)
     if not samples:
@@ -73,14 +75,9 @@ def _by_label(
     points = {label: _points(label, sample, shape) for label, sample in samples.items()}
     # All at once: samples of different sizes would each need a compilation.
     everything = np.concatenate(list(points.values()))
-    values = np.asarray(_energies(energy, jnp.asarray(everything, jnp.result_type(float))))
+    values = np.asarray(energies_at(energy, jnp.asarray(everything, jnp.result_type(float))))
     ends = np.cumsum([len(x) for x in points.values()])[:-1]
     return dict(zip(points, np.split(values, ends), strict=True))
-
-
-@eqx.filter_jit
-def _energies(energy: AbstractEnergy, points: Array) -> Array:
-    return jax.lax.map(energy, points, batch_size=4096)
 
 
 def _points(label: str, sample: Any, shape: Shape) -> np.ndarray:

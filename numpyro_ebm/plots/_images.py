@@ -6,36 +6,41 @@ from typing import Any
 import numpy as np
 
 from .._types import ArrayLike
-from ._axes import UNKNOWN, Figure, pyplot, values_of
+from ._axes import IMAGE_MAP, UNKNOWN, grid_of_axes, pyplot, style, values_of
 
 
-def plot_images(rows: Mapping[str, ArrayLike], **imshow: Any) -> Figure:
+@style()
+def plot_images(rows: Mapping[str, ArrayLike], *, ax: Any = None, **imshow: Any) -> np.ndarray:
     """Plot rows of grey images, one row per entry of `rows`, labelled by its key.
+
+    All images have one scale, from the smallest to the largest finite value. Where a row has
+    fewer images than another, the page stays blank.
 
     **Arguments**
 
     - `rows`: names mapped to images of shape `(n, height, width)`; NaN is drawn as "unknown".
-    - `imshow`: passed to `Axes.imshow`, such as `vmin` and `vmax`; by default each row has its
-      own scale.
+    - `ax`: where to draw, an array of axes, `(row, image)`, as from `plt.subplots`; by default
+      a new figure.
+    - `imshow`: passed to `Axes.imshow`, such as `cmap`, or another scale by `vmin` and `vmax`.
+
+    **Returns** `ax`; the figure is `ax[0, 0].figure`.
     """
-    rows = {label: values_of("rows", images) for label, images in rows.items()}
-    _check(rows)
-    num_columns = max(len(images) for images in rows.values())
-    figure, axes = pyplot().subplots(
-        len(rows),
-        num_columns,
-        squeeze=False,
-        figsize=(1 + 0.8 * num_columns, 0.85 * len(rows)),
-        layout="constrained",
-    )
-    for (label, images), row in zip(rows.items(), axes, strict=True):
-        scale = {**scale_of(images), **imshow}
+    images = {label: values_of("rows", some) for label, some in rows.items()}
+    _check(images)
+    shape = len(images), max(map(len, images.values()))
+    size = (1 + 0.8 * shape[1], 0.85 * shape[0])
+    grid = grid_of_axes(ax, shape, figsize=size)
+    everything = np.concatenate([np.ravel(some) for some in images.values()])
+    colors = pyplot().get_cmap(imshow.get("cmap", IMAGE_MAP)).with_extremes(bad=UNKNOWN)
+    scale = {**scale_of(everything), **imshow, "cmap": colors}
+    for (label, some), row in zip(images.items(), grid, strict=True):
+        for image, cell in zip(some, row, strict=False):
+            cell.imshow(image, **scale)
+            cell.set(xticks=[], yticks=[])
+        for cell in row[len(some) :]:
+            cell.set_axis_off()
         row[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for image, ax in zip(images, row, strict=False):
-            ax.imshow(image, **{"cmap": "gray_r", **scale})
-        for ax in row:
-            ax.set(xticks=[], yticks=[], facecolor=UNKNOWN)
-    return figure
+    return grid
 
 
 def scale_of(images: np.ndarray) -> dict[str, float]:

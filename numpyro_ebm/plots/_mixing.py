@@ -5,10 +5,22 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import DriftProbe, ModeReport
-from ._axes import ALARM, COLORS, DASHES, Axes, Figure, evenly, pyplot
+from ._axes import (
+    ALARM,
+    COLORS,
+    DASHES,
+    SHARE_MAP,
+    Axes,
+    colour_bar,
+    evenly,
+    grid_of_axes,
+    pyplot,
+    style,
+)
 
 
-def plot_modes(report: ModeReport) -> Figure:
+@style()
+def plot_modes(report: ModeReport, *, ax: Any = None) -> np.ndarray:
     """Plot a `mode_report`: the modes of each chain, and the transitions between them.
 
     Left: one bar per chain, one for all chains together, and one for the reference, if any.
@@ -19,17 +31,19 @@ def plot_modes(report: ModeReport) -> Figure:
     **Arguments**
 
     - `report`: a [`ModeReport`][numpyro_ebm.diagnostics.ModeReport].
+    - `ax`: where to draw, an array of two axes; by default a new figure.
+
+    **Returns** `ax`.
     """
     _check_type(report, ModeReport, "mode_report")
-    figure, (left, right) = pyplot().subplots(
-        1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(1.5, 1)
-    )
-    _plot_occupancy(left, report)
-    _plot_transitions(right, report.transitions)
-    return figure
+    (panels,) = grid_of_axes(ax, (1, 2), figsize=(9, 3.6), width_ratios=(1.5, 1))
+    _plot_occupancy(panels[0], report)
+    _plot_transitions(panels[1], report.transitions)
+    return panels
 
 
-def plot_drift(report: DriftProbe, statistic: str = "energy") -> Figure:
+@style()
+def plot_drift(report: DriftProbe, statistic: str = "energy", *, ax: Any = None) -> np.ndarray:
     """Plot a `drift_probe`: how a statistic drifts with the length of chains.
 
     Top: the mean over the chains of a start, with two standard errors. If starts agree, chains
@@ -41,6 +55,9 @@ def plot_drift(report: DriftProbe, statistic: str = "energy") -> Figure:
 
     - `report`: a [`DriftProbe`][numpyro_ebm.diagnostics.DriftProbe].
     - `statistic`: which one.
+    - `ax`: where to draw, an array of two axes; by default a new figure.
+
+    **Returns** `ax`.
     """
     _check_type(report, DriftProbe, "drift_probe")
     known = list(report.table["statistic"].values)
@@ -48,9 +65,9 @@ def plot_drift(report: DriftProbe, statistic: str = "energy") -> Figure:
         raise ValueError(f"`statistic` must be one of {known}, got {statistic!r}.")
     table = report.table.sel(statistic=statistic)
     lengths = table["length"].values
-    figure, (top, bottom) = pyplot().subplots(
-        2, 1, sharex=True, figsize=(6.4, 4.8), layout="constrained", height_ratios=(2.5, 1)
-    )
+    size = {"figsize": (6.4, 4.8), "height_ratios": (2.5, 1)}
+    panels = grid_of_axes(ax, (2, 1), sharex=True, **size).ravel()
+    top, bottom = panels
     for i, start in enumerate(table["start"].values):
         mean, error = (table[name].sel(start=start).values for name in ("mean", "std_error"))
         color, dashes = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
@@ -62,7 +79,7 @@ def plot_drift(report: DriftProbe, statistic: str = "energy") -> Figure:
     bottom.plot(lengths, table["nested_r_hat"], color="black", marker="o", markersize=4)
     bottom.plot(lengths, table["nested_r_hat_limit"], color=ALARM, linestyle="--")
     bottom.set(xlabel="length of the chains (transitions)", ylabel="nested R-hat")
-    return figure
+    return panels
 
 
 def _check_type(report: Any, kind: type, source: str) -> None:
@@ -107,14 +124,14 @@ def _plot_occupancy(ax: Axes, report: ModeReport) -> None:
 def _plot_transitions(ax: Axes, transitions: Any) -> None:
     values = transitions.transpose("mode", "next_mode").values
     names = [str(name) for name in transitions["mode"].values]
-    colors = pyplot().get_cmap("Blues").with_extremes(bad="0.85")
+    colors = pyplot().get_cmap(SHARE_MAP).with_extremes(bad="0.85")
     image = ax.imshow(values, cmap=colors, vmin=0, vmax=1)
     few = len(names) <= _MANY_MODES
     for (row, column), value in np.ndenumerate(values) if few else ():
         color = "white" if value > 0.5 else "black"
         ax.text(column, row, _as_text(value), ha="center", va="center", color=color, fontsize=9)
     if not few:
-        ax.figure.colorbar(image, ax=ax, label="share of transitions")
+        colour_bar(ax, image, "share of transitions")
     shown = np.arange(0, len(names), -(-len(names) // _MANY_MODES))
     labels = [names[i] for i in shown]
     ax.set_xticks(shown, labels)

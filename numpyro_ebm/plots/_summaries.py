@@ -1,23 +1,26 @@
 """Traces and ranks of the summaries used to assess chains."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom, rankdata
 
 from .._types import Float
-from ._axes import COLORS, Axes, Figure, evenly, pyplot
+from ._axes import COLORS, Axes, evenly, grid_of_axes, style
 
 #: Bins of ranks, and the probability that a bar of a chain that mixes leaves the band.
 _BINS, _OUTSIDE = 20, 0.01
 
 
+@style()
 def plot_summaries(
     summaries: Mapping[str, Float[np.ndarray, "chain draw"]],
     *,
     max_chains: int = 16,
     max_draws: int = 1000,
-) -> Figure:
+    ax: Any = None,
+) -> np.ndarray:
     """Plot one row per summary: its trace, and the ranks of each chain among all draws.
 
     Chains that mix have similar ranks: their lines stay in the grey band, where independent
@@ -27,6 +30,9 @@ def plot_summaries(
 
     - `summaries`: names mapped to values `(chain, draw)`.
     - `max_chains`, `max_draws`: the most to show, evenly chosen; ranks are among all draws.
+    - `ax`: where to draw, an array of axes with two columns; by default a new figure.
+
+    **Returns** `ax`.
     """
     if not summaries:
         raise ValueError("`summaries` must hold at least one, got none.")
@@ -36,10 +42,8 @@ def plot_summaries(
             raise ValueError(
                 f"`summaries[{name!r}]` must be `(chain, draw)`, got shape {values.shape}."
             )
-    size = (9, 0.4 + 1.7 * len(arrays))
-    figure, rows = pyplot().subplots(
-        len(arrays), 2, figsize=size, squeeze=False, layout="constrained", width_ratios=(1.6, 1)
-    )
+    size = {"figsize": (9, 0.4 + 1.7 * len(arrays)), "width_ratios": (1.6, 1)}
+    rows = grid_of_axes(ax, (len(arrays), 2), **size)
     for (name, values), (left, right) in zip(arrays.items(), rows, strict=True):
         chains = evenly(len(values), max_chains)
         draws = evenly(values.shape[1], max_draws)
@@ -48,7 +52,7 @@ def plot_summaries(
         _plot_ranks(right, values, chains)
     rows[-1, 0].set_xlabel("draw")
     rows[-1, 1].set_xlabel("rank among all draws")
-    return figure
+    return rows
 
 
 def _plot_traces(ax: Axes, values: np.ndarray, draws: np.ndarray) -> None:

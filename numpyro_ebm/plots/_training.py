@@ -9,16 +9,18 @@ from xarray import Dataset, DataTree
 from .._checks import check_count
 from ..diagnostics import to_arviz
 from ..estimation import EstimatorRunResult, NonFiniteError
-from ._axes import ALARM, COLORS, Axes, Figure, axes, pyplot
+from ._axes import ALARM, COLORS, Axes, axes, grid_of_axes, style
 
 
+@style()
 def plot_training(
     result: EstimatorRunResult | NonFiniteError | DataTree,
     metrics: Sequence[str] | None = None,
     *,
     smoothing: int | None = None,
     validation_every: int | None = None,
-) -> Figure:
+    ax: Any = None,
+) -> np.ndarray:
     """Plot the loss and the metrics of each step, one panel each.
 
     The faint line shows each step, the strong one the running mean. The band of the energy gap
@@ -35,22 +37,28 @@ def plot_training(
     - `smoothing`: steps in a running mean; by default a fiftieth of the run, at most 500.
     - `validation_every`: steps between evaluations on held-out points; by default such that the
       last one is at the end. A star marks the best, to which the run returned.
+    - `ax`: where to draw, one axes for the loss and one for each metric; by default a new
+      figure.
+
+    **Returns** `ax`.
     """
     table = _table(result)
     metrics = _check_metrics(table, metrics)
     num_steps = table.sizes["step"]
     window = min(max(num_steps // 50, 1), 500) if smoothing is None else smoothing
     check_count("smoothing", window)
-    figure, panels = _panels(1 + len(metrics))
-    for name, ax in zip(("loss", *metrics), panels, strict=True):
-        _plot_metric(ax, name, table, min(window, num_steps))
+    num = 1 + len(metrics)
+    panels = _panels(num) if ax is None else grid_of_axes(ax, (num, 1)).ravel()
+    for name, panel in zip(("loss", *metrics), panels, strict=True):
+        _plot_metric(panel, name, table, min(window, num_steps))
     if "validation_loss" in table:
         _plot_validation(panels[0], table, validation_every)
     _mark_steps(panels[0], table, isinstance(result, NonFiniteError))
-    panels[0].legend(fontsize="small")
-    return figure
+    panels[0].legend()
+    return panels
 
 
+@style()
 def plot_buffer_ages(ages: Any, *, bins: int = 40, ax: Axes | None = None) -> Axes:
     """Plot the ages of the chains of [`Persistent`][numpyro_ebm.Persistent], in transitions.
 
@@ -62,6 +70,8 @@ def plot_buffer_ages(ages: Any, *, bins: int = 40, ax: Axes | None = None) -> Ax
     - `ages`: one per chain, or the result of [`Estimator.run`][numpyro_ebm.Estimator.run].
     - `bins`: the most bins.
     - `ax`: where to draw; by default a new figure.
+
+    **Returns** `ax`.
     """
     check_count("bins", bins)
     values = _ages(ages)
@@ -104,25 +114,18 @@ def _check_metrics(table: Dataset, metrics: Sequence[str] | None) -> list[str]:
     return list(metrics)
 
 
-def _panels(num: int) -> "tuple[Figure, list[Axes]]":
+def _panels(num: int) -> np.ndarray:
     """Panels below one another, in two columns if there are many."""
     columns = 1 if num <= 3 else 2
     rows = -(-num // columns)
-    figure, grid = pyplot().subplots(
-        rows,
-        columns,
-        sharex=True,
-        squeeze=False,
-        figsize=(2 + 4.2 * columns, 0.8 + 1.7 * rows),
-        layout="constrained",
-    )
-    panels = list(grid.flat)
+    size = (2 + 4.2 * columns, 0.8 + 1.7 * rows)
+    panels = grid_of_axes(None, (rows, columns), sharex=True, figsize=size).ravel()
     for ax in panels[num:]:
         ax.remove()
     for ax in panels[:num][-columns:]:
         ax.set_xlabel("step")
         ax.tick_params(labelbottom=True)
-    return figure, panels[:num]
+    return panels[:num]
 
 
 def _plot_metric(ax: Axes, name: str, table: Dataset, window: int) -> None:
@@ -142,7 +145,7 @@ def _plot_metric(ax: Axes, name: str, table: Dataset, window: int) -> None:
             label="± 1 standard deviation",
         )
         ax.axhline(0, color="black", linewidth=0.8)
-        ax.legend(fontsize="small")
+        ax.legend()
     if name == "accept_prob":
         ax.axhspan(0, 0.1, facecolor="none", edgecolor="0.6", hatch="///", linewidth=0)
         ax.set_ylim(0, 1)

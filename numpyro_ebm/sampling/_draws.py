@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._show import as_html
 from .._types import Array, Float, PyTree
 from ..chains import ChainState
 
@@ -39,14 +40,26 @@ class AbstractDraws(eqx.Module):
 
     def __repr__(self) -> str:
         if self.num_steps == 0:
-            return f"{self.accept_prob.size} exact draws"
-        accepted = f"{float(jnp.mean(self.accept_prob)):.2f} accepted"
-        return (
-            f"{self._what()}: {accepted if self.is_exact else 'unadjusted'}, "
-            f"{int(self.stuck.sum())} stuck, {int((~self.finite).sum())} not finite"
-        )
+            return self._what()
+        words = {name: f"{value} {name}".lstrip() for name, value in self._health().items()}
+        return f"{self._what()}: {', '.join(words.values())}"
+
+    def _repr_html_(self) -> str:
+        health = {} if self.num_steps == 0 else self._health()
+        return as_html([[["draws", *health], [self._what(), *health.values()]]])
+
+    def _health(self) -> dict[str, str]:
+        """What makes draws healthy or not, by its name; unadjusted kernels accept nothing."""
+        accepted = {"accepted": f"{float(jnp.mean(self.accept_prob)):.2f}"}
+        return {
+            **(accepted if self.is_exact else {"unadjusted": ""}),
+            "stuck": f"{int(self.stuck.sum())}",
+            "not finite": f"{int((~self.finite).sum())}",
+        }
 
     def _what(self) -> str:
+        if self.num_steps == 0:
+            return f"{self.accept_prob.size} exact draws"
         return f"{self.accept_prob.size} draws, each the end of {self.num_steps} steps"
 
 

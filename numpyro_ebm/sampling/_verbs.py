@@ -1,5 +1,6 @@
 """`sample` and `sample_moments`: many chains on an energy, outside a NumPyro model."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from jax.sharding import Sharding
 
 from .._checks import check_count, check_key, user_level
 from .._types import Array, EnergyLike, Key, Point, PyTree, Shape
-from ..chains import ChainState
+from ..chains import ChainState, in_calls
 from ..energies import as_energy, is_conditional
 from ..kernels import AbstractKernel, AbstractPopulation, Population
 from ._draws import Draws
@@ -75,7 +76,8 @@ def sample(
     An interrupt (`KeyboardInterrupt`) warns and returns the draws so far.
     """
     if isinstance(kernel, AbstractPopulation):
-        return _populate(rng_key, energy, kernel, event_shape, num_chains or 4, num_samples)
+        size = num_chains or 4, num_samples
+        return _populate(rng_key, energy, kernel, event_shape, size, progress_bar)
     _check_run(rng_key, num_chains, num_warmup, num_samples)
     check_count("thinning", thinning)
     energy = as_energy(energy, event_shape)
@@ -170,13 +172,18 @@ def _populate(
     energy: Any,
     sampler: AbstractPopulation,
     event_shape: Shape | None,
-    num_chains: int,
-    num_samples: int,
+    size: tuple[int, int],
+    progress_bar: bool,
 ) -> Draws:
     check_key(rng_key)
     if not is_conditional(energy):
         energy = as_energy(energy, event_shape)
-    populations = _draw_populations(sampler, energy, jr.split(rng_key, num_chains), num_samples)
+    num_chains, num_samples = size
+    state = _begin(sampler, energy, jr.split(rng_key, num_chains), num_samples)
+    go_on = functools.partial(_go_on, sampler, energy)
+    label = type(sampler).__name__
+    state = in_calls(go_on, state, sampler.num_levels, progress_bar=progress_bar, label=label)
+    populations = _finish(sampler, energy, state)
     num_steps = int(populations.num_steps.max())
     draws = Draws(
         populations.values,
@@ -191,7 +198,17 @@ def _populate(
 
 
 @eqx.filter_jit
-def _draw_populations(
-    sampler: AbstractPopulation, energy: Any, rng_keys: Key, num_samples: int
-) -> Population:
-    return jax.vmap(lambda key: sampler.draw(key, energy, num_samples))(rng_keys)
+def _begin(sampler: AbstractPopulation, energy: Any, rng_keys: Key, num_samples: int) -> PyTree:
+    return jax.vmap(lambda key: sampler.begin(key, energy, num_samples))(rng_keys)
+
+
+@eqx.filter_jit
+def _go_on(
+    sampler: AbstractPopulation, energy: Any, state: PyTree, first: Array, last: Array
+) -> PyTree:
+    return jax.vmap(lambda one: sampler.go_on(energy, one, first, last))(state)
+
+
+@eqx.filter_jit
+def _finish(sampler: AbstractPopulation, energy: Any, state: PyTree) -> Population:
+    return jax.vmap(lambda one: sampler.finish(energy, one))(state)

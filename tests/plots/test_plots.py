@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import numpyro.distributions as dist
 import optax
 import pytest
 from helpers import ENERGIES
 from xarray import DataArray, Dataset, DataTree
 
 import numpyro_ebm as ebm
+from numpyro_ebm.plots import _axes as axes_of_plots
 
 RNG = np.random.default_rng(0)
 BOWL = ebm.Gaussian(jnp.zeros(2), jnp.eye(2))
@@ -47,6 +49,119 @@ def test_energy_into_given_axes_and_bounds():
     assert given.get_ylim() == (-2, 2)
 
 
+WELLS = ebm.energies.DoubleWell()
+CLOUD = ebm.GaussianMixture([1.0, 2.0], [[-1.0, 0, 1], [1, 1, -1]], 0.3 * np.eye(3))
+
+
+def contours_of(ax):
+    """The levels of the filled contours, and where in its colours each of the bands is."""
+    (filled,) = [artist for artist in ax.collections if hasattr(artist, "levels")]
+    return filled.levels, filled.norm(filled.layers) / 255
+
+
+def test_low_energies_have_colours_of_their_own():
+    levels, places = contours_of(ebm.plot_energy(BOWL, bounds=((-6, 6), (-6, 6))))
+    assert list(levels) == [0, 0.5, 1, 2, 4, 8, 16, 32, 64]
+    # Evenly spread over the bands: on a scale of nats, four of them would be in one tenth.
+    np.testing.assert_allclose(np.diff(np.ma.compressed(places)), 1 / 8, atol=0.01)
+
+
+def test_a_flat_energy_has_contours_too():
+    levels, _ = contours_of(ebm.plot_energy(lambda x: 0.1 * jnp.sin(x[0]) + 0 * x[1]))
+    assert 4 < len(levels) < 12
+    assert levels[-1] < 0.3
+
+
+def test_colours_are_perceptually_uniform():
+    colors = axes_of_plots.energy_map()(np.linspace(0, 1, 9))[:, :3]
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
+    steps = np.diff(lightness)
+    assert steps.min() > 0.5 * steps.mean()
+    assert lightness[0] > 10
+
+
+def test_the_curve_of_an_energy_with_samples():
+    ax = ebm.plot_energy(WELLS, np.zeros((3, 1)), bounds=(-1.5, 1.5))
+    curve, rug = ax.lines
+    x, y = curve.get_xydata().T
+    np.testing.assert_allclose(y, x**4 - 2 * x**2 + 1, atol=1e-3)
+    assert len(rug.get_xdata()) == 3
+    scalar = ebm.plot_energy(lambda x: x**2, bounds=(-1, 2))
+    assert scalar.get_xlim() == (-1, 2)
+    assert scalar.get_xlabel() == "x"
+
+
+def test_a_density_on_the_half_line_is_blank_beyond_and_has_mass_one():
+    ax = ebm.plots.plot_density(dist.Gamma(3.0, 1.0), np.ones(10), bounds=(-1, 12))
+    x, y = ax.lines[0].get_xydata().T
+    assert not y[x < 0].any()
+    np.testing.assert_allclose(y[x > 0], x[x > 0] ** 2 * np.exp(-x[x > 0]) / 2, atol=1e-5)
+    assert sum(bar.get_height() * bar.get_width() for bar in ax.patches) == pytest.approx(1)
+
+
+def test_a_density_is_normalised_by_what_is_known_or_else_in_the_box():
+    known = ebm.Gaussian([0.0], [[1.0]])
+    for energy, half in ((known, 1.0), (lambda x: 0.5 * x @ x, 2.0)):
+        ax = ebm.plots.plot_density(energy, bounds=((0, 9),))
+        assert ax.lines[0].get_ydata()[0] == pytest.approx(half / np.sqrt(2 * np.pi), rel=1e-3)
+
+
+def test_a_corner_of_marginal_densities():
+    samples = CLOUD.sample(jax.random.key(0), (50,))
+    cells = ebm.plots.plot_density(CLOUD, samples, bounds=((-4, 4),) * 3)
+    assert cells.shape == (3, 3)
+    x, y = cells[1, 1].lines[0].get_xydata().T
+    exact = [np.exp(-0.5 * (x - m) ** 2 / 0.3) / np.sqrt(2 * np.pi * 0.3) for m in (0, 1)]
+    np.testing.assert_allclose(y, exact[0] / 3 + 2 * exact[1] / 3, atol=1e-3)
+    assert [cells[2, i].get_xlabel() for i in range(3)] == ["x[0]", "x[1]", "x[2]"]
+    assert not cells[0, 2].axison
+    offsets = cells[2, 0].collections[-1].get_offsets()
+    assert offsets.shape == (50, 2)
+
+
+def test_a_corner_of_slices_goes_through_the_lowest_point_or_the_given_one():
+    for at, lowest in ((None, [1, 1, -1]), ([-1.0, 0, 1], [-1, 0, 1])):
+        cells = ebm.plot_energy(CLOUD, bounds=((-3, 3),) * 3, num_grid=61, at=at)
+        for i in range(3):
+            x, y = cells[i, i].lines[0].get_xydata().T
+            assert x[y.argmin()] == pytest.approx(lowest[i], abs=0.06)
+            assert y.min() < 0.02 or at is not None
+
+
+def test_a_corner_in_given_axes():
+    _, given = plt.subplots(3, 3)
+    assert (ebm.plot_energy(CLOUD, ax=given, num_grid=20) == given).all()
+
+
+def test_without_samples_the_box_is_around_the_mean():
+    far = ebm.Gaussian([10.0, 0.0], [[4.0, 0.0], [0.0, 1.0]])
+    ax = ebm.plot_energy(far)
+    np.testing.assert_allclose([ax.get_xlim(), ax.get_ylim()], [(4, 16), (-3, 3)], rtol=1e-5)
+    assert ebm.plots.plot_density(dist.Gamma(3.0, 1.0)).get_xlim()[0] == 0
+
+
+def test_colour_bars_stay_clear_of_their_neighbours():
+    figure, axes = plt.subplots(1, 3)
+    for ax in axes:
+        ebm.plot_energy(BOWL, ax=ax)
+    figure.canvas.draw()
+    planes, bars = figure.axes[:3], figure.axes[3:]
+    for bar, neighbour in zip(bars, planes[1:], strict=False):
+        assert bar.get_tightbbox().x1 <= neighbour.get_tightbbox().x0
+    heights = [bar.get_window_extent().height for bar in bars]
+    assert heights[0] == pytest.approx(planes[0].get_window_extent().height, rel=0.1)
+
+
+def test_the_style_ends_with_the_plot():
+    before = mpl.rcParams.copy()
+    ax = ebm.plots.plot_energies({"a": np.zeros((5, 2))}, BOWL)
+    assert mpl.rcParams.copy() == before
+    assert not ax.spines["top"].get_visible()
+    with ebm.plots.style():
+        assert mpl.rcParams["axes.prop_cycle"].by_key()["color"][1] == "tab:orange"
+
+
 @pytest.mark.parametrize("contours", [True, False])
 def test_scores_point_to_the_mean_and_stay_in_their_cells(contours):
     bounds = ((-3, 3), (-1.5, 1.5))
@@ -78,11 +193,25 @@ def test_no_arrow_where_the_score_is_not_finite():
 def test_images_with_unknown_pixels():
     images = np.random.default_rng(0).normal(size=(3, 8, 8))
     images[:, 4:] = np.nan
-    figure = ebm.plots.plot_images({"half": images, "one": images[:1]})
-    shown = [ax for ax in figure.axes if ax.images]
-    assert len(figure.axes) == 6
+    cells = ebm.plots.plot_images({"half": images, "one": 2 * images[:1]})
+    assert cells.shape == (2, 3)
+    assert cells[0, 0].get_ylabel() == "half"
+    shown = [cell.images[0] for cell in cells.flat if cell.images]
     assert len(shown) == 4
-    assert figure.axes[0].get_ylabel() == "half"
+    # One scale, which NaN does not touch; the cells without an image are blank.
+    known = images[:, :4]
+    ends = min(known.min(), 2 * known[0].min()), max(known.max(), 2 * known[0].max())
+    assert {image.get_clim() for image in shown} == {ends}
+    assert [cell.axison for cell in cells.flat] == [True, True, True, True, False, False]
+
+
+def test_images_in_given_axes_with_another_scale():
+    _, given = plt.subplots(1, 2)
+    images = np.zeros((2, 4, 4))
+    cells = ebm.plots.plot_images({"a": images}, ax=given, vmin=-1, vmax=2, cmap="Blues")
+    assert list(cells.flat) == list(given)
+    assert given[1].images[0].get_clim() == (-1, 2)
+    assert given[1].images[0].get_cmap().name == "Blues"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +291,7 @@ def report(num_chains, num_modes, reference=None):
 def test_modes_of_each_chain_and_of_the_reference():
     found = report(4, 3, [0.5, 0.3, 0.2])
     found.transitions[1] = [0.0, 0.9999, 0.0001]
-    left, right = ebm.plots.plot_modes(found).axes
+    left, right = ebm.plots.plot_modes(found)
     first = [
         patch.get_data() for patch in left.patches if patch.get_data().baseline is not None
     ]
@@ -178,11 +307,11 @@ def test_modes_of_each_chain_and_of_the_reference():
 
 
 def test_many_chains_are_sorted_and_many_modes_get_no_numbers():
-    figure = ebm.plots.plot_modes(report(1000, 16))
-    assert figure.axes[0].get_xlabel() == "1000 chains, sorted"
-    assert not figure.axes[1].texts
-    assert len(figure.axes) == 3
-    assert len(figure.axes[0].patches) == 32
+    left, right = ebm.plots.plot_modes(report(1000, 16))
+    assert left.get_xlabel() == "1000 chains, sorted"
+    assert not right.texts
+    assert len(left.figure.axes) == 3
+    assert len(left.patches) == 32
 
 
 def drift():
@@ -201,7 +330,7 @@ def drift():
 
 
 def test_drift_from_each_start():
-    top, bottom = ebm.plots.plot_drift(drift()).axes
+    top, bottom = ebm.plots.plot_drift(drift())
     assert texts(top) == ["from buffer", "from data"]
     np.testing.assert_allclose(top.lines[0].get_xydata(), [[10, 1], [100, 2], [1000, 3]])
     band = top.collections[0].get_paths()[0].vertices[:, 1]
@@ -209,7 +338,7 @@ def test_drift_from_each_start():
     np.testing.assert_allclose(bottom.lines[0].get_ydata(), [1.3, 1.1, 1.0])
     np.testing.assert_allclose(bottom.lines[1].get_ydata(), 1.05)
     assert (top.get_xscale(), top.get_ylabel()) == ("log", "mean of energy")
-    assert ebm.plots.plot_drift(drift(), "left").axes[0].get_ylabel() == "mean of left"
+    assert ebm.plots.plot_drift(drift(), "left")[0].get_ylabel() == "mean of left"
 
 
 def run(losses, validation_losses=(), **metrics):
@@ -223,8 +352,8 @@ def test_training_with_its_health():
     losses = np.linspace(2, 1, 100)
     losses[40:42] = np.nan
     result = run(losses, [1.5, 1.0, 1.2], energy_gap=gap, accept_prob=np.full(100, 0.6))
-    figure = ebm.plots.plot_training(result, smoothing=5, validation_every=33)
-    loss, middle, acceptance = figure.axes
+    panels = ebm.plots.plot_training(result, smoothing=5, validation_every=33)
+    loss, middle, acceptance = panels
     assert texts(loss) == ["mean of 5 steps", "held out", "2 steps not finite"]
     raw, mean, held_out, best, bad = loss.lines
     np.testing.assert_allclose(raw.get_ydata(), losses)
@@ -243,17 +372,17 @@ def test_training_with_its_health():
 
 def test_training_of_a_data_tree_and_of_chosen_metrics():
     result = run(np.geomspace(1e4, 1, 60), a=np.ones(60), b=np.zeros(60), c=np.ones(60))
-    figure = ebm.plots.plot_training(ebm.to_arviz(result))
-    assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "a", "b", "c"]
-    assert figure.axes[0].get_yscale() == "log"
-    assert len(ebm.plots.plot_training(result, ["b"]).axes) == 2
-    assert len(ebm.plots.plot_training(result, []).axes) == 1
-    assert ebm.plots.plot_training(run([1.0])).axes[0].lines
+    panels = ebm.plots.plot_training(ebm.to_arviz(result))
+    assert [ax.get_ylabel() for ax in panels] == ["loss", "a", "b", "c"]
+    assert panels[0].get_yscale() == "log"
+    assert len(ebm.plots.plot_training(result, ["b"])) == 2
+    assert len(ebm.plots.plot_training(result, [])) == 1
+    assert ebm.plots.plot_training(run([1.0]))[0].lines
 
 
 def test_training_that_ended_at_a_step_undone():
     error = ebm.estimation.NonFiniteError("Step 30 is not finite.", run(np.ones(30)))
-    (ax,) = ebm.plots.plot_training(error).axes
+    (ax,) = ebm.plots.plot_training(error)
     assert texts(ax) == ["each step", "step undone"]
     assert ax.lines[-1].get_xdata()[0] == 30
 
@@ -261,7 +390,7 @@ def test_training_that_ended_at_a_step_undone():
 def test_a_long_training_keeps_its_spikes_in_few_points():
     losses = RNG.normal(size=50_000)
     losses[12_345] = 1e6
-    (ax,) = ebm.plots.plot_training(run(losses)).axes
+    (ax,) = ebm.plots.plot_training(run(losses))
     assert len(ax.lines[0].get_xdata()) <= 4002
     assert ax.lines[0].get_ydata().max() == 1e6
     assert ax.get_ylim()[1] < 10
@@ -282,8 +411,7 @@ def test_ages_and_health_of_a_real_run():
     assert ax.patches[0].get_width() == pytest.approx(3)
     assert ax.patches[0].get_height() == (ages == 0).sum()
     assert texts(ax)[1].startswith(("50 chains", "median"))
-    figure = ebm.plots.plot_training(result)
-    assert len(figure.axes) == 1 + len(result.metrics)
+    assert len(ebm.plots.plot_training(result)) == 1 + len(result.metrics)
 
 
 @pytest.mark.parametrize("ages", [np.zeros(5, int), [7], np.arange(0, 40_000, 10)])
@@ -345,7 +473,23 @@ def test_arviz_of_draws():
 
 CUBE = np.zeros((2, 3, 4, 5, 6))
 BAD = {
-    "no plane": (lambda: ebm.plot_energy(ebm.Gaussian(np.zeros(3), np.eye(3))), r"is \(2,\)"),
+    "no plane": (lambda: ebm.plot_scores(ebm.Gaussian(np.zeros(3), np.eye(3))), r"\(2,\)"),
+    "too many": (lambda: ebm.plot_energy(ebm.Gaussian(np.zeros(7), np.eye(7))), "one to six"),
+    "discrete": (lambda: ebm.plot_energy(ebm.IsingModel((2, 2), 0.3)), "real points"),
+    "wrong number of bounds": (
+        lambda: ebm.plot_energy(BOWL, bounds=((0, 1),) * 3),
+        "for each of 2",
+    ),
+    "no mass": (
+        lambda: ebm.plots.plot_density(lambda x: jnp.inf * x[0] ** 2, bounds=((1, 2),)),
+        "mass",
+    ),
+    "finite nowhere": (lambda: ebm.plot_energy(lambda x: jnp.inf + x.sum()), "finite nowhere"),
+    "at": (lambda: ebm.plot_energy(ebm.Gaussian(np.zeros(3), np.eye(3)), at=[0.0]), "`at`"),
+    "axes": (
+        lambda: ebm.plots.plot_modes(report(2, 2), ax=plt.subplots(1, 3)[1]),
+        "`ax` .* 1 x 2",
+    ),
     "score: no plane": (lambda: ebm.plot_scores(ENERGIES["Ring"](), CUBE), "`samples`"),
     "bounds": (lambda: ebm.plot_energy(BOWL, bounds=((1, 0), (0, 1))), "`bounds`"),
     "bounds of scores": (lambda: ebm.plot_scores(BOWL, bounds=(0, 1)), "`bounds`"),
