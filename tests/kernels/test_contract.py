@@ -235,11 +235,6 @@ def test_a_nan_energy_rejects_and_does_not_poison_the_step_size(Kernel):
             "`target_accept_prob` must lie between 0 and 1",
         ),
         (
-            lambda: ebm.NUTS(dense_mass=[("x", "y")]),
-            NotImplementedError,
-            "metrics of several dense blocks",
-        ),
-        (
             lambda: ebm.HMC(trajectory_length=None),
             ValueError,
             "At least one of `num_steps` or `trajectory_length` must be specified",
