@@ -16,6 +16,7 @@ COMMIT = $(shell git rev-parse HEAD 2>/dev/null || date +%j)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test cases slow third snapshots lint type format docs bench clean
+.PHONY: package newest lowest
 
 help: ## List these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -67,6 +68,23 @@ format: setup ## Put the code in shape
 docs: $(VENV)/.installed-docs ## Build the documentation in site/
 	$(BIN)/mkdocs build --strict
 
+$(VENV)/.installed-release: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[release]'
+	touch $@
+
+package: $(VENV)/.installed-release ## Build wheel and sdist in dist/, and check what they contain
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/contents.py
+
+newest: package ## Try the wheel in an empty environment, with the newest of all it needs
+	.ci/smoke $(PYTHON)
+
+lowest: package ## The same with the lowest versions that pyproject.toml allows
+	$(BIN)/python .ci/lowest.py > dist/lowest.txt
+	.ci/smoke $(PYTHON) --constraint dist/lowest.txt
+
 bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sampling.py
@@ -75,4 +93,4 @@ bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/normalizers.py
 
 clean: ## Remove what these commands made
-	rm -rf .venv .venv-* site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* dist site .pytest_cache .ruff_cache

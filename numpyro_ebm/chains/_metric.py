@@ -143,16 +143,17 @@ def assembled(blocks: dict[tuple[str, ...], Any], position: Point) -> Array:
     """
     sites = _sites("inverse_mass_matrix", tuple(blocks), position)
     metric = jnp.eye(len(sites), dtype=jnp.result_type(float))
-    for names, block in blocks.items():
+    arrays = {names: as_floats(block) for names, block in blocks.items()}
+    for names, block in arrays.items():
         inside = np.concatenate([np.flatnonzero(sites == name) for name in names])
-        if jnp.shape(block)[0] != len(inside):
+        if len(block) != len(inside):
             raise ValueError(
                 f"`inverse_mass_matrix[{names}]` must have {len(inside)} rows, one per "
-                f"coordinate of its sites, got shape {jnp.shape(block)}."
+                f"coordinate of its sites, got shape {block.shape}."
             )
-        whole = jnp.diag(as_floats(block)) if jnp.ndim(block) == 1 else as_floats(block)
-        metric = metric.at[np.ix_(inside, inside)].set(whole)
-    is_diagonal = all(jnp.ndim(block) == 1 for block in blocks.values())
+        matrix = jnp.diag(block) if block.ndim == 1 else block
+        metric = metric.at[np.ix_(inside, inside)].set(matrix)
+    is_diagonal = all(block.ndim == 1 for block in arrays.values())
     return jnp.diagonal(metric) if is_diagonal else metric
 
 

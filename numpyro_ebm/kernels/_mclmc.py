@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive
@@ -106,7 +107,7 @@ def _check_dimension(position: Point) -> None:
 
 def _check_diagonal(inverse_mass_matrix: Any) -> None:
     blocks = {} if inverse_mass_matrix is None else by_blocks(inverse_mass_matrix)
-    if any(jnp.ndim(block) != 1 for block in blocks.values()):
+    if any(np.ndim(block) != 1 for block in blocks.values()):
         raise ValueError(
             "`inverse_mass_matrix` must be a vector, the diagonal: BlackJAX's microcanonical "
             "integrators take no whole matrix."

@@ -7,7 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._types import Array, Energy, Float, PyTree
+from .._checks import as_array
+from .._types import Array, ArrayLike, Energy, Float, PyTree
 
 
 class Batch(eqx.Module):
@@ -51,7 +52,7 @@ class Batch(eqx.Module):
 
 
 #: What `as_batch` accepts.
-Data: TypeAlias = Batch | Array | tuple[Array, PyTree]
+Data: TypeAlias = Batch | ArrayLike | tuple[ArrayLike, PyTree]
 
 
 def as_batch(data: Data) -> Batch:
@@ -59,13 +60,14 @@ def as_batch(data: Data) -> Batch:
     if isinstance(data, Batch):
         return data
     if not isinstance(data, tuple):
-        return Batch(data)
+        return Batch(as_array(data, "data"))
     if len(data) != 2:
         raise ValueError(
             "`data` must be an array, or a pair `(y, x)` for a conditional energy, got a tuple "
             f"of {len(data)}."
         )
-    return Batch(*data)
+    points, conditions = jax.tree.map(lambda x: as_array(x, "data"), data)
+    return Batch(points, conditions)
 
 
 def _given(energy: Any, condition: Any) -> Any:

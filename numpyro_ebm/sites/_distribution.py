@@ -15,7 +15,7 @@ from numpyro.distributions.util import validate_sample
 
 from .._checks import as_floats, as_shape, check_count
 from .._guard import Dependence, any_point, dependences, guard
-from .._types import Array, EnergyLike, Key, Point, PyTree, Scalar, Shape
+from .._types import Array, ArrayLike, EnergyLike, Key, Point, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, Normalized, as_energy, check_energy, same_support
 from ..kernels import MALA, AbstractKernel
 from ..sampling import SiteDraws
@@ -182,7 +182,7 @@ class EnergyDistribution(Distribution):
         return self._moment("variance")
 
     @validate_sample
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
         value = as_floats(value)
         split = max(value.ndim - self.event_dim, 0)
         if value.shape[split:] != self.event_shape:

@@ -124,7 +124,7 @@ def test_a_whole_matrix_begins_a_diagonal_warm_up():
 @pytest.mark.slow
 @pytest.mark.parametrize("dense_mass", [[("x", "y")], [("z", "x"), ("y",)]])
 def test_moments(dense_mass):
-    draws = run(ebm.NUTS(model, dense_mass=dense_mass), 500, 500, 100).get_samples(True)
+    draws = run(ebm.NUTS(model, dense_mass=dense_mass), 500, 800, 100).get_samples(True)
     scalars = draws["y"][..., None], draws["z"][..., None]
     flat = jnp.concatenate([draws["x"], *scalars], -1)
     assert_moments(flat, np.zeros(4), np.diag(COVARIANCE))
