@@ -136,7 +136,7 @@ def user_level() -> int:
 _LIBRARIES = {"numpyro_ebm", "numpyro", "jax"}
 
 
-def as_array(values: Any, name: str) -> Array:
+def as_array(values: Any, name: str) -> Any:
     """`values` as an array of real numbers; the columns of a table become coordinates."""
     if hasattr(values, "columns") and hasattr(values, "items"):  # pandas' `DataFrame`.
         # One by one, because columns of different types together make an object array.

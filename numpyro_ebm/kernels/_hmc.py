@@ -89,6 +89,10 @@ class HMC(AbstractKernel):
     Shown by `tests/kernels/test_hamiltonian.py` (acceptance against a closed form,
     reversibility) and `test_exactness.py`.
 
+    Beside discrete sites it is a block of NumPyro's `Gibbs`, `(kernel, None)` after
+    `(DiscreteGibbs(model), ["z"])`: `DiscreteHMCGibbs`, `MixedHMC` and `HMCECS` accept only
+    NumPyro's own kernels.
+
     **Arguments**
 
     - `model`: a NumPyro model; or

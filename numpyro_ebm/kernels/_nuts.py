@@ -54,6 +54,10 @@ class NUTS(AbstractKernel):
     Asymptotically exact; shown by `tests/kernels/test_exactness.py`. Vectorized chains all wait
     for the longest trajectory among them.
 
+    Beside discrete sites it is a block of NumPyro's `Gibbs`, `(kernel, None)` after
+    `(DiscreteGibbs(model), ["z"])`: `DiscreteHMCGibbs`, `MixedHMC` and `HMCECS` accept only
+    NumPyro's own kernels.
+
     ```python
     mcmc = MCMC(ebm.NUTS(model), num_warmup=500, num_samples=1000, num_chains=4)
     ```
