@@ -181,9 +181,12 @@ class EnergyDistribution(Distribution):
     def variance(self) -> Array:
         return self._moment("variance")
 
-    @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
-        value = as_floats(value)
+        # First, because NumPyro's check takes no tables.
+        return self._log_prob(as_floats(value))
+
+    @validate_sample
+    def _log_prob(self, value: Array) -> Array:
         split = max(value.ndim - self.event_dim, 0)
         if value.shape[split:] != self.event_shape:
             raise ValueError(
