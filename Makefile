@@ -16,6 +16,7 @@ COMMIT = $(shell git rev-parse HEAD 2>/dev/null || date +%j)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test cases slow third snapshots lint type format docs site pictures bench clean
+.PHONY: package newest lowest
 
 help: ## List these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -73,6 +74,23 @@ site: docs ## Look at each page of it in a browser (Chromium and its driver)
 pictures: setup ## Draw the pictures of the documentation anew
 	$(BIN)/python docs/pictures.py
 
+$(VENV)/.installed-release: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[release]'
+	touch $@
+
+package: $(VENV)/.installed-release ## Build wheel and sdist in dist/, and check what they contain
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/contents.py
+
+newest: package ## Try the wheel in an empty environment, with the newest of all it needs
+	.ci/smoke $(PYTHON)
+
+lowest: package ## The same with the lowest versions that pyproject.toml allows
+	$(BIN)/python .ci/lowest.py > dist/lowest.txt
+	.ci/smoke $(PYTHON) --constraint dist/lowest.txt
+
 bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sampling.py
@@ -81,4 +99,4 @@ bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/normalizers.py
 
 clean: ## Remove what these commands made
-	rm -rf .venv .venv-* site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* dist site .pytest_cache .ruff_cache

@@ -29,7 +29,7 @@ def milliseconds(energy, kernel, num_chains, shape, num_steps):
     start = jr.normal(KEY, (num_chains, *shape))
 
     def run():
-        settings = {"num_warmup": 0, "num_samples": 1, "thinning": num_steps}
+        settings = {"num_warmup": 0, "num_samples": num_steps, "thinning": num_steps}
         draws = ebm.sample(
             KEY, energy, kernel, init_params=start, progress_bar=False, **settings
         )

@@ -141,11 +141,13 @@ def user_level() -> int:
 _LIBRARIES = {"numpyro_ebm", "numpyro", "jax"}
 
 
-def as_data(data: Any, name: str = "data") -> Array:
-    """`data` as floats, one point per row; raises if empty, not numeric, or not finite."""
-    if isinstance(data, Tracer):
-        return data
-    array = data if isinstance(data, jax.Array) else np.asarray(data)
+def as_array(values: Any, name: str) -> Any:
+    """`values` as an array of real numbers; the columns of a table become coordinates."""
+    if hasattr(values, "columns") and hasattr(values, "items"):  # pandas' `DataFrame`.
+        # One by one, because columns of different types together make an object array.
+        columns = [as_array(column, f"{name}[{key!r}]") for key, column in values.items()]
+        return np.array(columns).T
+    array = values if isinstance(values, jax.Array) else np.asarray(values)
     kind = array.dtype.kind
     if kind in "OSUVMmc":
         remedy = {
@@ -153,6 +155,14 @@ def as_data(data: Any, name: str = "data") -> Array:
             "O": "Rows of different lengths, or None among them, make an object array.",
         }.get(kind, "Pass numbers.")
         raise TypeError(f"`{name}` must be real numbers, got dtype {array.dtype}. {remedy}")
+    return array
+
+
+def as_data(data: Any, name: str = "data") -> Array:
+    """`data` as floats, one point per row; raises if empty, not numeric, or not finite."""
+    if isinstance(data, Tracer):
+        return data
+    array = as_array(data, name)
     if array.ndim == 0 or array.shape[0] == 0:
         raise ValueError(
             f"`{name}` must hold at least one point along its first axis, got shape "

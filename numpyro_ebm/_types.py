@@ -1,6 +1,6 @@
 """Type aliases used in all signatures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
@@ -36,15 +36,24 @@ Sampler: TypeAlias = Callable[..., Array]
 #: A typed key (`jax.random.key`) or a legacy one (`jax.random.PRNGKey`).
 Key: TypeAlias = PRNGKeyArray | Array
 
+#: What `dense_mass` takes: whether a metric is dense, or the sites of each of its dense blocks.
+DenseMass: TypeAlias = bool | Sequence[Sequence[str]]
+
+#: What `inverse_mass_matrix` takes: one array over the flattened position, or one per block of
+#: sites, whose names are a tuple.
+Metric: TypeAlias = ArrayLike | dict[Any, ArrayLike]
+
 __all__ = [
     "Array",
     "ArrayLike",
     "Bool",
+    "DenseMass",
     "Energy",
     "EnergyLike",
     "Float",
     "Int",
     "Key",
+    "Metric",
     "Point",
     "PyTree",
     "Sampler",

@@ -187,6 +187,22 @@ def test_energies_are_not_asked_by_name_what_they_know():
     assert not asked, asked
 
 
-def test_the_version_is_that_of_the_changelog():
-    changelog = (ROOT.parent / "CHANGELOG.md").read_text()
-    assert f"## {ebm.__version__}" in changelog
+def test_the_version_is_the_same_everywhere():
+    files = {
+        "CHANGELOG.md": f"## {ebm.__version__}",
+        "CITATION.cff": f"version: {ebm.__version__}",
+    }
+    for name, line in files.items():
+        assert f"\n{line}" in (ROOT.parent / name).read_text(), name
+    # The version is a static one, so that clones without tags have it, too; a tag must agree.
+    command = ["git", "-C", str(ROOT.parent), "tag", "--points-at", "HEAD", "v*"]
+    tags = subprocess.run(command, check=False, capture_output=True, text=True).stdout.split()
+    assert set(tags) <= {f"v{ebm.__version__}"}
+
+
+def test_each_dependency_has_a_lowest_version():
+    """`make lowest` tries them; without one it would try any."""
+    command = [sys.executable, ".ci/lowest.py"]
+    done = subprocess.run(command, cwd=ROOT.parent, check=True, capture_output=True, text=True)
+    lines = done.stdout.split()
+    assert {"numpyro", "jax", "equinox", "optax"} <= {line.split("==")[0] for line in lines}

@@ -31,7 +31,10 @@ from ._engine import (
     start_alone as start_alone,
     transition as transition,
 )
-from ._metric import check_metric as check_metric
+from ._metric import (
+    by_blocks as by_blocks,
+    check_metric as check_metric,
+)
 from ._move import (
     TUNED_ERROR as TUNED_ERROR,
     AbstractMove as AbstractMove,

@@ -9,9 +9,18 @@ import jax.numpy as jnp
 from jax.lax import cond
 
 from .._checks import check_probability
-from .._types import Array, Point, Scalar
+from .._types import Array, DenseMass, Point, Scalar
 from ._blackjax import blackjax
-from ._metric import Algorithm, as_arrays, begin_moments, learn_moments, metric_of
+from ._metric import (
+    Algorithm,
+    Blocks,
+    as_arrays,
+    as_dense_mass,
+    begin_moments,
+    learn_moments,
+    metric_of,
+    structured,
+)
 from ._move import AbstractMove, Report, dimension
 
 
@@ -104,7 +113,7 @@ class Adaptation(AbstractAdaptation):
 
     adapt_step_size: bool = eqx.field(static=True)
     adapt_mass_matrix: bool = eqx.field(static=True)
-    dense_mass: bool = eqx.field(static=True)
+    dense_mass: bool | Blocks = eqx.field(static=True, converter=as_dense_mass)
     #: For the mean of `Report.tuning`; for most kernels, the target acceptance.
     target_tuning: float
     #: Shrink the metric of a short window, like Stan, but relative to the scales found.
@@ -116,24 +125,19 @@ class Adaptation(AbstractAdaptation):
         for name in ("adapt_step_size", "adapt_mass_matrix"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
-        if not isinstance(self.dense_mass, bool):
-            raise NotImplementedError(
-                "`dense_mass` must be True or False: metrics of several dense blocks are not "
-                f"implemented, got {self.dense_mass}."
-            )
 
     def check(self, move: AbstractMove) -> None:
         has_metric = self.adapt_mass_matrix or move.inverse_mass_matrix is not None
         if self.dense_mass and not has_metric:
             raise ValueError(
-                "`dense_mass=True` with `adapt_mass_matrix=False` has no metric to use: let it "
-                "adapt, or give an `inverse_mass_matrix`."
+                f"`dense_mass={self.dense_mass}` with `adapt_mass_matrix=False` has no metric "
+                "to use: let it adapt, or give an `inverse_mass_matrix`."
             )
 
     def init(self, move: AbstractMove, position: Point, num_warmup: int) -> AdaptState:
         metric = move.metric(position)
-        if self.adapt_mass_matrix and self.dense_mass and metric.ndim == 1:
-            metric = jnp.diag(metric)
+        if self.adapt_mass_matrix:
+            metric = structured(metric, self.dense_mass, position)
         step_size = jnp.asarray(move.step_size, jnp.result_type(float))
         num_travel = self._num_travel(num_warmup)
         if self.travel is not None and num_travel:
@@ -143,7 +147,7 @@ class Adaptation(AbstractAdaptation):
             inverse_mass_matrix=metric,
             schedule=_schedule(num_warmup, num_travel, self.travel is not None),
             step_size_state=self._begin_averaging(step_size),
-            metric_state=begin_moments(self.dense_mass, dimension(position), metric),
+            metric_state=begin_moments(bool(self.dense_mass), dimension(position), metric),
         )
 
     def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
@@ -195,7 +199,8 @@ class Adaptation(AbstractAdaptation):
         if self.adapt_mass_matrix:
             learnt = learn_moments(state.metric_state, positions)
             state = state._replace(metric_state=_select(is_slow, learnt, state.metric_state))
-            state = _select(is_window_end, self._end_window(state), state)
+            ended = self._end_window(state, jax.tree.map(lambda x: x[0], positions))
+            state = _select(is_window_end, ended, state)
         if self.adapt_step_size:
             state = self._end_stage(i, state)
         return state
@@ -208,10 +213,11 @@ class Adaptation(AbstractAdaptation):
         learnt = algorithm.update(state.step_size_state, tuning)
         return state._replace(step_size=jnp.exp(learnt.log_step_size), step_size_state=learnt)
 
-    def _end_window(self, state: AdaptState) -> AdaptState:
+    def _end_window(self, state: AdaptState, position: Point) -> AdaptState:
         old = state.inverse_mass_matrix
-        metric = metric_of(state.metric_state.wc_state, old, self.regularize_mass_matrix)
-        fresh = begin_moments(self.dense_mass, len(old), metric)
+        found = metric_of(state.metric_state.wc_state, old, self.regularize_mass_matrix)
+        metric = structured(found, self.dense_mass, position)
+        fresh = begin_moments(bool(self.dense_mass), len(old), metric)
         state = state._replace(inverse_mass_matrix=metric, metric_state=fresh)
         if not self.adapt_step_size:
             return state
@@ -250,7 +256,7 @@ _SHORT = 50
 
 
 def learns_metric(
-    adapt_mass_matrix: bool | None, adapt_step_size: bool, dense_mass: bool
+    adapt_mass_matrix: bool | None, adapt_step_size: bool, dense_mass: DenseMass
 ) -> bool:
     """Whether a kernel adapts its metric; by default, if it adapts its step.
 

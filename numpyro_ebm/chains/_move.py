@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.flatten_util import ravel_pytree
 
-from .._checks import as_numbers
-from .._types import Array, ArrayLike, Energy, Key, Point, Scalar, Shape
+from .._checks import as_floats, as_numbers
+from .._types import Array, Energy, Key, Metric, Point, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete
+from ._metric import assembled
 
 
 class Report(NamedTuple):
@@ -43,8 +44,8 @@ class AbstractMove(eqx.Module):
     """
 
     step_size: eqx.AbstractVar[float | Scalar]
-    #: The inverse mass matrix, dense or its diagonal; `None` is the identity.
-    inverse_mass_matrix: eqx.AbstractVar[ArrayLike | None]
+    #: The inverse mass matrix, dense, its diagonal, or by blocks; `None` is the identity.
+    inverse_mass_matrix: eqx.AbstractVar[Metric | None]
     #: Whether its reports hold a Hamiltonian.
     is_hamiltonian: ClassVar[bool] = False
 
@@ -117,9 +118,12 @@ class AbstractMove(eqx.Module):
         return jr.uniform(rng_key, shape, jnp.result_type(float), minval=-2, maxval=2)
 
     def metric(self, position: Point) -> Array:
-        if self.inverse_mass_matrix is not None:
-            return jnp.asarray(self.inverse_mass_matrix, jnp.result_type(float))
-        return jnp.ones(dimension(position), jnp.result_type(float))
+        """The inverse mass matrix over the flattened `position`, dense or its diagonal."""
+        if self.inverse_mass_matrix is None:
+            return jnp.ones(dimension(position), jnp.result_type(float))
+        if isinstance(self.inverse_mass_matrix, dict):
+            return assembled(self.inverse_mass_matrix, position)
+        return as_floats(self.inverse_mass_matrix)
 
 
 def map_chains(fn: Callable[..., Any], *args: Any) -> Any:

@@ -144,13 +144,14 @@ def _run(
     columns, state, made = [], None, 0
     for length in lengths:
         num_warmup = lengths[0] // 2
+        num_steps = length - max(made, num_warmup)
         draws = sample(
             rng_key,
             energy,
             kernel,
             num_warmup=num_warmup,
-            num_samples=1,
-            thinning=length - max(made, num_warmup),
+            num_samples=num_steps,
+            thinning=num_steps,
             init_params=start if state is None else None,
             init_state=state,
             progress_bar=progress_bar,

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.nn import softplus
 from numpyro.infer.initialization import init_to_uniform
 
-from .._types import Array, ArrayLike, Energy, Float, Key, Point, Scalar
+from .._types import Array, DenseMass, Energy, Float, Key, Metric, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, blackjax, log_density, report
 from ._hmc import travelling
 from ._numpyro import AbstractKernel
@@ -24,7 +24,7 @@ class BarkerMove(AbstractMove):
     """
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.barker.init(position, log_density(energy))
@@ -79,10 +79,12 @@ class BarkerMH(AbstractKernel):
     - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: $\sigma$; where adaptation starts.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position, or by
+      blocks of sites, `{("x", "y"): matrix}`.
     - `adapt_step_size`: adapt $\sigma$ in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `target_accept_prob`: 0.4 is optimal in high dimension.
     - `init_strategy`: where the chains of a model start.
     """
@@ -93,10 +95,10 @@ class BarkerMH(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         target_accept_prob: float = 0.4,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:

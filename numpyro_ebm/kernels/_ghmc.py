@@ -8,7 +8,7 @@ import jax.random as jr
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive
-from .._types import ArrayLike, Energy, Key, Point, Scalar
+from .._types import DenseMass, Energy, Key, Metric, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, blackjax, log_density
 from ._hamiltonian import euclidean, hamiltonian_report, with_end_energy
 from ._hmc import travelling
@@ -19,7 +19,7 @@ class GHMCMove(AbstractMove):
     """One leapfrog step with a persistent momentum, accepted by a slice that persists too."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
     is_hamiltonian: ClassVar[bool] = True
     trajectory_length: float | Scalar = 1.0
 
@@ -62,11 +62,12 @@ class GHMC(AbstractKernel):
     - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: the leapfrog step; where adaptation starts.
-    - `inverse_mass_matrix`: diagonal or dense, over the flattened position; where adaptation
-      starts.
+    - `inverse_mass_matrix`: diagonal or dense, over the flattened position, or by blocks of
+      sites, `{("x", "y"): matrix}`; where adaptation starts.
     - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `target_accept_prob`: high, because a rejection reverses the momentum.
     - `trajectory_length`: the time in which the momentum decays to $1/e$. Once the metric is
       learnt, the target is about one unit wide.
@@ -81,10 +82,10 @@ class GHMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.5,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         target_accept_prob: float = 0.9,
         trajectory_length: float = 1.0,
         init_strategy: Callable[..., Any] = init_to_uniform,

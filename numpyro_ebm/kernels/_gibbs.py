@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._types import Array, ArrayLike, Energy, Key, Point, Scalar, Shape
+from .._types import Array, Energy, Key, Metric, Point, Scalar, Shape
 from ..chains import NO_ADAPTATION, AbstractMove, Report, as_position, report
 from ..energies import AbstractEnergy, discrete_levels
 from ._numpyro import AbstractKernel
@@ -46,7 +46,7 @@ class BlockGibbsMove(AbstractMove):
     """Draws each block of the energy in turn, given the others."""
 
     step_size: float | Scalar = 1.0
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
 
     def check(self, energy: AbstractEnergy) -> None:
         _sweep(energy)
@@ -84,7 +84,7 @@ class GibbsWithGradientsMove(AbstractMove):
     r"""Flip unit $i$ with probability $\propto e^{-\Delta_i/2}$, $\Delta_i$ by the gradient."""
 
     step_size: float | Scalar = 1.0
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
 
     def check(self, energy: AbstractEnergy) -> None:
         _levels(energy)

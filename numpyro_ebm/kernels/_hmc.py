@@ -10,7 +10,7 @@ import jax.random as jr
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive, user_level
-from .._types import ArrayLike, Energy, Key, Point, Scalar
+from .._types import DenseMass, Energy, Key, Metric, Point, Scalar
 from ..chains import (
     AbstractMove,
     Adaptation,
@@ -35,7 +35,7 @@ class HMCMove(AbstractMove):
     """A leapfrog trajectory of a given length, whose end is accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
     is_hamiltonian: ClassVar[bool] = True
     trajectory_length: float | Scalar | None = 2 * math.pi
     #: A fixed number of steps instead, with a step that does not vary.
@@ -68,7 +68,7 @@ class HMCMove(AbstractMove):
 
 
 def travelling(
-    inverse_mass_matrix: ArrayLike | None, adapt_step_size: bool, power: int = 1
+    inverse_mass_matrix: Metric | None, adapt_step_size: bool, power: int = 1
 ) -> Travel | None:
     """Trajectories for the first part of a local move's warm-up, if its step adapts.
 
@@ -89,17 +89,22 @@ class HMC(AbstractKernel):
     Shown by `tests/kernels/test_hamiltonian.py` (acceptance against a closed form,
     reversibility) and `test_exactness.py`.
 
+    Beside discrete sites it is a block of NumPyro's `Gibbs`, `(kernel, None)` after
+    `(DiscreteGibbs(model), ["z"])`: `DiscreteHMCGibbs`, `MixedHMC` and `HMCECS` accept only
+    NumPyro's own kernels.
+
     **Arguments**
 
     - `model`: a NumPyro model; or
     - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: the leapfrog step; where adaptation starts.
-    - `inverse_mass_matrix`: diagonal or dense, over the flattened position; where adaptation
-      starts.
+    - `inverse_mass_matrix`: diagonal or dense, over the flattened position, or by blocks of
+      sites, `{("x", "y"): matrix}`; where adaptation starts.
     - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `target_accept_prob`: 0.65 is optimal in high dimension; a little more is robust.
     - `num_steps`: a fixed number of leapfrog steps. Set `trajectory_length=None` as well, or
       their step is `trajectory_length / num_steps`, as in NumPyro; either way it does not vary.
@@ -120,10 +125,10 @@ class HMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         target_accept_prob: float = 0.8,
         num_steps: int | None = None,
         trajectory_length: float | None = 2 * math.pi,

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_probability
-from .._types import Array, ArrayLike, Energy, Key, Point, Scalar, Shape
+from .._types import Array, DenseMass, Energy, Key, Metric, Point, Scalar, Shape
 from ..chains import (
     TUNED_ERROR,
     AbstractMove,
@@ -49,7 +49,7 @@ class LangevinMove(AbstractMove):
     """
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
     target_accept_prob: float | Scalar = 0.99
 
     @property
@@ -107,7 +107,7 @@ class LangevinMove(AbstractMove):
         """$M^{-1/2} x$, or its transpose times $x$."""
         if self.inverse_mass_matrix is None:
             return x
-        metric = jnp.asarray(self.inverse_mass_matrix)
+        metric = self.metric(x)
         flat, unravel = ravel_pytree(x)
         if metric.ndim == 1:
             return unravel(jnp.sqrt(metric) * flat)
@@ -173,12 +173,14 @@ class UnadjustedLangevin(AbstractKernel):
     - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: BlackJAX's $\eta$; where adaptation starts.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position, or by
+      blocks of sites, `{("x", "y"): matrix}`.
     - `adapt_step_size`: adapt $\eta$ in warm-up, until MALA would accept
       `target_accept_prob`.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
       adapts, or if `dense_mass`.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `target_accept_prob`: close to one for a small bias.
     - `init_strategy`: where the chains of a model start.
     """
@@ -189,10 +191,10 @@ class UnadjustedLangevin(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.01,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool | None = None,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         target_accept_prob: float = 0.99,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro.infer.initialization import init_to_uniform
 
-from .._types import ArrayLike, Energy, Key, Point, Scalar
+from .._types import DenseMass, Energy, Key, Metric, Point, Scalar
 from ..chains import (
     AbstractMove,
     Adaptation,
@@ -25,7 +25,7 @@ class MALAMove(AbstractMove):
     r"""$x' = x + \eta M^{-1} s(x) + \sqrt{2\eta}\,M^{-1/2}\epsilon$, accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.hmc.init(position, log_density(energy))
@@ -50,7 +50,7 @@ class AutoMALAMove(AbstractMove):
     """
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.composed.step_size.init(position, log_density(energy))
@@ -92,11 +92,13 @@ class MALA(AbstractKernel):
     - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: BlackJAX's $\eta$ (HMC's step is $\sqrt{2\eta}$); where adaptation starts.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position, or by
+      blocks of sites, `{("x", "y"): matrix}`.
     - `adapt_step_size`: adapt $\eta$ in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
       adapts, or if `dense_mass`.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `target_accept_prob`: 0.574 is optimal in high dimension [Roberts and Rosenthal 1998].
     - `init_strategy`: where the chains of a model start.
     """
@@ -107,10 +109,10 @@ class MALA(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.1,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool | None = None,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         target_accept_prob: float = 0.574,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
@@ -144,11 +146,13 @@ class AutoMALA(AbstractKernel):
     - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: $\eta$, from which each search starts; it goes up to a factor of $2^{20}$.
-    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position.
+    - `inverse_mass_matrix`: $M^{-1}$, diagonal or dense, over the flattened position, or by
+      blocks of sites, `{("x", "y"): matrix}`.
     - `adapt_step_size`: in warm-up, move $\eta$ to the median of the steps chosen.
     - `adapt_mass_matrix`: learn $M^{-1}$ in warm-up, by Stan's windows; by default if the step
       adapts, or if `dense_mass`.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `init_strategy`: where the chains of a model start.
     """
 
@@ -158,10 +162,10 @@ class AutoMALA(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.1,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool | None = None,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
         move = AutoMALAMove(step_size, inverse_mass_matrix)

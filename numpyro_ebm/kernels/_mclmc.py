@@ -5,16 +5,18 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_positive
-from .._types import ArrayLike, Energy, Key, Point, Scalar
+from .._types import Energy, Key, Metric, Point, Scalar
 from ..chains import (
     TUNED_ERROR,
     AbstractMove,
     Adaptation,
     Report,
     blackjax,
+    by_blocks,
     dimension,
     log_density,
     report,
@@ -31,7 +33,7 @@ class UnadjustedMCLMCMove(AbstractMove):
     """One step of a particle of constant speed, steered by the score and turned by noise."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
     trajectory_length: float | Scalar | None = None
     energy_variance: float | Scalar = 5e-4
 
@@ -65,7 +67,7 @@ class AdjustedMCLMCMove(AbstractMove):
     """A constant-speed trajectory steered by the score, whose end is accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
     trajectory_length: float | Scalar | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
@@ -104,7 +106,8 @@ def _check_dimension(position: Point) -> None:
 
 
 def _check_diagonal(inverse_mass_matrix: Any) -> None:
-    if inverse_mass_matrix is not None and jnp.ndim(inverse_mass_matrix) != 1:
+    blocks = {} if inverse_mass_matrix is None else by_blocks(inverse_mass_matrix)
+    if any(np.ndim(block) != 1 for block in blocks.values()):
         raise ValueError(
             "`inverse_mass_matrix` must be a vector, the diagonal: BlackJAX's microcanonical "
             "integrators take no whole matrix."
@@ -140,7 +143,7 @@ class UnadjustedMCLMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.5,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         energy_variance: float = 5e-4,
@@ -186,7 +189,7 @@ class AdjustedMCLMC(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 0.5,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         target_accept_prob: float = 0.9,

@@ -7,7 +7,7 @@ import equinox as eqx
 from numpyro.infer.initialization import init_to_uniform
 
 from .._checks import check_count
-from .._types import ArrayLike, Energy, Key, Point, Scalar
+from .._types import DenseMass, Energy, Key, Metric, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, Travel, blackjax, log_density
 from ._hamiltonian import (
     check_differentiation,
@@ -23,7 +23,7 @@ class NUTSMove(AbstractMove):
     """A Hamiltonian trajectory that doubles until it turns back, and a point drawn from it."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
     is_hamiltonian: ClassVar[bool] = True
     max_tree_depth: int = eqx.field(static=True, default=10)
     find_step_size: bool = eqx.field(static=True, default=False)
@@ -54,6 +54,10 @@ class NUTS(AbstractKernel):
     Asymptotically exact; shown by `tests/kernels/test_exactness.py`. Vectorized chains all wait
     for the longest trajectory among them.
 
+    Beside discrete sites it is a block of NumPyro's `Gibbs`, `(kernel, None)` after
+    `(DiscreteGibbs(model), ["z"])`: `DiscreteHMCGibbs`, `MixedHMC` and `HMCECS` accept only
+    NumPyro's own kernels.
+
     ```python
     mcmc = MCMC(ebm.NUTS(model), num_warmup=500, num_samples=1000, num_chains=4)
     ```
@@ -64,11 +68,12 @@ class NUTS(AbstractKernel):
     - `potential_fn`: anything [`as_energy`][numpyro_ebm.as_energy] takes. It needs
       `init_params` in `MCMC.run` unless it knows its event shape.
     - `step_size`: the leapfrog step; where adaptation starts.
-    - `inverse_mass_matrix`: diagonal or dense, over the flattened position; where adaptation
-      starts.
+    - `inverse_mass_matrix`: diagonal or dense, over the flattened position, or by blocks of
+      sites, `{("x", "y"): matrix}`; where adaptation starts.
     - `adapt_step_size`: adapt the step in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the metric in warm-up, by Stan's windows.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `target_accept_prob`: the mean acceptance probability along trajectories.
     - `trajectory_length`: has no effect, as in NumPyro; it keeps the two signatures alike.
     - `max_tree_depth`: at most `2**max_tree_depth - 1` gradients per transition; a pair gives
@@ -89,10 +94,10 @@ class NUTS(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         target_accept_prob: float = 0.8,
         trajectory_length: float | None = None,
         max_tree_depth: int | tuple[int, int] = 10,

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro.infer.initialization import init_to_uniform
 
-from .._types import ArrayLike, Energy, Key, Point, Scalar
+from .._types import DenseMass, Energy, Key, Metric, Point, Scalar
 from ..chains import AbstractMove, Adaptation, Report, blackjax, log_density, report
 from ._numpyro import AbstractKernel
 
@@ -15,7 +15,7 @@ class RandomWalkMove(AbstractMove):
     r"""$x' = x + \sigma M^{-1/2}\epsilon$, accepted by Metropolis."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         return blackjax().mcmc.random_walk.init(position, log_density(energy))
@@ -47,7 +47,8 @@ class RandomWalkMetropolis(AbstractKernel):
       over the flattened position.
     - `adapt_step_size`: adapt $\sigma$ in warm-up, to `target_accept_prob`.
     - `adapt_mass_matrix`: learn the covariance in warm-up.
-    - `dense_mass`: learn the dense matrix, not only its diagonal.
+    - `dense_mass`: learn the dense matrix, not only its diagonal, or dense blocks of sites,
+      `[("x", "y")]`.
     - `target_accept_prob`: 0.234 is optimal in high dimension [Roberts, Gelman and Gilks 1997],
       0.44 in one.
     - `init_strategy`: where the chains of a model start.
@@ -59,10 +60,10 @@ class RandomWalkMetropolis(AbstractKernel):
         potential_fn: Energy | None = None,
         *,
         step_size: float = 1.0,
-        inverse_mass_matrix: ArrayLike | None = None,
+        inverse_mass_matrix: Metric | None = None,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
-        dense_mass: bool = False,
+        dense_mass: DenseMass = False,
         target_accept_prob: float = 0.234,
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:

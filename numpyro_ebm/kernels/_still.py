@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._types import ArrayLike, Energy, Key, Point, Scalar
+from .._types import Energy, Key, Metric, Point, Scalar
 from ..chains import NO_ADAPTATION, AbstractMove, Report, Sampler, report
 
 
@@ -21,7 +21,7 @@ class StillMove(AbstractMove):
     """Stays where it is."""
 
     step_size: float | Scalar
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
     #: Whether the move that it stands in for is Hamiltonian.
     for_hamiltonian: bool = eqx.field(static=True, default=False)
 

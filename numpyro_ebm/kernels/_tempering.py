@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import as_finite, as_floats
-from .._types import Array, ArrayLike, Energy, EnergyLike, Float, Key, Point, Scalar, Shape
+from .._types import Array, Energy, EnergyLike, Float, Key, Metric, Point, Scalar, Shape
 from ..chains import AbstractAdaptation, AbstractMove, Adaptation, AdaptState, Report
 from ..energies import as_energy
 from ._numpyro import AbstractKernel
@@ -45,7 +45,7 @@ class TemperingMove(AbstractMove):
     inner: AbstractMove
     step_size: Float[Array, " temperature"]
     temperatures: Float[Array, " temperature"]
-    inverse_mass_matrix: ArrayLike | None = None
+    inverse_mass_matrix: Metric | None = None
 
     @property
     def is_exact(self) -> bool:

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import as_data
-from .._types import Array, Energy, Float, PyTree
+from .._checks import as_array, as_data
+from .._types import Array, ArrayLike, Energy, Float, PyTree
 
 
 class Batch(eqx.Module):
@@ -64,7 +64,7 @@ class Batch(eqx.Module):
 
 
 #: What `as_batch` accepts.
-Data: TypeAlias = Batch | Array | tuple[Array, PyTree]
+Data: TypeAlias = Batch | ArrayLike | tuple[ArrayLike, PyTree]
 
 
 def as_batch(data: Data) -> Batch:
@@ -72,13 +72,14 @@ def as_batch(data: Data) -> Batch:
     if isinstance(data, Batch):
         return data
     if not isinstance(data, tuple):
-        return Batch(data)
+        return Batch(as_array(data, "data"))
     if len(data) != 2:
         raise ValueError(
             "`data` must be an array, or a pair `(y, x)` for a conditional energy, got a tuple "
             f"of {len(data)}."
         )
-    return Batch(*data)
+    points, conditions = jax.tree.map(lambda x: as_array(x, "data"), data)
+    return Batch(points, conditions)
 
 
 def as_float_batch(data: Any) -> Batch:

@@ -58,8 +58,9 @@ def sample(
     - `event_shape`: the shape of one point, if the energy doesn't know it.
     - `num_chains`: 4, or the number of rows of `init_params`.
     - `num_warmup`: transitions that adapt.
-    - `num_samples`: draws to keep per chain.
-    - `thinning`: transitions from one draw to the next.
+    - `num_samples`: transitions of each chain after the warm-up.
+    - `thinning`: keep the last of so many transitions, `num_samples // thinning` draws in all,
+      as in NumPyro's `MCMC`.
     - `init_params`: points to start from, `(chain, *event)`, by default uniform in
       $[-2, 2]^d$ (of unconstrained space); for a conditional energy at one condition, in up to
       three dimensions, wide draws chosen by their weights, so modes have their proportions.
@@ -80,16 +81,22 @@ def sample(
         return _populate(rng_key, energy, kernel, event_shape, size, progress_bar)
     _check_run(rng_key, num_chains, num_warmup, num_samples)
     check_count("thinning", thinning)
+    if thinning > num_samples:
+        raise ValueError(
+            f"`thinning` must be at most `num_samples`, {num_samples}, to keep a draw, got "
+            f"{thinning}."
+        )
     energy = as_energy(energy, event_shape)
     problem = as_problem(energy, kernel)
     chains = num_chains, num_warmup, init_params, init_state, sharding
     state = first_state(problem, energy, rng_key, *chains)
     first = max(int(state.i), state.num_warmup)
-    history = History.of(kernel.move, first, num_samples, thinning)
-    end = first + num_samples * thinning
-    state, kept = run_until(end, problem, state, history, progress_bar)
+    # As in NumPyro, the last transition is kept, and those left over are the first ones.
+    num_draws, num_left = divmod(num_samples, thinning)
+    history = History.of(kernel.move, first + num_left, num_draws, thinning)
+    state, kept = run_until(first + num_samples, problem, state, history, progress_bar)
     num_steps = max(int(state.i) - first, 0)
-    values, stats = history.draws(kept, num_steps // thinning)
+    values, stats = history.draws(kept, max(num_steps - num_left, 0) // thinning)
     draws = Draws(
         values,
         state.accept_prob,

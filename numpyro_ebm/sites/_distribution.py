@@ -15,7 +15,7 @@ from numpyro.distributions.util import validate_sample
 
 from .._checks import as_floats, as_shape, check_count, check_key
 from .._guard import Dependence, any_point, dependences, guard
-from .._types import Array, EnergyLike, Key, Point, PyTree, Scalar, Shape
+from .._types import Array, ArrayLike, EnergyLike, Key, Point, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, Normalized, as_energy, check_energy, same_support
 from ..kernels import MALA, AbstractKernel
 from ..sampling import SiteDraws
@@ -181,9 +181,12 @@ class EnergyDistribution(Distribution):
     def variance(self) -> Array:
         return self._moment("variance")
 
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
+        # First, because NumPyro's check takes no tables.
+        return self._log_prob(as_floats(value))
+
     @validate_sample
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
-        value = as_floats(value)
+    def _log_prob(self, value: Array) -> Array:
         split = max(value.ndim - self.event_dim, 0)
         if value.shape[split:] != self.event_shape:
             raise ValueError(

@@ -10,7 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from helpers import COVARIANCE, KERNELS, MEAN, network, quick
-from numpyro.infer import MCMC, Gibbs
+from numpyro.infer import HMCECS, MCMC, DiscreteGibbs, DiscreteHMCGibbs, Gibbs, MixedHMC
 
 import numpyro_ebm as ebm
 from numpyro_ebm.kernels import AbstractKernel, AbstractMove, Adaptation
@@ -235,11 +235,6 @@ def test_a_nan_energy_rejects_and_does_not_poison_the_step_size(Kernel):
             "`target_accept_prob` must lie between 0 and 1",
         ),
         (
-            lambda: ebm.NUTS(dense_mass=[("x", "y")]),
-            NotImplementedError,
-            "metrics of several dense blocks",
-        ),
-        (
             lambda: ebm.HMC(trajectory_length=None),
             ValueError,
             "At least one of `num_steps` or `trajectory_length` must be specified",
@@ -306,6 +301,28 @@ def test_blocks_of_numpyros_gibbs():
         ours, theirs = (np.asarray(r.get_samples()[name]) for r in (run, whole))
         assert abs(ours.mean() - theirs.mean()) < 0.15
         assert abs(ours.std() / theirs.std() - 1) < 0.15
+
+
+def test_discrete_sites_are_sampled_beside_our_kernels():
+    """NumPyro's older ways to do so take its own HMC alone."""
+
+    def shifted(y=None):
+        c = numpyro.sample("c", dist.Bernoulli(0.3))
+        x = numpyro.sample("x", dist.Normal(3.0 * c, 1.0))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    for Composite in (DiscreteHMCGibbs, MixedHMC, HMCECS):
+        with pytest.raises(ValueError, match="inner_kernel must be an HMC"):
+            Composite(ebm.HMC(shifted))
+    run = mcmc(Gibbs([(DiscreteGibbs(shifted), ["c"]), (ebm.NUTS(shifted), None)]), 200, 1000)
+    run.run(jax.random.key(0), jnp.array(1.2))
+    densities = [
+        np.exp(dist.Normal(mean, np.sqrt(2)).log_prob(1.2)) * share
+        for mean, share in ((0.0, 0.7), (3.0, 0.3))
+    ]
+    # About 300 effective draws of a share of 0.26: three standard errors.
+    share = run.get_samples()["c"].mean()
+    assert abs(share - densities[1] / sum(densities)) < 0.075
 
 
 def test_blocks_that_gibbs_cannot_have():

@@ -47,14 +47,14 @@ def total_variation(draws, energy):
     return 0.5 * np.abs(shares - truth).sum()
 
 
-def run(energy, kernel, thinning, num_samples=700):
+def run(energy, kernel, thinning, num_draws=700):
     return ebm.sample(
         jr.key(0),
         energy,
         kernel,
         num_chains=1000,
         num_warmup=100,
-        num_samples=num_samples,
+        num_samples=num_draws * thinning,
         thinning=thinning,
         progress_bar=False,
     )

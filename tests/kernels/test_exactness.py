@@ -26,8 +26,9 @@ TARGETS = {
 }
 
 
-def draw(kernel, energy, num_chains=2000, num_warmup=400, num_samples=1000, **kwargs):
+def draw(kernel, energy, num_chains=2000, num_warmup=400, num_draws=1000, **kwargs):
     settings = {"num_chains": num_chains, "num_warmup": num_warmup, "progress_bar": False}
+    num_samples = num_draws * kwargs.get("thinning", 1)
     draws = ebm.sample(
         jax.random.key(0), energy, kernel, num_samples=num_samples, **settings, **kwargs
     )
@@ -39,8 +40,8 @@ SIZES = {"NUTS": (500, 400, 1), "HMC": (1000, 400, 1), "AdjustedMCLMC": (1000, 5
 
 
 def draw_enough(Kernel, energy, times=1):
-    num_chains, num_samples, thinning = SIZES.get(Kernel.__name__, (2000, 1000, 2))
-    return draw(Kernel(), energy, num_chains, 300, times * num_samples, thinning=thinning)
+    num_chains, num_draws, thinning = SIZES.get(Kernel.__name__, (2000, 1000, 2))
+    return draw(Kernel(), energy, num_chains, 300, times * num_draws, thinning=thinning)
 
 
 @each_kernel

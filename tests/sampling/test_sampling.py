@@ -48,8 +48,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(Kernel):
         settings = {"num_chains": 3, "num_warmup": 25, "thinning": 2, **QUIET, **kwargs}
         return ebm.sample(jr.key(0), ENERGY, kernel, num_samples=num_samples, **settings)
 
-    whole, first = run(20), run(10)
-    rest = run(10, init_state=first.state)
+    whole, first = run(40), run(20)
+    rest = run(20, init_state=first.state)
     assert whole.values.shape == (3, 20, 2)
     for name in ("potential_energy", "accept_prob", "diverging", "n_grad"):
         parts = [first.stats[name], rest.stats[name]]
@@ -112,11 +112,26 @@ def test_a_refreshed_state_goes_on_under_mcmc_with_new_data():
 
 
 @pytest.mark.slow
-def test_thinning_keeps_every_nth_draw():
-    settings = {"num_chains": 2, "num_warmup": 10, **QUIET}
-    all_of_them = ebm.sample(jr.key(0), ENERGY, ebm.MALA(), num_samples=30, **settings)
-    some = ebm.sample(jr.key(0), ENERGY, ebm.MALA(), num_samples=10, thinning=3, **settings)
-    assert jnp.array_equal(some.values, all_of_them.values[:, 2::3])
+@pytest.mark.parametrize("num_samples", [30, 32])
+def test_thinning_keeps_the_draws_that_numpyro_keeps(num_samples):
+    sizes = {"num_warmup": 10, "num_samples": num_samples}
+
+    def draw(thinning):
+        settings = {"num_chains": 2, "thinning": thinning, **sizes, **QUIET}
+        return ebm.sample(jr.key(0), ENERGY, ebm.MALA(), **settings).values
+
+    def draw_under_mcmc(thinning):
+        mcmc = MCMC(ebm.MALA(potential_fn=ENERGY), thinning=thinning, **sizes, **QUIET)
+        mcmc.run(jr.key(0))
+        return mcmc.get_samples(group_by_chain=True)
+
+    whole, kept = (draw_under_mcmc(thinning)[0] for thinning in (1, 3))
+    numbers = np.flatnonzero((whole[:, None] == kept[None]).all(-1).any(1))
+    some, all_of_them = draw(3), draw(1)
+    assert some.shape == (2, 10, 2)
+    # A rejected step repeats a point, so NumPyro's draws may equal neighbours, too.
+    assert set(range(num_samples % 3 + 2, num_samples, 3)) <= set(numbers)
+    np.testing.assert_array_equal(some, all_of_them[:, num_samples % 3 + 2 :: 3])
 
 
 @pytest.mark.slow
@@ -413,6 +428,7 @@ def test_kernels_under_mcmc_and_sample_agree():
         ({"energy": lambda x: x @ x}, ValueError, "`event_shape` or `init_params` is needed"),
         ({"num_samples": 0}, ValueError, "`num_samples` must be positive"),
         ({"thinning": 0}, ValueError, "`thinning` must be positive"),
+        ({"thinning": 1001}, ValueError, "`thinning` must be at most `num_samples`, 1000"),
         ({"init_params": jnp.ones((4, 3))}, ValueError, "shape"),
         ({"init_params": 1.0}, ValueError, "stacked along a leading chain axis"),
         ({"init_params": jnp.ones((3, 2)), "num_chains": 4}, ValueError, "`num_chains` is 4"),
