@@ -9,6 +9,7 @@ from pathlib import Path
 import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
 from numpyro_ebm import __version__
 
 ROOT = Path(__file__).parents[1]
