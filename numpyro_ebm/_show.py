@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import html
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -62,6 +63,35 @@ def _row(tag: str, cells: list[str]) -> str:
 def as_call(name: str, arguments: Mapping[str, Any]) -> str:
     """The call of a constructor, on one line."""
     return f"{name}({', '.join(f'{key}={show(value)}' for key, value in arguments.items())})"
+
+
+class AsMade:
+    """Prints as the call that made it."""
+
+    #: The arguments of that call.
+    made_with: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__new__(cls)
+        made.made_with = _given(cls, args, kwargs)
+        return made
+
+    def __repr__(self) -> str:
+        return as_call(type(self).__name__, self.made_with)
+
+
+def _given(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor that are not its defaults."""
+    signature = inspect.signature(cls.__init__)
+    try:
+        given = signature.bind(None, *args, **kwargs).arguments
+    except TypeError:  # The constructor will say what is wrong.
+        return {}
+    return {
+        name: value
+        for name, value in list(given.items())[1:]
+        if not is_same(value, signature.parameters[name].default)
+    }
 
 
 def show_module(module: eqx.Module) -> str:

@@ -2,9 +2,8 @@
 
 import abc
 import copy
-import inspect
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.random as jr
@@ -14,7 +13,7 @@ from numpyro.util import is_prng_key
 
 from .._checks import check_positive
 from .._guard import check_potential
-from .._show import as_call, is_same
+from .._show import AsMade
 from .._types import Energy, Key, Point
 from .._values import ByValue
 from ..chains import AbstractAdaptation, AbstractMove, Sampler, check_metric
@@ -24,7 +23,7 @@ from ._still import sampler_at
 from ._target import EnergyTarget, ModelTarget
 
 
-class AbstractKernel(MCMCKernel):
+class AbstractKernel(AsMade, MCMCKernel):
     """A [`move`][numpyro_ebm.kernels.AbstractMove] that NumPyro's `MCMC` can run.
 
     A subclass builds its move and passes it here. Everything that adapts is in the state, and
@@ -37,12 +36,6 @@ class AbstractKernel(MCMCKernel):
 
     move: AbstractMove
     adaptation: AbstractAdaptation
-    _given: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        kernel = super().__new__(cls)
-        kernel._given = _arguments(cls, args, kwargs)
-        return kernel
 
     @abc.abstractmethod
     def __init__(
@@ -102,11 +95,6 @@ class AbstractKernel(MCMCKernel):
 
     def __hash__(self) -> int:
         return hash(ByValue(self))
-
-    def __repr__(self) -> str:
-        target = {"model": self.model, "potential_fn": self.potential_fn}
-        given = {name: value for name, value in target.items() if value is not None}
-        return as_call(type(self).__name__, {**given, **self._given})
 
     def get_diagnostics_str(self, state: KernelState) -> str:
         step_size = f"step size {state.adapt_state.step_size:.2e}"
@@ -184,12 +172,10 @@ class AbstractKernel(MCMCKernel):
     ) -> Callable[[Point], Any]:
         """The site values that other blocks of a composite kernel condition on.
 
-        **Arguments**
-
         - `return_deterministic`: run the model, and return its deterministic sites too.
         """
-        arguments = model_args, model_kwargs or {}
-        return self._known_target.constrain_fn(*arguments, return_deterministic)
+        constrain_fn = self._known_target.constrain_fn
+        return constrain_fn(model_args, model_kwargs or {}, return_deterministic)
 
     @property
     def _sample_fn(self) -> Any:
@@ -206,23 +192,8 @@ class AbstractKernel(MCMCKernel):
 
     def _with_target(self, target: ModelTarget | EnergyTarget) -> "AbstractKernel":
         kernel = copy.copy(self)
-        kernel._target = target
+        kernel._target, kernel.made_with = target, {**self.made_with, **target.argument}
         return kernel
 
     def _sampler(self, position: Point) -> Sampler:
         return sampler_at(position, Sampler(self.move, self.adaptation))
-
-
-def _arguments(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor that are not its defaults, without the target."""
-    signature = inspect.signature(cls.__init__)
-    try:
-        given = signature.bind(None, *args, **kwargs).arguments
-    except TypeError:  # The constructor will say what is wrong.
-        return {}
-    return {
-        name: value
-        for name, value in list(given.items())[1:]
-        if name not in ("model", "potential_fn")
-        and not is_same(value, signature.parameters[name].default)
-    }

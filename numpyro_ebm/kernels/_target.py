@@ -29,6 +29,11 @@ class ModelTarget:
         self.model = model
         self._traced: _Traced | None = None
 
+    @property
+    def argument(self) -> dict[str, Any]:
+        """The argument of a kernel that makes this its target."""
+        return {"model": self.model}
+
     def parts_by_value(self) -> tuple[Any, ...]:
         return (self.model,)
 
@@ -115,6 +120,11 @@ class EnergyTarget(NamedTuple):
         energy = as_energy(potential_fn)
         move.check(energy)
         return cls(energy)
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        """The argument of a kernel that makes this its target."""
+        return {"potential_fn": self.energy}
 
     @property
     def sample_fn(self) -> AbstractEnergy:
