@@ -116,7 +116,7 @@ class NormalizedConditional(AbstractConditional):
                 "`conditional` must be a `ConditionalEnergy(fn, event_shape)`, got "
                 f"{type(conditional).__name__}."
             )
-        is_method = hasattr(log_z, "log_z")
+        is_method = callable(getattr(log_z, "log_z", None))
         std_error = as_numbers("std_error", std_error)
         if not is_method and not isinstance(log_z, LogZ):
             log_z = LogZ(as_finite("log_z", log_z), std_error)

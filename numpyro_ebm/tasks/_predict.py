@@ -10,7 +10,13 @@ import jax.random as jr
 
 from .._checks import as_numbers, check_count, check_key, check_probability, user_level
 from .._types import Array, ArrayLike, Float, Key, PyTree, Shape
-from ..energies import AbstractConditional, ConditionalEnergy, check_energy, is_conditional
+from ..energies import (
+    AbstractConditional,
+    ConditionalEnergy,
+    NormalizedConditional,
+    check_energy,
+    is_conditional,
+)
 from ..kernels import AbstractPopulation
 from ..normalizers import (
     Quadrature,
@@ -136,7 +142,6 @@ def predict(
 
 
 def _default(conditional: AbstractConditional, conditions: PyTree) -> Quadrature:
-    known = getattr(conditional, "method", None)
     shape = shape_of(conditional)
     if math.prod(shape) != 1:
         raise ValueError(
@@ -144,6 +149,7 @@ def _default(conditional: AbstractConditional, conditions: PyTree) -> Quadrature
             "`ebm.TemperedSMC(ebm.MALA(), reference)`, where `reference` is wider than all "
             "densities, such as a Gaussian fitted to the data of all conditions."
         )
+    known = conditional.method if isinstance(conditional, NormalizedConditional) else None
     if isinstance(known, Quadrature):
         return known
     return quadrature_at(as_plain(conditional), conditions)
