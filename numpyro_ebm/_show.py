@@ -120,14 +120,24 @@ def show(value: Any) -> str:
     """A value in a call: numbers and short vectors in full, larger arrays by their shape."""
     if isinstance(value, functools.partial):
         return as_call(value.func.__name__, value.keywords)
+    if isinstance(value, eqx.Module):
+        is_plain = type(value).__repr__ is eqx.Module.__repr__
+        return show_module(value) if is_plain else repr(value)
     if callable(value) and hasattr(value, "__name__"):
         return value.__name__
-    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, Tracer):
-        is_short = value.size <= _SHORT and np.issubdtype(value.dtype, np.number)
-        if is_short:
-            text = np.array2string(np.asarray(value), precision=4, separator=", ")
-            return text.replace("\n", "")
-    return " ".join(eqx.tree_pformat(value).split())
+    if _is_short(value):
+        text = np.array2string(np.asarray(value), precision=4, separator=", ")
+    elif isinstance(value, jax.Array | np.ndarray | list | tuple | dict):
+        text = eqx.tree_pformat(value)
+    else:
+        text = repr(value)
+    return " ".join(text.split())
+
+
+def _is_short(value: Any) -> bool:
+    if not isinstance(value, jax.Array | np.ndarray) or isinstance(value, Tracer):
+        return False
+    return value.size <= _SHORT and np.issubdtype(value.dtype, np.number)
 
 
 #: The most numbers of an array that are printed.
