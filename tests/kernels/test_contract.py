@@ -314,7 +314,8 @@ def test_discrete_sites_are_sampled_beside_our_kernels():
     for Composite in (DiscreteHMCGibbs, MixedHMC, HMCECS):
         with pytest.raises(ValueError, match="inner_kernel must be an HMC"):
             Composite(ebm.HMC(shifted))
-    run = mcmc(Gibbs([(DiscreteGibbs(shifted), ["c"]), (ebm.NUTS(shifted), None)]), 200, 1000)
+    blocks = Gibbs([(DiscreteGibbs(shifted), ["c"]), (ebm.NUTS(shifted), None)])
+    run = MCMC(blocks, num_warmup=200, num_samples=2000, progress_bar=False)
     run.run(jax.random.key(0), jnp.array(1.2))
     densities = [
         np.exp(dist.Normal(mean, np.sqrt(2)).log_prob(1.2)) * share
