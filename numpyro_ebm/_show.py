@@ -6,7 +6,7 @@ import functools
 import html
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -65,14 +65,17 @@ def as_call(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={show(value)}' for key, value in arguments.items())})"
 
 
+T = TypeVar("T", bound="AsMade")
+
+
 class AsMade:
     """Prints as the call that made it."""
 
     #: The arguments of that call.
     made_with: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = super().__new__(cls)
+    def __new__(cls: type[T], *args: Any, **kwargs: Any) -> T:
+        made = object.__new__(cls)
         made.made_with = _given(cls, args, kwargs)
         return made
 
