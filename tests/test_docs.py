@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/index.md",
+    "docs/digits.md",
     "docs/choose-estimator.md",
     "docs/sampling.md",
     "docs/normalizers.md",
