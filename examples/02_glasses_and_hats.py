@@ -26,7 +26,9 @@ import optax
 
 import numpyro_ebm as ebm
 
-OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("glasses_and_hats.png")
+OUTPUT = (
+    Path(sys.argv[1]) if len(sys.argv) > 1 else Path("glasses_and_hats.png")
+)
 NUM_STEPS = 3000
 
 # %% [markdown]
@@ -40,7 +42,10 @@ exact_glasses = ebm.energies.Ring(radius=2.0, width=0.4)
 exact_hats = ebm.GaussianMixture(
     weights=[0.5, 0.5],
     locs=[[-1.0, 1.6], [1.0, 1.6]],
-    covariance_matrices=[[[0.8, 0.2], [0.2, 0.5]], [[0.8, -0.2], [-0.2, 0.5]]],
+    covariance_matrices=[
+        [[0.8, 0.2], [0.2, 0.5]],
+        [[0.8, -0.2], [-0.2, 0.5]],
+    ],
 )
 
 
@@ -50,7 +55,9 @@ def learn(rng_key, data):
     start = ebm.Transformed(network, ebm.energies.Standardize.fit(data))
     optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, NUM_STEPS))
     estimator = ebm.Estimator(ebm.SlicedScoreMatching(), optimiser)
-    return estimator.run(run_key, NUM_STEPS, start, data, batch_size=256).energy
+    return estimator.run(
+        run_key, NUM_STEPS, start, data, batch_size=256
+    ).energy
 
 
 data_keys, learn_keys = jr.split(jr.key(0), 2), jr.split(jr.key(1), 2)
@@ -91,8 +98,12 @@ def normalise(energy):
 #   do.
 
 # %%
-print(f"glasses - 0.5 * hats: {ebm.normalizers.check_integrable(glasses - 0.5 * hats)}")
-background = ebm.energies.from_distribution(dist.Normal(0, 3).expand([2]).to_event(1))
+print(
+    f"glasses - 0.5 * hats: {ebm.normalizers.check_integrable(glasses - 0.5 * hats)}"
+)
+background = ebm.energies.from_distribution(
+    dist.Normal(0, 3).expand([2]).to_event(1)
+)
 
 
 def without(energy, expert):
@@ -104,13 +115,20 @@ def compositions(glasses, hats):
         "glasses": glasses,
         "hats": hats,
         "glasses AND hats": glasses + hats,
-        "glasses OR hats": ebm.Mixture([normalise(glasses), normalise(hats)], [0.5, 0.5]),
+        "glasses OR hats": ebm.Mixture(
+            [normalise(glasses), normalise(hats)], [0.5, 0.5]
+        ),
         "glasses, NOT hats": without(glasses, normalise(hats)),
     }
 
 
-exact, learned = compositions(exact_glasses, exact_hats), compositions(glasses, hats)
-print(f"against a background: {ebm.normalizers.check_integrable(learned['glasses, NOT hats'])}")
+exact, learned = (
+    compositions(exact_glasses, exact_hats),
+    compositions(glasses, hats),
+)
+print(
+    f"against a background: {ebm.normalizers.check_integrable(learned['glasses, NOT hats'])}"
+)
 
 # %% [markdown]
 # ## Comparison with the exact densities
@@ -120,9 +138,14 @@ print(f"against a background: {ebm.normalizers.check_integrable(learned['glasses
 # %%
 print(f"{'':20s}{'total variation':>16s}{'KL(exact | learned)':>22s}")
 for name in exact:
-    log_p, log_q = (jax.nn.log_softmax(log_weights(e[name])) for e in (exact, learned))
+    log_p, log_q = (
+        jax.nn.log_softmax(log_weights(e[name])) for e in (exact, learned)
+    )
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    variation, kl = 0.5 * jnp.sum(jnp.abs(p - q)), jnp.sum(p * (log_p - log_q))
+    variation, kl = (
+        0.5 * jnp.sum(jnp.abs(p - q)),
+        jnp.sum(p * (log_p - log_q)),
+    )
     print(f"{name:20s}{variation:16.3f}{kl:22.4f}")
 
 figure, axes = plt.subplots(2, 5, figsize=(15, 6.4), layout="constrained")

@@ -45,12 +45,17 @@ settings = {"num_warmup": 1000, "num_samples": 1000, "init_params": start}
 draws = {
     "MALA": ebm.sample(jr.key(1), energy, ebm.MALA(), **settings),
     "tempered": ebm.sample(
-        jr.key(2), energy, ebm.ParallelTempering(ebm.MALA(), temperatures=50.0), **settings
+        jr.key(2),
+        energy,
+        ebm.ParallelTempering(ebm.MALA(), temperatures=50.0),
+        **settings,
     ),
     "SMC": ebm.sample(
         jr.key(3),
         energy,
-        ebm.TemperedSMC(ebm.MALA(), dist.Normal(0, 4).expand([2]).to_event(1)),
+        ebm.TemperedSMC(
+            ebm.MALA(), dist.Normal(0, 4).expand([2]).to_event(1)
+        ),
         num_chains=16,
         num_samples=2000,
     ),
@@ -66,14 +71,25 @@ draws = {
 
 def shares(values):
     distance = ((np.asarray(values)[..., None, :] - ISLANDS) ** 2).sum(-1)
-    return np.bincount(distance.argmin(-1).ravel(), minlength=8) / distance[..., 0].size
+    return (
+        np.bincount(distance.argmin(-1).ravel(), minlength=8)
+        / distance[..., 0].size
+    )
 
 
-print("share of each island     " + " ".join(f"{w:5.3f}" for w in WEIGHTS) + "   error")
+print(
+    "share of each island     "
+    + " ".join(f"{w:5.3f}" for w in WEIGHTS)
+    + "   error"
+)
 for name, one in draws.items():
     found = shares(one.values)
     error = 0.5 * np.abs(found - WEIGHTS).sum()
-    print(f"{name:<24} " + " ".join(f"{w:5.3f}" for w in found) + f"   {error:.3f}")
+    print(
+        f"{name:<24} "
+        + " ".join(f"{w:5.3f}" for w in found)
+        + f"   {error:.3f}"
+    )
 
 # %% [markdown]
 # ## What the usual numbers say
@@ -82,16 +98,24 @@ for name, one in draws.items():
 
 # %%
 for name in ("MALA", "tempered"):
-    table = arviz_stats.summary(ebm.to_arviz(draws[name]), kind="diagnostics", round_to="none")
+    table = arviz_stats.summary(
+        ebm.to_arviz(draws[name]), kind="diagnostics", round_to="none"
+    )
     r_hat, ess = table["r_hat"].max(), table["ess_bulk"].min()
-    print(f"{name}: r_hat <= {r_hat:.3f}, ess_bulk >= {ess:.0f}; {draws[name]}")
+    print(
+        f"{name}: r_hat <= {r_hat:.3f}, ess_bulk >= {ess:.0f}; {draws[name]}"
+    )
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained", sharey=True)
+figure, axes = plt.subplots(
+    1, 3, figsize=(12, 4.2), layout="constrained", sharey=True
+)
 for ax, (name, one) in zip(axes, draws.items(), strict=True):
     values = one.values.reshape(-1, 2)
     some = values[jnp.linspace(0, len(values) - 1, 1000).astype(int)]
-    ebm.plot_energy(energy, some, bounds=((-6, 6), (-6, 6)), ax=ax, colorbar=False)
+    ebm.plot_energy(
+        energy, some, bounds=((-6, 6), (-6, 6)), ax=ax, colorbar=False
+    )
     ax.set_title(name)
 figure.savefig(OUTPUT, dpi=120)
 print(f"wrote {OUTPUT}")

@@ -48,8 +48,12 @@ log_truth = -jax.vmap(truth)(points)
 
 def divergence(energy):
     """The Kullback-Leibler divergence from the truth to `energy`, on the grid."""
-    log_density = -jax.lax.map(energy, points, batch_size=8192) - grid.log_z(energy)
-    return jnp.sum(jnp.exp(log_truth + log_weights) * (log_truth - log_density))
+    log_density = -jax.lax.map(energy, points, batch_size=8192) - grid.log_z(
+        energy
+    )
+    return jnp.sum(
+        jnp.exp(log_truth + log_weights) * (log_truth - log_density)
+    )
 
 
 # %% [markdown]
@@ -74,7 +78,11 @@ falling = optax.adam(optax.cosine_decay_schedule(5e-3, NUM_STEPS), b2=0.99)
 results = {}
 for name, objective in OBJECTIVES.items():
     # Scores have heavy tails; with chains, the energy must not change faster than they move.
-    optim = falling if isinstance(objective, ebm.ContrastiveDivergence) else slow_start
+    optim = (
+        falling
+        if isinstance(objective, ebm.ContrastiveDivergence)
+        else slow_start
+    )
     results[name] = ebm.Estimator(objective, optim).run(
         jr.key(2), NUM_STEPS, start, data, batch_size=256, progress_bar=False
     )
@@ -86,7 +94,9 @@ for name, result in results.items():
     learned = ""
     if isinstance(energy, ebm.Normalized):
         learned = f"{energy.log_z:.3f} +- {energy.std_error:.3f}"
-    print(f"{name:<24}{divergence(energy):>9.4f}{grid.log_z(energy):>9.3f}{learned:>20}")
+    print(
+        f"{name:<24}{divergence(energy):>9.4f}{grid.log_z(energy):>9.3f}{learned:>20}"
+    )
 
 # %% [markdown]
 # ## Pictures
@@ -95,14 +105,18 @@ for name, result in results.items():
 figure, axes = plt.subplots(
     2, 4, figsize=(13, 5), layout="constrained", sharex=True, sharey=True
 )
-shown = {"data": None, "truth": truth} | {n: r.energy for n, r in results.items()}
+shown = {"data": None, "truth": truth} | {
+    n: r.energy for n, r in results.items()
+}
 for ax, (name, energy) in zip(axes.flat, shown.items(), strict=True):
     if energy is None:
         ax.scatter(*np.asarray(data[:2000]).T, s=2, alpha=0.4)
         ax.set_aspect("equal")
     else:
         bounds = ((-1.6, 2.6), (-1.1, 1.6))
-        ebm.plot_energy(ebm.unfreeze(energy), bounds=bounds, ax=ax, colorbar=False)
+        ebm.plot_energy(
+            ebm.unfreeze(energy), bounds=bounds, ax=ax, colorbar=False
+        )
     ax.set_title(name)
 figure.savefig(OUTPUT, dpi=120)
 print(f"wrote {OUTPUT}")

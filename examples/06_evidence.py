@@ -50,7 +50,11 @@ network = eqx.nn.MLP(64, "scalar", 128, 2, jax.nn.silu, key=jr.key(1))
 objective = ebm.NoiseContrastiveEstimation(noise, num_noise=5)
 optimiser = optax.adam(optax.cosine_decay_schedule(1e-3, NUM_STEPS))
 fit = ebm.Estimator(objective, optimiser).run(
-    train_key, NUM_STEPS, ebm.Tilted(network, reference), train, batch_size=256
+    train_key,
+    NUM_STEPS,
+    ebm.Tilted(network, reference),
+    train,
+    batch_size=256,
 )
 energy = fit.energy.energy  # without the constant that was learned with it
 
@@ -64,7 +68,9 @@ energy = fit.energy.energy  # without the constant that was learned with it
 # %%
 methods = {
     "sequential Monte Carlo": ebm.SequentialMonteCarlo(),
-    "annealed importance": ebm.AnnealedImportanceSampling(num_temperatures=1000),
+    "annealed importance": ebm.AnnealedImportanceSampling(
+        num_temperatures=1000
+    ),
     "thermodynamic integration": ebm.ThermodynamicIntegration(),
 }
 estimates = {
@@ -83,7 +89,9 @@ for name, log_z in estimates.items():
 
 # %%
 densities = {
-    "learned energy": ebm.Normalized(energy, estimates["sequential Monte Carlo"]),
+    "learned energy": ebm.Normalized(
+        energy, estimates["sequential Monte Carlo"]
+    ),
     "full Gaussian": ebm.Gaussian(mu, covariance),
     "independent pixels": dist.Normal(mu, train.std(0)).to_event(1),
 }
@@ -102,7 +110,14 @@ for row, log_z in enumerate(estimates.values()):
     ax.plot(float(log_z.estimate), row, "o", color="tab:orange")
     bounds = np.array([log_z.lower, log_z.upper])
     if np.isfinite(bounds).all():
-        ax.barh(row, np.diff(bounds), left=bounds[0], height=0.5, color="tab:blue", alpha=0.3)
+        ax.barh(
+            row,
+            np.diff(bounds),
+            left=bounds[0],
+            height=0.5,
+            color="tab:blue",
+            alpha=0.3,
+        )
 ax.set(
     yticks=range(len(estimates)),
     yticklabels=list(estimates),

@@ -25,7 +25,9 @@ import numpy as np
 import numpyro_ebm as ebm
 
 OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("blind_spots.png")
-energy = ebm.GaussianMixture([0.7, 0.3], [[-5.0, 0.0], [5.0, 0.0]], [np.eye(2)] * 2)
+energy = ebm.GaussianMixture(
+    [0.7, 0.3], [[-5.0, 0.0], [5.0, 0.0]], [np.eye(2)] * 2
+)
 run_key, tempered_key, stein_key, probe_key = jr.split(jr.key(0), 4)
 
 # %% [markdown]
@@ -34,7 +36,12 @@ run_key, tempered_key, stein_key, probe_key = jr.split(jr.key(0), 4)
 # %%
 start = np.array([-5.0, 0.0]) + np.random.default_rng(0).normal(size=(8, 2))
 draws = ebm.sample(
-    run_key, energy, ebm.MALA(), num_warmup=500, num_samples=2000, init_params=start
+    run_key,
+    energy,
+    ebm.MALA(),
+    num_warmup=500,
+    num_samples=2000,
+    init_params=start,
 )
 report = ebm.mixing_report(draws)
 stein = ebm.diagnostics.kernel_stein_discrepancy(stein_key, energy, draws)
@@ -92,9 +99,21 @@ print(probe)
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 2.7), layout="constrained")
 bounds = ((-9.0, 9.0), (-4.0, 4.0))
-ebm.plot_energy(energy, draws.values[:, ::20], bounds=bounds, ax=axes[0], colorbar=False)
-axes[0].set_title(f"mixing: {'ok' if report.ok else 'NOT ok'}, KSD: p = {stein.p_value:.2f}")
-ebm.plot_energy(energy, tempered.values[:, ::20], bounds=bounds, ax=axes[1], colorbar=False)
-axes[1].set_title(f"tempered; against it the modes are {'ok' if modes.ok else 'NOT ok'}")
+ebm.plot_energy(
+    energy, draws.values[:, ::20], bounds=bounds, ax=axes[0], colorbar=False
+)
+axes[0].set_title(
+    f"mixing: {'ok' if report.ok else 'NOT ok'}, KSD: p = {stein.p_value:.2f}"
+)
+ebm.plot_energy(
+    energy,
+    tempered.values[:, ::20],
+    bounds=bounds,
+    ax=axes[1],
+    colorbar=False,
+)
+axes[1].set_title(
+    f"tempered; against it the modes are {'ok' if modes.ok else 'NOT ok'}"
+)
 figure.savefig(OUTPUT, dpi=110)
 print(f"wrote {OUTPUT}")
