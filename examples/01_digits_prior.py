@@ -18,9 +18,7 @@
 # Run it with `make demo`, or `python examples/01_digits_prior.py`.
 
 # %%
-import sys
 from functools import partial
-from pathlib import Path
 
 import arviz_stats
 import equinox as eqx
@@ -37,7 +35,7 @@ from sklearn.mixture import GaussianMixture
 
 import numpyro_ebm as ebm
 
-OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("digits_prior.png")
+OUTPUT = "digits_prior.png"
 NUM_IMAGES = 32
 PIXEL_NOISE = 0.1  # of the observation; paper is 0 and ink is 1
 SEEN = np.arange(64) < 32  # the upper half
@@ -298,8 +296,8 @@ def judge(mean, draws):
         axis=0,
     )
     return {
-        "RMSE": (square / rmse + rmse)
-        / 2,  # linear in each square, so that errors are easy
+        # Linear in each square, so that errors are easy.
+        "RMSE": (square / rmse + rmse) / 2,
         "energy score": distance(draws, truth) - spread / 2,
         "90 % covers": np.mean((low <= truth) & (truth <= high), axis=1),
     }
@@ -366,10 +364,10 @@ rows = {
     "another of it": best_draws[1],
 }
 shown = slice(0, NUM_IMAGES, 6)
-figure = ebm.plots.plot_images(
+axes = ebm.plots.plot_images(
     {name: row[shown].reshape(-1, 8, 8) for name, row in rows.items()},
     vmin=0,
     vmax=1,
 )
-figure.savefig(OUTPUT, dpi=150)
+axes[0, 0].figure.savefig(OUTPUT, dpi=150)
 print(f"\nPicture: {OUTPUT}")

@@ -14,8 +14,6 @@
 # Run it with `python examples/02_glasses_and_hats.py`; it takes a minute.
 
 # %%
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +24,7 @@ import optax
 
 import numpyro_ebm as ebm
 
-OUTPUT = (
-    Path(sys.argv[1]) if len(sys.argv) > 1 else Path("glasses_and_hats.png")
-)
+OUTPUT = "glasses_and_hats.png"
 NUM_STEPS = 3000
 
 # %% [markdown]

@@ -17,8 +17,6 @@
 # Run it with `python examples/03_pulses.py`; it takes a minute.
 
 # %%
-import sys
-from pathlib import Path
 
 import arviz_stats
 import jax.numpy as jnp
@@ -33,7 +31,7 @@ from sklearn.mixture import GaussianMixture
 
 import numpyro_ebm as ebm
 
-OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("pulses.png")
+OUTPUT = "pulses.png"
 SIZE, TEXTURE, NOISE = 16, 0.05, 0.05
 TIME = jnp.linspace(0, 1, SIZE)
 

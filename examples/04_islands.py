@@ -15,8 +15,6 @@
 # Run it with `python examples/04_islands.py`; it takes half a minute.
 
 # %%
-import sys
-from pathlib import Path
 
 import arviz_stats
 import jax.numpy as jnp
@@ -27,7 +25,7 @@ import numpyro.distributions as dist
 
 import numpyro_ebm as ebm
 
-OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("islands.png")
+OUTPUT = "islands.png"
 angles = 2 * np.pi * np.arange(8) / 8
 ISLANDS = 4 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 WEIGHTS = np.array([8.0, 1.0, 4.0, 2.0, 3.0, 1.0, 3.0, 2.0]) / 24

@@ -14,8 +14,6 @@
 # Run it with `python examples/05_objectives.py`; it takes a minute.
 
 # %%
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +24,8 @@ import optax
 
 import numpyro_ebm as ebm
 
-OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("objectives.png")
-NUM_STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 3000
+OUTPUT = "objectives.png"
+NUM_STEPS = 3000
 data = ebm.datasets.two_moons(jr.key(0), 8192)
 
 # %% [markdown]

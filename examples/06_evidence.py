@@ -14,8 +14,6 @@
 # Run it with `python examples/06_evidence.py`.
 
 # %%
-import sys
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -27,8 +25,8 @@ import optax
 
 import numpyro_ebm as ebm
 
-OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("evidence.png")
-NUM_STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 1500
+OUTPUT = "evidence.png"
+NUM_STEPS = 1500
 NOISE = 0.2  # discrete grey values have no density; with added noise they do
 train_key, noise_key, test_key, *keys = jr.split(jr.key(0), 8)
 

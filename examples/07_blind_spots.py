@@ -15,8 +15,6 @@
 # Run it with `python examples/07_blind_spots.py`.
 
 # %%
-import sys
-from pathlib import Path
 
 import jax.random as jr
 import matplotlib.pyplot as plt
@@ -24,7 +22,7 @@ import numpy as np
 
 import numpyro_ebm as ebm
 
-OUTPUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("blind_spots.png")
+OUTPUT = "blind_spots.png"
 energy = ebm.GaussianMixture(
     [0.7, 0.3], [[-5.0, 0.0], [5.0, 0.0]], [np.eye(2)] * 2
 )
