@@ -100,16 +100,17 @@ def quadrature_at(conditional: ConditionalEnergy, conditions: PyTree) -> Quadrat
 
 
 def _some(conditions: Any) -> PyTree:
-    """At most so many of the conditions, evenly spaced."""
+    """A few of the conditions, from the lowest to the highest in their first number."""
     if conditions is None:
         raise ValueError(
             "`conditions` is needed for a conditional energy: conditions of data, along the "
             "first axis, at some of which the constant is checked."
         )
     arrays = as_conditions(conditions)
-    size = len(jax.tree.leaves(arrays)[0])
-    rows = np.unique(np.linspace(0, size - 1, min(size, _EXAMPLES)).round().astype(int))
-    return jax.tree.map(lambda x: x[rows], arrays)
+    first = np.asarray(jax.tree.leaves(arrays)[0])
+    order = np.argsort(first.reshape(len(first), -1)[:, 0])
+    places = np.linspace(0, len(first) - 1, min(len(first), _EXAMPLES)).round().astype(int)
+    return jax.tree.map(lambda x: x[order[places]], arrays)
 
 
 #: The most conditions at which a method is judged, and a box searched for.

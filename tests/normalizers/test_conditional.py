@@ -53,6 +53,15 @@ def test_the_constant_of_each_condition(shape):
     assert float(density.given(X[0]).std_error) < 1e-3
 
 
+def test_the_box_holds_the_densities_of_the_most_distant_conditions():
+    """The order of the conditions does not matter, nor how rare the distant ones are."""
+    x = jnp.zeros(500).at[123].set(40.0).at[321].set(-30.0)
+    shift = ebm.ConditionalEnergy(lambda y, x: 0.5 * (y - x) ** 2, ())
+    box = ebm.normalize(jr.key(0), shift, conditions=x).method
+    assert box.low < -35
+    assert box.high > 45
+
+
 def test_its_gradients(x64):
     """In the condition and in the parameters, through `jit` and `vmap`."""
     density = NormalizedConditional(line(), BOX)
