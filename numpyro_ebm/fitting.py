@@ -39,11 +39,11 @@ def fit(
     ```
 
     It whitens the data, and tilts a Student-t density of them by a bounded network, so that
-    there is a normaliser. It teaches the network to tell data, slightly jittered, from draws of
-    that density, until it no longer improves on rows set aside, and estimates $\log Z$. Each
-    step is a line of the source: copy it to change one. Consistent for continuous data that the
-    Student-t density covers; the jitter vanishes with more rows. Shown by
-    `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other objectives.
+    there is a normaliser. It teaches the network to tell data from draws of that density, until
+    it no longer improves on rows set aside, and estimates $\log Z$. Each step is a line of the
+    source: copy it to change one. Consistent for continuous data that the Student-t density
+    covers. Shown by `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other
+    objectives.
 
     **Arguments**
 
@@ -74,7 +74,7 @@ def fit(
     network = MLPEnergy(
         points.shape[1], width_size, activation=jnp.tanh, reference=reference, key=net_key
     )
-    objective = NoiseContrastiveEstimation(reference, jitter=_jitter(*points.shape))
+    objective = NoiseContrastiveEstimation(reference)
     estimator = Estimator(objective, decaying_adam(num_steps), ema_decay=0.99)
     with warnings.catch_warnings():
         # The report judges the energy by other rows than these warnings do.
@@ -188,15 +188,6 @@ def _student(points: Float[Array, "n d"]) -> dist.Distribution:
         for df in (3.0, 4.0, 6.0, 10.0, 30.0, 100.0)
     ]
     return max(candidates, key=lambda candidate: float(candidate.log_prob(points).mean()))
-
-
-def _jitter(count: int, dim: int) -> float:
-    """Half the square of Silverman's bandwidth, a rule of thumb.
-
-    0.03 for 4000 rows of two columns, 0.2 for hundreds of ten: `benchmarks/recipes.py` shows
-    that it is enough, and not too much.
-    """
-    return 0.5 * ((dim + 2) * count / 4) ** (-2 / (dim + 4))
 
 
 def _split(rng_key: Key, data: ArrayLike, held_out: ArrayLike | None) -> tuple[Array, Array]:
