@@ -26,7 +26,7 @@ TABLES = {
     "diabetes": lambda: datasets.load_diabetes(scaled=False),
     "digits": datasets.load_digits,
 }
-NUM_STEPS = 3000
+NUM_STEPS = 1000
 #: Two transitions of five leapfrog steps, and ten of one, cost the same gradients.
 HMC = ebm.HMC(step_size=0.1, num_steps=5, trajectory_length=None)
 MALA = ebm.MALA(step_size=0.01)
