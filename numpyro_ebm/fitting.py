@@ -56,11 +56,11 @@ def fit(
       lie. By default the energy has no bounds, and a little of its mass lies outside those of
       the data, if they have any.
     - `width_size`: of the two hidden layers.
-    - `num_steps`: at most; it stops earlier if the network no longer improves.
+    - `num_steps`: at most, and 100 or more; it stops earlier if the network no longer improves.
     - `progress_bar`: whether to show one.
     """
     check_key(rng_key)
-    check_count("num_steps", num_steps)
+    check_count("num_steps", num_steps, 100)
     split_key, net_key, run_key, z_key = jr.split(rng_key, 4)
     train, test = _split(split_key, data, held_out)
     _check_rows(train)
