@@ -39,11 +39,11 @@ def fit(
     ```
 
     It whitens the data, and tilts a Student-t density of them by a bounded network, so that
-    there is a normaliser. It teaches the network to tell data, slightly jittered, from draws of
-    that density, until it no longer improves on rows set aside, and estimates $\log Z$. Each
-    step is a line of the source: copy it to change one. Consistent for continuous data that the
-    Student-t density covers; the jitter vanishes with more rows. Shown by
-    `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other objectives.
+    there is a normaliser. It teaches the network to tell data from draws of that density, until
+    it no longer improves on rows set aside, and estimates $\log Z$. Each step is a line of the
+    source: copy it to change one. Consistent for continuous data that the Student-t density
+    covers. Shown by `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other
+    objectives.
 
     **Arguments**
 
@@ -56,11 +56,11 @@ def fit(
       lie. By default the energy has no bounds, and a little of its mass lies outside those of
       the data, if they have any.
     - `width_size`: of the two hidden layers.
-    - `num_steps`: at most; it stops earlier if the network no longer improves.
+    - `num_steps`: at most, and 100 or more; it stops earlier if the network no longer improves.
     - `progress_bar`: whether to show one.
     """
     check_key(rng_key)
-    check_count("num_steps", num_steps)
+    check_count("num_steps", num_steps, 100)
     split_key, net_key, run_key, z_key = jr.split(rng_key, 4)
     train, test = _split(split_key, data, held_out)
     _check_rows(train)
@@ -74,7 +74,7 @@ def fit(
     network = MLPEnergy(
         points.shape[1], width_size, activation=jnp.tanh, reference=reference, key=net_key
     )
-    objective = NoiseContrastiveEstimation(reference, jitter=_jitter(*points.shape))
+    objective = NoiseContrastiveEstimation(reference)
     estimator = Estimator(objective, decaying_adam(num_steps), ema_decay=0.99)
     with warnings.catch_warnings():
         # The report judges the energy by other rows than these warnings do.
@@ -188,15 +188,6 @@ def _student(points: Float[Array, "n d"]) -> dist.Distribution:
         for df in (3.0, 4.0, 6.0, 10.0, 30.0, 100.0)
     ]
     return max(candidates, key=lambda candidate: float(candidate.log_prob(points).mean()))
-
-
-def _jitter(count: int, dim: int) -> float:
-    """Half the square of Silverman's bandwidth, a rule of thumb.
-
-    0.03 for 4000 rows of two columns, 0.2 for hundreds of ten: `benchmarks/recipes.py` shows
-    that it is enough, and not too much.
-    """
-    return 0.5 * ((dim + 2) * count / 4) ** (-2 / (dim + 4))
 
 
 def _split(rng_key: Key, data: ArrayLike, held_out: ArrayLike | None) -> tuple[Array, Array]:

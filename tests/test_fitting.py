@@ -120,7 +120,7 @@ def mixed(column):
             "as many columns as `data`, 3, got 2",
         ),
         (NORMAL, {"support": constraints.positive}, ValueError, "must lie inside of `support`"),
-        (NORMAL, {"num_steps": 0}, ValueError, "`num_steps` must be positive"),
+        (NORMAL, {"num_steps": 10}, ValueError, "`num_steps` must be at least 100, got 10"),
     ],
 )
 def test_what_has_no_density_is_refused(data, kwargs, error, message):

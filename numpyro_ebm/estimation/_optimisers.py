@@ -6,7 +6,7 @@ from .._checks import check_count, check_positive
 
 
 def decaying_adam(
-    num_steps: int, learning_rate: float = 3e-3
+    num_steps: int, learning_rate: float = 1e-2
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam, whose learning rate falls to zero as a cosine over `num_steps`.
 

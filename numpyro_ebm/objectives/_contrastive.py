@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
-from .._checks import check_count, check_finite, check_noise, check_positive
+from .._checks import check_count, check_noise, check_positive
 from .._trainable import freeze, partition_trainable, unfreeze
 from .._types import Array, Energy, Float, Key, Point, Scalar
 from ..energies import (
@@ -19,12 +19,11 @@ from ..energies import (
     NormalizedConditional,
     confined,
     is_conditional,
-    is_discrete,
     judged,
 )
 from ..normalizers import ImportanceSampling
 from ._base import AbstractObjective, AbstractPointwiseObjective, weighted_mean
-from ._batch import Batch, Data, as_batch
+from ._batch import Data, as_batch
 from ._noise import energy_of_noise, fitted_noise
 from ._self_normalized import self_normalized
 
@@ -66,25 +65,16 @@ class NoiseContrastiveEstimation(AbstractObjective):
       data, wider by $1 + 0.5/\sqrt d$ in each direction (in high dimensions, noise twice as
       wide destroys $\log Z$); for discrete energies, independent coordinates.
     - `num_noise`: $\nu$, draws of noise per datum.
-    - `jitter`: the standard deviation of Gaussian noise added to the data, anew in each step.
-      **Biased**, at a known rate, if it is positive: it learns the density of the data plus
-      this noise, which a network cannot memorise. For few rows of real points.
     """
 
     noise: Any = None
     num_noise: int = eqx.field(static=True, default=5)
-    jitter: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self) -> None:
         check_count("num_noise", self.num_noise)
-        check_finite("jitter", self.jitter)
-        if not self.jitter >= 0:
-            raise ValueError(f"`jitter` must not be negative, got {self.jitter}.")
 
     def init(self, rng_key: Key, energy: Energy, data: Data) -> tuple[Contrasted, Any]:
         batch = as_batch(data)
-        if self.jitter and is_discrete(energy):
-            raise ValueError("`jitter` is for real points: added to integers, it leaves them.")
         noise = self._noise(energy, batch.points)
         if batch.conditions is not None:
             return Contrasted(energy, freeze(jnp.zeros(()))), noise
@@ -98,7 +88,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         batch: Data,
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[Any, dict[str, Array]]]:
-        batch = self._jittered(rng_key, as_batch(batch))
+        batch = as_batch(batch)
         size = len(batch)
         noise = jax.lax.stop_gradient(state.sample(rng_key, (self.num_noise * size,)))
         everything = batch.with_points(jnp.concatenate([batch.points, noise]))
@@ -116,12 +106,6 @@ class NoiseContrastiveEstimation(AbstractObjective):
         batch = as_batch(batch)
         log_prob = batch.map(_log_density, trainable.energy) - unfreeze(trainable.log_z)
         return log_prob - noise.log_prob(batch.points) - jnp.log(self.num_noise)
-
-    def _jittered(self, rng_key: Key, batch: Batch) -> Batch:
-        if not self.jitter:
-            return batch
-        moves = jr.normal(jr.fold_in(rng_key, 0), batch.points.shape, batch.points.dtype)
-        return batch.with_points(batch.points + self.jitter * moves)
 
     def _noise(self, energy: Energy, points: Array) -> Any:
         noise = self.noise

@@ -248,23 +248,3 @@ def test_bad_noise(noise, error, message):
     objective = ebm.NoiseContrastiveEstimation(noise)
     with pytest.raises(error, match=message):
         objective.init(jr.key(0), ebm.Gaussian(MEAN, COVARIANCE), jnp.ones((3, 2)))
-
-
-@pytest.mark.parametrize(("jitter", "variance"), [(0.0, 1.0), (0.7, 1.49)])
-def test_jitter_learns_the_density_of_data_plus_noise(jitter, variance):
-    grid = dist.Normal(0, 1).icdf((jnp.arange(2000) + 0.5) / 2000)[:, None]
-    noise = dist.Normal(0.0, 1.5).expand([1]).to_event(1)
-    objective = ebm.NoiseContrastiveEstimation(noise, 10, jitter=jitter)
-    estimator = ebm.Estimator(objective, ebm.estimation.decaying_adam(400, 0.05), ema_decay=0.9)
-    result = estimator.run(jr.key(0), 400, Precision(jnp.zeros(())), grid, progress_bar=False)
-    found = float(jnp.exp(-result.energy.energy.log_precision))
-    print(f"variance {found:.3f}, expected {variance}")
-    np.testing.assert_allclose(found, variance, rtol=0.06)
-
-
-def test_jitter_is_for_real_points():
-    with pytest.raises(ValueError, match="`jitter` must not be negative"):
-        ebm.NoiseContrastiveEstimation(jitter=-1.0)
-    spins = ebm.IsingModel((2,), 0.3, 0.2, periodic=False)
-    with pytest.raises(ValueError, match="`jitter` is for real points"):
-        ebm.NoiseContrastiveEstimation(jitter=0.1).init(jr.key(0), spins, jnp.ones((3, 2)))
