@@ -39,6 +39,7 @@ JOBS = {
     "density": 8,
     "compare": 10,
     "regression": 12,
+    "intervals": 15,
     "chains": 8,
     "failing": 10,
     "logic": 15,
