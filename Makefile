@@ -34,7 +34,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
-demo: setup ## Learn a prior for handwritten digits and fill in what is hidden (2 minutes)
+demo: setup ## Learn a prior for handwritten digits and fill in what is hidden (3 minutes)
 	$(BIN)/python examples/01_digits_prior.py
 
 test: setup ## Run every test, with a third of its cases, chosen by the commit
