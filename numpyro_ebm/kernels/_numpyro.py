@@ -4,7 +4,7 @@ import abc
 import copy
 import inspect
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import jax.random as jr
@@ -23,6 +23,8 @@ from ._state import KernelState, next_state, refreshed_state, start_state
 from ._still import sampler_at
 from ._target import EnergyTarget, ModelTarget
 
+_Kernel = TypeVar("_Kernel", bound="AbstractKernel")
+
 
 class AbstractKernel(MCMCKernel):
     """A [`move`][numpyro_ebm.kernels.AbstractMove] that NumPyro's `MCMC` can run.
@@ -39,7 +41,7 @@ class AbstractKernel(MCMCKernel):
     adaptation: AbstractAdaptation
     _given: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls: type[_Kernel], *args: Any, **kwargs: Any) -> _Kernel:
         kernel = super().__new__(cls)
         kernel._given = _arguments(cls, args, kwargs)
         return kernel
