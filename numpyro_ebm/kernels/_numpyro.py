@@ -42,7 +42,7 @@ class AbstractKernel(MCMCKernel):
     _given: dict[str, Any]
 
     def __new__(cls: type[_Kernel], *args: Any, **kwargs: Any) -> _Kernel:
-        kernel = super().__new__(cls)
+        kernel = object.__new__(cls)
         kernel._given = _arguments(cls, args, kwargs)
         return kernel
 
