@@ -160,7 +160,10 @@ def drift():
 
 
 RESULTS = {
-    "mixing": (lambda: ebm.mixing_report(draws()), "Mixing of 4 chains"),
+    "mixing": (
+        lambda: ebm.mixing_report({"x": np.asarray(draws().values)}),
+        "Mixing of 4 chains",
+    ),
     "modes": (lambda: ebm.mode_report(draws(), lambda x: (x[0] > 0).astype(int)), "hops"),
     "drift": (drift, "- it drifts"),
     "training": (
@@ -205,4 +208,6 @@ def test_a_log_z_is_a_row_and_says_why_it_has_no_interval():
     ]
     bad = ebm.energies.LogZ(1.25, jnp.inf, checks={"ESS < 50": True}, method="Some")
     assert "no interval: ESS < 50" in Cells(bad._repr_html_()).texts
-    assert repr(bad) == "log Z = 1.25 (Some)\n  no interval: ESS < 50"
+    first, second, third = repr(bad).splitlines()
+    assert (first, second) == ("log Z = 1.25 (Some)", "  no interval: ESS < 50")
+    assert third.startswith("  What to do next")

@@ -171,6 +171,8 @@ def _all_finite(tree: PyTree) -> Array:
 def show_optimiser(update: Callable[..., Any]) -> str:
     """The names of the optax functions that made an optimiser, which holds only functions."""
     name = getattr(update, "__qualname__", type(update).__name__).split(".")[0]
-    is_function = inspect.isfunction(update)
-    links = inspect.getclosurevars(update).nonlocals.get("update_fns") if is_function else None
+    inside = inspect.getclosurevars(update).nonlocals if inspect.isfunction(update) else {}
+    if "tx" in inside:  # Optax wraps those that take no extra arguments.
+        return show_optimiser(inside["tx"].update)
+    links = inside.get("update_fns")
     return f"{name}({', '.join(map(show_optimiser, links))})" if links else name

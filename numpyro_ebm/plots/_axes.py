@@ -105,7 +105,7 @@ def _room(ax: Axes) -> dict[str, Any]:
 
 
 #: The width of a colour bar with its numbers and its label, and its distance.
-_BAR_INCHES, _PAD = 0.75, 0.03
+_BAR_INCHES, _PAD = 0.85, 0.03
 
 
 def evenly(size: int, num: int) -> np.ndarray:

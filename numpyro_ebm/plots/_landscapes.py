@@ -123,8 +123,7 @@ def _marginals(view: View, num: int) -> Picture:
     log_mass = np.nan_to_num(log_p, nan=-np.inf, neginf=-np.inf)
     for i, weight in enumerate(weights):
         log_mass = log_mass + np.log(weight).reshape(-1, *[1] * (view.dim - 1 - i))
-    log_z = view.energy.log_z
-    log_z = float(np.asarray(logsumexp(log_mass) if log_z is None else log_z))
+    log_z = float(np.asarray(logsumexp(log_mass) if view.log_z is None else view.log_z))
     if not math.isfinite(log_z):
         raise ValueError("`energy` has no mass within `bounds`, or is infinite: pass others.")
     mass = np.exp(log_mass - log_z)

@@ -27,12 +27,14 @@ Bounds: TypeAlias = Sequence[Any] | np.ndarray
 class View(NamedTuple):
     """What is shown.
 
-    - **energy**: infinite outside its support; **shape**: of one of its points.
+    - **energy**: infinite outside its support; **log_z**: its constant, or `None`.
+    - **shape**: of one of its points.
     - **box**: `(low, high)` of each coordinate.
     - **points**: flat samples, or `None`.
     """
 
     energy: AbstractEnergy
+    log_z: Any
     shape: Shape
     box: Float[np.ndarray, "d 2"]
     points: Float[np.ndarray, "n d"] | None
@@ -77,7 +79,8 @@ def view_of(energy: EnergyLike, samples: Any, bounds: Any, dims: Container[int])
             f"shape {shape}. Plot its values by `ebm.plots.plot_energies`."
         )
     points = None if values is None else _flat(values, shape)
-    return View(confined(energy), shape, _box(bounds, points, energy, dim), points)
+    box = _box(bounds, points, energy, dim)
+    return View(confined(energy), energy.log_z, shape, box, points)
 
 
 def _words(dims: Container[int]) -> str:
