@@ -192,7 +192,8 @@ class AbstractKernel(AsMade, MCMCKernel):
 
     def _with_target(self, target: ModelTarget | EnergyTarget) -> "AbstractKernel":
         kernel = copy.copy(self)
-        kernel._target, kernel.made_with = target, {**self.made_with, **target.argument}
+        others = {k: v for k, v in self.made_with.items() if k not in ("model", "potential_fn")}
+        kernel._target, kernel.made_with = target, {**target.argument, **others}
         return kernel
 
     def _sampler(self, position: Point) -> Sampler:
