@@ -65,18 +65,18 @@ class AbstractPopulation(eqx.Module):
         """The levels of its path; `None` if it is adaptive, and its state has a `Descent`."""
 
     @abc.abstractmethod
-    def begin(self, rng_key: Key, energy: AbstractEnergy, num_draws: int) -> Any:
+    def begin(self, rng_key: Key, energy: Any, num_draws: int) -> Any:
         """The state of `num_draws` points before the first level."""
 
     @abc.abstractmethod
-    def go_on(self, energy: AbstractEnergy, state: Any, first: Array, last: Array) -> Any:
+    def go_on(self, energy: Any, state: Any, first: Array, last: Array) -> Any:
         """The state after levels `first` to `last`; an adaptive path may end earlier."""
 
     @abc.abstractmethod
-    def finish(self, energy: AbstractEnergy, state: Any) -> Population:
+    def finish(self, energy: Any, state: Any) -> Population:
         """The points after the last level."""
 
-    def draw(self, rng_key: Key, energy: AbstractEnergy, num_draws: int) -> Population:
+    def draw(self, rng_key: Key, energy: Any, num_draws: int) -> Population:
         """`num_draws` points; a pure function, to be called inside `jit`."""
         last = MAX_LEVELS if self.num_levels is None else self.num_levels
         state = self.begin(rng_key, energy, num_draws)
