@@ -125,5 +125,5 @@ def test_missing_numbers_are_found_but_where_they_do_not_count():
     table = pd.DataFrame({"a": [1.0, None, 2.0], "b": [1, 2, 3]}).convert_dtypes()
     with pytest.raises((ValueError, TypeError), match=r"must be finite|must be real"):
         learn(table)
-    gaps = pd.DataFrame({"a": [1.0, np.nan, 2.0], "b": [True, True, False]})
-    assert np.isfinite(learn(gaps, weights=pd.Series([1, 0, 1]))).all()
+    gaps = pd.DataFrame({"a": [1.0, np.nan, 2.0, -1.0], "b": [True, True, False, True]})
+    assert np.isfinite(learn(gaps, weights=pd.Series([1, 0, 1, 1]))).all()
