@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, Sharding
 from numpyro.util import is_prng_key
 
 from ._types import Array, Shape
@@ -176,3 +177,14 @@ def as_data(data: Any, name: str = "data") -> Array:
             f"at index {_first(bad)}. Remove or impute them first."
         )
     return array
+
+
+def as_automatic(sharding: Sharding | None) -> Sharding | None:
+    """`sharding` on a mesh whose axes JAX manages, which those of `jax.make_mesh` are not.
+
+    On explicit axes, each slice of an array would have to name its sharding.
+    """
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+    return NamedSharding(mesh, sharding.spec)

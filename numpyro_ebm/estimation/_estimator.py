@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Sharding
 
-from .._checks import check_count, check_key, check_probability, user_level
+from .._checks import as_automatic, check_count, check_key, check_probability, user_level
 from .._driver import drive
 from .._trainable import partition_trainable
 from .._types import Array, ArrayLike, EnergyLike, Key, PyTree, Scalar
@@ -274,6 +274,7 @@ class Estimator:
             return batches.next, batches
         data, weights = as_weighted(data, weights)
         batch_size = as_batch_size(batch_size, num_rows(data))
+        sharding = as_automatic(sharding)
         if sharding is not None and batch_size is None:
             data, weights = jax.device_put((data, weights), sharding)
         return data, Rows(data, weights, batch_size, sharding)

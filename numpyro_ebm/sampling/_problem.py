@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import Sharding
 
+from .._checks import as_automatic
 from .._guard import check_potential
 from .._types import Array, Key, Point, Scalar
 from ..chains import (
@@ -111,12 +111,8 @@ def _start(
     sharding: Sharding | None,
 ) -> ChainState:
     """The state of chains at `positions`; raises if one could never leave its start."""
-    if isinstance(sharding, NamedSharding):
-        # On a mesh of explicit axes, each slice of an array would have to name its sharding.
-        mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
-        sharding = NamedSharding(mesh, sharding.spec)
     if sharding is not None:
-        positions = jax.device_put(positions, sharding)
+        positions = jax.device_put(positions, as_automatic(sharding))
     state, num_bad = _start_chains(problem, rng_key, positions, num_warmup)
     if not hasattr(state.move_state, "logdensity_grad"):
         check_potential(problem.energy, jax.tree.map(lambda x: x[0], positions))

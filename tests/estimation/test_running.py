@@ -348,9 +348,9 @@ def test_a_run_survives_sigkill(tmp_path):
 SHARDED = """
     import jax, numpy as np, optax, numpyro, numpyro_ebm as ebm
     numpyro.set_host_device_count(2)
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from jax.sharding import NamedSharding, PartitionSpec
     energy, data = ebm.Gaussian(np.zeros(2), np.eye(2)), np.linspace(-1, 2, 200).reshape(100, 2)
-    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    mesh = jax.make_mesh((2,), ("batch",))
     sharding = NamedSharding(mesh, PartitionSpec("batch"))
     for batch_size in (None, 20):
         losses = [
