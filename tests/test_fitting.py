@@ -176,4 +176,4 @@ def test_it_finds_the_three_rings(recipes):
     print(
         f"KL {divergence:.4f}; of a Gaussian {case.judge(recipes.by_gaussian(case)[0])[0]:.3f}"
     )
-    assert divergence < 0.1
+    assert divergence < 0.2

@@ -46,7 +46,7 @@ def plot_images(rows: Mapping[str, ArrayLike], *, ax: Any = None, **imshow: Any)
 def scale_of(images: np.ndarray) -> dict[str, float]:
     """The smallest and the largest finite value, as keywords of `Axes.imshow`."""
     finite = images[np.isfinite(images)]
-    return {"vmin": finite.min(), "vmax": finite.max()} if finite.size else {}
+    return {"vmin": float(finite.min()), "vmax": float(finite.max())} if finite.size else {}
 
 
 def _check(rows: dict[str, np.ndarray]) -> None:
