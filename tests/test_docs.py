@@ -34,6 +34,12 @@ def test_code_is_narrow(page):
             assert len(line) <= 78, line
 
 
+def test_code_in_docstrings_is_narrow():
+    for module in (ROOT / "numpyro_ebm").rglob("*.py"):
+        for code, _ in pictures.blocks(module.read_text()):
+            assert max(map(len, code.splitlines())) <= 78, module
+
+
 #: The most lines of code that a job may take, without imports and blank lines.
 JOBS = {
     "density": 8,

@@ -83,7 +83,11 @@ def drift_probe(
     buffer = result.state.objective_state.starts.points  # Of `Persistent` chains.
     starts = {"data": data, "noise": noise, "buffer": buffer}
     kernel = ebm.MALA(step_size=0.1)  # As in training, and as many steps.
-    print(ebm.drift_probe(jax.random.key(0), result.energy, kernel, starts, num_steps=10))
+    print(
+        ebm.drift_probe(
+            jax.random.key(0), result.energy, kernel, starts, num_steps=10
+        )
+    )
     ```
 
     **Arguments**

@@ -79,7 +79,10 @@ def predictive_check(
     ```python
     check = ebm.diagnostics.predictive_check(energy, data, replicates)
     check = ebm.diagnostics.predictive_check(
-        lambda theta: ebm.Gaussian(theta["loc"], jnp.eye(2)), data, replicates, params=posterior
+        lambda theta: ebm.Gaussian(theta["loc"], jnp.eye(2)),
+        data,
+        replicates,
+        params=posterior,
     )
     ```
 

@@ -76,7 +76,9 @@ def kernel_stein_discrepancy(
     outlast the remaining correlation of its draws.
 
     ```python
-    print(ebm.diagnostics.kernel_stein_discrepancy(jax.random.key(0), energy, draws))
+    print(
+        ebm.diagnostics.kernel_stein_discrepancy(jax.random.key(0), energy, draws)
+    )
     ```
 
     It detects a wrong scale, shape or location, such as the bias from too large a step. It is

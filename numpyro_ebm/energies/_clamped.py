@@ -58,7 +58,7 @@ def clamp(energy: EnergyLike, mask: ArrayLike, values: ArrayLike) -> Clamped:
     r"""The energy of the free coordinates, given the clamped ones.
 
     ```python
-    rest = ebm.clamp(energy, mask=~jnp.isnan(x), values=x)   # fill in what is missing
+    rest = ebm.clamp(energy, mask=~jnp.isnan(x), values=x)  # the missing ones
     ```
 
     **Arguments**

@@ -144,7 +144,9 @@ class BlockGibbs(AbstractKernel):
     Shown by `tests/kernels/test_discrete.py` against enumeration.
 
     ```python
-    mcmc = MCMC(ebm.BlockGibbs(potential_fn=rbm), num_warmup=100, num_samples=1000)
+    mcmc = MCMC(
+        ebm.BlockGibbs(potential_fn=rbm), num_warmup=100, num_samples=1000
+    )
     ```
 
     **Arguments**

@@ -96,7 +96,9 @@ class TemperedSMC(AbstractPopulation):
 
     ```python
     smc = ebm.TemperedSMC(ebm.MALA(), dist.Normal(0, 5).expand([2]).to_event(1))
-    draws = ebm.sample(jax.random.key(0), energy, smc, num_chains=8, num_samples=1000)
+    draws = ebm.sample(
+        jax.random.key(0), energy, smc, num_chains=8, num_samples=1000
+    )
     ```
 
     **Arguments**
@@ -184,7 +186,9 @@ class AnnealedLangevin(AbstractPopulation):
 
     ```python
     conditional = ebm.ConditionalEnergy(fn, event_shape=(2,))
-    draws = ebm.sample(jax.random.key(0), conditional, ebm.AnnealedLangevin([5.0, 1.0, 0.1]))
+    draws = ebm.sample(
+        jax.random.key(0), conditional, ebm.AnnealedLangevin([5.0, 1.0, 0.1])
+    )
     ```
 
     **Arguments**

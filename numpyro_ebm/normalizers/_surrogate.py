@@ -26,10 +26,15 @@ class MonteCarloLogZ(eqx.Module):
     ```python
     surrogate = ebm.normalizers.MonteCarloLogZ(ebm.MALA(step_size=0.1), 10)
 
+
     def model(data):
-        precision = numpyro.param("precision", 1.0, constraint=constraints.positive)
+        precision = numpyro.param(
+            "precision", 1.0, constraint=constraints.positive
+        )
         energy = ebm.as_energy(lambda x: 0.5 * precision * x**2, ())
-        site = ebm.EnergyDistribution(ebm.Normalized(energy, surrogate.log_z(energy)))
+        site = ebm.EnergyDistribution(
+            ebm.Normalized(energy, surrogate.log_z(energy))
+        )
         with numpyro.plate("data", len(data)):
             numpyro.sample("x", site, obs=data)
     ```

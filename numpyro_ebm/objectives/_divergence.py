@@ -68,7 +68,9 @@ class ContrastiveDivergence(AbstractObjective):
     steep for the step size, does not count in that step: it would only raise the wall.
 
     ```python
-    objective = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.05), 10, ebm.Persistent())
+    objective = ebm.ContrastiveDivergence(
+        ebm.MALA(step_size=0.05), 10, ebm.Persistent()
+    )
     ```
 
     **Arguments**

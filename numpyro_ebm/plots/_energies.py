@@ -30,7 +30,9 @@ def plot_energies(
     reported in the legend.
 
     ```python
-    ebm.plots.plot_energies({"data": data, "draws": draws, "noise": noise}, energy)
+    ebm.plots.plot_energies(
+        {"data": data, "draws": draws, "noise": noise}, energy
+    )
     ```
 
     **Arguments**

@@ -19,14 +19,18 @@ def trained_module(params: Mapping[str, Any], name: str, template: _Module) -> _
 
     template = eqx.nn.MLP(1, "scalar", 8, 1, key=jax.random.key(0))
 
+
     def model(x, y):
         network = eqx_module("net", template)
         with numpyro.plate("data", len(x)):
             numpyro.sample("y", dist.Normal(jax.vmap(network)(x), 0.1), obs=y)
 
+
     svi = SVI(model, lambda x, y: None, optax.adam(1e-2), Trace_ELBO())
     x = jnp.linspace(-1, 1, 20)[:, None]
-    found = svi.run(jax.random.key(1), 10, x, jnp.sin(3 * x[:, 0]), progress_bar=False)
+    found = svi.run(
+        jax.random.key(1), 10, x, jnp.sin(3 * x[:, 0]), progress_bar=False
+    )
     network = ebm.sites.trained_module(found.params, "net", template)
     ```
 
