@@ -16,7 +16,25 @@ PAGES = {str(page.relative_to(ROOT)): page for page in pictures.PAGES}
 WITH_CODE = [name for name, page in PAGES.items() if "```python" in page.read_text()]
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
+#: Pages that learn for half a minute or longer.
+LONG = {
+    "docs/bayesian.md",
+    "docs/choose-estimator.md",
+    "docs/conditional.md",
+    "docs/diagnostics.md",
+    "docs/getting-started.md",
+    "docs/how-to/anomalies.md",
+    "docs/how-to/density.md",
+    "docs/how-to/inpainting.md",
+    "docs/how-to/regression.md",
+    "docs/sampling.md",
+}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow if p in LONG else ()) for p in WITH_CODE],
+)
 def test_code_runs_and_draws_the_pictures(page, monkeypatch, tmp_path):
     mpl.use("Agg")
     monkeypatch.chdir(tmp_path)
