@@ -1,10 +1,8 @@
 """What the tests share: tables of energies, kernels and objectives, and assertions."""
 
 import os
-import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 
 import equinox as eqx
@@ -12,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import pictures
 import pytest
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
@@ -176,8 +175,7 @@ def _assert_z(name, values, truth, ess_min):
 
 def code_blocks(text):
     """The Python in a page or a module, block by block."""
-    blocks = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
-    return [textwrap.dedent(block) for block in blocks]
+    return [code for code, _ in pictures.blocks(text)]
 
 
 def count_traces(function):
