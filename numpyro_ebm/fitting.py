@@ -12,6 +12,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import ComposeTransform
 
 from ._checks import as_data, check_count, check_key
+from ._show import Printed, Rows
 from ._types import Array, ArrayLike, Float, Key
 from .diagnostics import Comparison, compare
 from .energies import Gaussian, LogZ, MLPEnergy, Normalized, Transformed, Whiten
@@ -97,7 +98,7 @@ def fit(
     return Fit(energy, comparison, result, len(train))
 
 
-class Fit(eqx.Module):
+class Fit(Printed, eqx.Module):
     """What [`fit`][numpyro_ebm.fit] learned, and how good it is; prints itself.
 
     - **energy**: of one row of the data, with its normaliser.
@@ -145,21 +146,20 @@ class Fit(eqx.Module):
         """Whether it is normalised, and not worse than a Gaussian."""
         return not self.failures
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | Rows]:
         steps, held_out = len(self.result.losses), self.comparison.values.shape[1]
-        lines = [
+        return [
             f"Fit to {self.num_rows} rows in {steps} steps; {held_out} rows held out",
             "",
-            repr(self.comparison),
+            *self.comparison._parts(),
             "",
             f"{self.log_z}",
             f"Rows are told from draws of the reference with accuracy {self.accuracy:.2f}.",
             "",
             *(["NOT ok:", *map("- {}".format, self.failures)] if self.failures else ["ok"]),
-            "Next:",
+            "What to do next:",
             *map("- {}".format, self._advice()),
         ]
-        return "\n".join(lines)
 
     def _advice(self) -> list[str]:
         (gain, error), is_known = self.gain, self.log_z.ok

@@ -55,6 +55,7 @@ def test_the_report_says_how_good_it_is_and_what_to_do(pinwheel, tmp_path):
     text = repr(fit)
     for part in ("2000 rows", "500 rows held out", "Gaussian", "log Z =", "accuracy", "\nok\n"):
         assert part in text
+    assert fit._repr_html_().count("<table>") == 1
     assert "ebm.save(path, fit.energy)" in text
     ebm.save(tmp_path / "pinwheel.ebm", fit.energy)
     loaded = ebm.load(tmp_path / "pinwheel.ebm")
