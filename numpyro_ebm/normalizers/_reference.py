@@ -18,7 +18,9 @@ from ..energies import (
     check_energy,
     discrete_levels,
     energy_named,
+    flattened,
     is_discrete,
+    models_in,
     same_support,
     unconstrained_from,
 )
@@ -75,7 +77,16 @@ def is_reference(energy: AbstractEnergy) -> bool:
 
 def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> AbstractEnergy:
     """`reference`, or that of `energy`; raises unless it has a sampler and covers `energy`."""
-    found = find_reference(energy) if reference is None else as_energy(unfreeze(reference))
+    given = None if reference is None else flattened(as_energy(unfreeze(reference)))
+    found = find_reference(energy) if given is None else given
+    if found is None and models_in(energy):
+        problems = [model.trace.problem for model in models_in(energy)]
+        why = next(filter(None, problems), "the prior is not one of all sites of this sum")
+        raise ValueError(
+            f"`{name}` is needed, because {why}: a density of all unconstrained sites, such as "
+            f"a `dist.MultivariateNormal` on points of shape {energy.event_shape}; "
+            "`ebm.BridgeSampling()` needs none."
+        )
     if found is None:
         raise ValueError(
             f"`{name}` is needed, because {energy!r} has no reference of its own: a NumPyro "
