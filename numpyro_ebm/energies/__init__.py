@@ -23,11 +23,17 @@ from ._conditional import (
     is_given as is_given,
 )
 from ._constants import forget_constants as forget_constants
+from ._flat import Flat as Flat, flattened as flattened
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._ising import IsingModel as IsingModel
 from ._latent import LatentEnergy as LatentEnergy, Marginal as Marginal
 from ._levels import discrete_levels as discrete_levels, is_discrete as is_discrete
 from ._log_z import LogZ as LogZ, judged as judged
+from ._model import (
+    ModelEnergy as ModelEnergy,
+    ModelPrior as ModelPrior,
+    models_in as models_in,
+)
 from ._networks import (
     ConvEnergy as ConvEnergy,
     ConvNetwork as ConvNetwork,
@@ -39,7 +45,7 @@ from ._normalized import (
     Normalized as Normalized,
     confined as confined,
 )
-from ._numpyro import ModelEnergy as ModelEnergy, OnSite as OnSite
+from ._on_site import OnSite as OnSite
 from ._points import check_energy as check_energy, check_points as check_points
 from ._preprocessing import (
     Logit as Logit,

@@ -55,9 +55,9 @@ class AbstractEnergy(eqx.Module):
     #: only some of the coordinates are.
     levels: ClassVar[tuple[float, ...] | None] = None
 
-    #: If points are dicts of a NumPyro model's sites: the names of the sites whose prior or
-    #: Jacobian this energy includes, and whether each is unconstrained.
-    sites: ClassVar[tuple[tuple[str, bool], ...]] = ()
+    #: If points are dicts of a NumPyro model's sites: those whose prior or Jacobian this energy
+    #: includes.
+    sites: ClassVar[tuple[Any, ...]] = ()
 
     log_z = _UNKNOWN
     sampler = _UNKNOWN
@@ -150,8 +150,8 @@ class Sum(AbstractEnergy):
                 f"{' and '.join(map(str, shapes))}."
             )
         claims = [claim for term in self.terms for claim in term.sites]
-        names = [name for name, _ in claims]
-        twice = [name for name, is_free in claims if not is_free and names.count(name) > 1]
+        names = [site.name for site in claims]
+        twice = [s.name for s in claims if not s.is_free and names.count(s.name) > 1]
         if twice:
             raise ValueError(
                 f"Site `{twice[0]}` is constrained, and more than one of the energies takes it "
@@ -164,6 +164,10 @@ class Sum(AbstractEnergy):
         return next((t.event_shape for t in self.terms if t.event_shape is not None), None)
 
     @property
+    def sites(self) -> tuple[Any, ...]:
+        return tuple({site.name: site for term in self.terms for site in term.sites}.values())
+
+    @property
     def support(self) -> constraints.Constraint | None:
         # If one expert is confined, all are.
         return intersection([term.support for term in self.terms])
@@ -171,7 +175,8 @@ class Sum(AbstractEnergy):
     @property
     def reference(self) -> Any:
         found = [proper_part(term) for term in self.terms]
-        found = [part for part in found if part is not None]
+        # On sites of a model, a density must be one of all of them.
+        found = [part for part in found if part is not None and part.sites == self.sites]
         alike = [part for part in found if same_support(part.support, self.support)]
         return next(iter(alike + found), None)
 
@@ -201,7 +206,7 @@ class Scaled(AbstractEnergy):
         return proper_part(self.energy)
 
     @property
-    def sites(self) -> tuple[tuple[str, bool], ...]:
+    def sites(self) -> tuple[Any, ...]:
         return self.energy.sites
 
     def __call__(self, x: Point) -> Scalar:

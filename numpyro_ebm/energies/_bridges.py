@@ -93,18 +93,12 @@ class DistributionEnergy(AbstractEnergy):
 
     @property
     def sampler(self) -> Sampler | None:
-        is_exact = all(site.has_exact_sampler for site in self._sites)
-        return self._draw if is_exact and self.log_z is not None else None
+        is_exact = has_sampler(self.distribution) and self.log_z is not None
+        return self._draw if is_exact else None
 
     @property
     def _sites(self) -> list[Any]:
-        """The energies, as distributions, that it contains."""
-
-        def is_site(node: Any) -> bool:
-            return hasattr(node, "log_z_error")
-
-        leaves = jax.tree.leaves(self.distribution, is_leaf=is_site)
-        return [node for node in leaves if is_site(node)]
+        return _energies_in(self.distribution)
 
     def _log_z_error(self, site: Any) -> Scalar:
         # An expanded site has one constant, which counts once per copy.
@@ -144,13 +138,45 @@ def from_distribution(distribution: dist.Distribution) -> DistributionEnergy:
 def is_normalized(distribution: dist.Distribution) -> bool:
     """Whether `log_prob` is a log-density, constant included."""
 
-    def is_improper(node: Any) -> bool:
-        if isinstance(node, dist.MaskedDistribution):
-            return node._mask is not True
-        improper = isinstance(node, dist.ImproperUniform | dist.Unit | dist.Delta)
-        return improper or getattr(node, "is_normalized", True) is False
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, dist.MaskedDistribution) and node._mask is not True
 
-    return not any(map(is_improper, jax.tree.leaves(distribution, is_leaf=is_improper)))
+    improper = dist.ImproperUniform, dist.Unit, dist.Delta
+    is_free = _contains(distribution, is_masked) or _contains_any(distribution, improper)
+    return not is_free and not lacks_constant(distribution)
+
+
+def lacks_constant(distribution: dist.Distribution) -> bool:
+    """Whether it is, or contains, an energy whose normaliser is not known."""
+    return _contains(distribution, lambda x: getattr(x, "is_normalized", True) is False)
+
+
+def is_improper(distribution: dist.Distribution) -> bool:
+    """Whether its integral is infinite, at least in part."""
+    return _contains_any(distribution, (dist.ImproperUniform,))
+
+
+def _contains_any(distribution: dist.Distribution, types: tuple[type, ...]) -> bool:
+    return _contains(distribution, lambda node: isinstance(node, types))
+
+
+def _contains(distribution: dist.Distribution, is_such: Callable[[Any], bool]) -> bool:
+    return any(map(is_such, jax.tree.leaves(distribution, is_leaf=is_such)))
+
+
+def has_sampler(distribution: dist.Distribution) -> bool:
+    """Whether its draws are exact: those of an energy may be the ends of chains."""
+    return all(site.has_exact_sampler for site in _energies_in(distribution))
+
+
+def _energies_in(distribution: dist.Distribution) -> list[Any]:
+    """The energies, as distributions, that a distribution contains."""
+
+    def is_site(node: Any) -> bool:
+        return hasattr(node, "log_z_error")
+
+    leaves = jax.tree.leaves(distribution, is_leaf=is_site)
+    return [node for node in leaves if is_site(node)]
 
 
 @convert.register(dist.Distribution)

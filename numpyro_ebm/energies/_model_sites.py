@@ -1,0 +1,132 @@
+"""What the trace of a NumPyro model tells: its sites, and whether its prior is a density."""
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from numpyro import handlers
+from numpyro.distributions import MaskedDistribution, biject_to
+from numpyro.infer import init_to_uniform
+
+from .._types import Shape
+from ._bridges import has_sampler, is_improper, is_normalized, lacks_constant
+from ._supports import is_real
+
+
+class Site(NamedTuple):
+    """A continuous latent site.
+
+    - **name**: of the site.
+    - **is_free**: whether it is unconstrained to begin with.
+    - **shape**: of its unconstrained value; `None` if the energy on it does not know it.
+    """
+
+    name: str
+    is_free: bool
+    shape: Shape | None
+
+
+class ModelSites(NamedTuple):
+    """The sites of a model.
+
+    - **latent**: those that are continuous.
+    - **discrete**: names of latent sites that are summed out.
+    - **observed**: names of all others with a density, factors included.
+    - **improper**: names of latent sites with an improper prior.
+    - **unnormalized**: names of sites that are energies without a normaliser.
+    - **num_plates**: how deep plates are nested, which enumeration has to know.
+    - **problem**: why its prior is no density that can be sampled, in a sentence; empty if it
+      is one.
+    """
+
+    latent: tuple[Site, ...]
+    discrete: tuple[str, ...]
+    observed: tuple[str, ...]
+    improper: tuple[str, ...]
+    unnormalized: tuple[str, ...]
+    num_plates: int
+    problem: str
+
+
+def sites_of(model: Callable[..., Any], args: tuple, kwargs: dict) -> ModelSites:
+    """Trace the model, without computing anything.
+
+    **Raises** `ValueError` if a discrete latent site cannot be summed out, and `ImportError` if
+    that takes a package that is not installed.
+    """
+    found: list[ModelSites] = []
+
+    def look() -> None:
+        seeded = handlers.seed(model, jr.key(0))
+        start = handlers.substitute(seeded, substitute_fn=init_to_uniform)
+        trace = handlers.trace(start).get_trace(*args, **kwargs)
+        found.append(_from_trace(trace))
+
+    jax.eval_shape(look)
+    return found[0]
+
+
+def _from_trace(trace: dict[str, Any]) -> ModelSites:
+    random = {name: site for name, site in trace.items() if site["type"] == "sample"}
+    latent = {name: site for name, site in random.items() if not site["is_observed"]}
+    discrete = tuple(n for n, site in latent.items() if site["fn"].support.is_discrete)
+    for name in discrete:
+        _check_enumerable(name, latent[name]["fn"])
+    depths = [-f.dim for site in random.values() for f in site["cond_indep_stack"]]
+    problems = (*_subsamples(trace), *_problems(latent))
+    return ModelSites(
+        latent=tuple(_site(n, site) for n, site in latent.items() if n not in discrete),
+        discrete=discrete,
+        observed=tuple(name for name in random if name not in latent),
+        improper=tuple(name for name, site in latent.items() if is_improper(site["fn"])),
+        unnormalized=tuple(n for n, site in random.items() if lacks_constant(site["fn"])),
+        num_plates=max(depths, default=0),
+        problem=next(iter(problems), ""),
+    )
+
+
+def _site(name: str, site: dict[str, Any]) -> Site:
+    support = site["fn"].support
+    free = jnp.shape(biject_to(support).inv(site["value"]))
+    return Site(name, is_real(support), free)
+
+
+def _check_enumerable(name: str, distribution: Any) -> None:
+    if not distribution.has_enumerate_support:
+        raise ValueError(
+            f"Site `{name}` is discrete, and `{type(distribution).__name__}` has too many "
+            "values to sum over: sample it by one of NumPyro's Gibbs kernels."
+        )
+    if importlib.util.find_spec("funsor") is None:
+        raise ImportError(
+            f"Site `{name}` is discrete; NumPyro sums over its values, and needs `funsor` for "
+            "that: `pip install funsor`."
+        )
+
+
+def _subsamples(trace: dict[str, Any]) -> Iterator[str]:
+    for name, site in trace.items():
+        if site["type"] == "plate" and site["args"][0] != math.prod(site["value"].shape):
+            yield (
+                f"plate `{name}` draws a subsample, and its likelihood is only an estimate: "
+                "give the model all data"
+            )
+
+
+def _problems(latent: dict[str, Any]) -> Iterator[str]:
+    """Why sites cannot be drawn from their priors, or what is drawn has another density."""
+    for name, site in latent.items():
+        fn = site["fn"]
+        what = f"site `{name}`"
+        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
+            yield f"the prior of {what} is masked, and has no density there"
+        elif not is_normalized(fn):
+            yield (f"the prior of {what}, `{type(fn).__name__}`, is not normalised")
+        elif not has_sampler(fn):
+            yield f"the prior of {what}, `{type(fn).__name__}`, has no exact sampler"
+        elif site["scale"] is not None:
+            yield f"the density of {what} is scaled, so it is not that of its draws"
