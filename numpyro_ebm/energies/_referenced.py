@@ -59,7 +59,7 @@ class Referenced(AbstractEnergy):
         return self.energy.variance
 
     @property
-    def sites(self) -> tuple[tuple[str, bool], ...]:
+    def sites(self) -> tuple[Any, ...]:
         return self.energy.sites
 
     def __call__(self, x: Point) -> Scalar:

@@ -18,7 +18,7 @@ from ..chains import begin_moments, learn_moments
 from ..energies import AbstractEnergy
 
 
-class Flat(AbstractEnergy):
+class Zero(AbstractEnergy):
     """Zero, an improper reference: the path from it is one of temperatures."""
 
     @property
@@ -29,7 +29,7 @@ class Flat(AbstractEnergy):
         return jnp.zeros((), jnp.result_type(float))
 
 
-class FlatGaussian(AbstractEnergy):
+class RavelledGaussian(AbstractEnergy):
     r"""$\tfrac12\lVert W(x - \mu)\rVert^2$ of the flattened coordinates of a point.
 
     - **whitening**: $W$, its diagonal or lower triangular.
@@ -104,9 +104,9 @@ class Fit(eqx.Module):
         whitening = jnp.eye(len(loc)) if fitted.dense_mass else jnp.ones_like(loc)
         return cls(loc, whitening, begin_moments(fitted.dense_mass, len(loc), whitening))
 
-    def at(self, position: Point) -> FlatGaussian:
+    def at(self, position: Point) -> RavelledGaussian:
         unravel = ravel_pytree(position)[1]
-        return FlatGaussian(loc=self.loc, whitening=self.whitening, unravel=unravel)
+        return RavelledGaussian(loc=self.loc, whitening=self.whitening, unravel=unravel)
 
     def learn(self, positions: Point) -> "Fit":
         """Add the target's replicas, one per chain."""

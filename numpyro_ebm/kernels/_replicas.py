@@ -15,7 +15,7 @@ from .._trainable import unfreeze
 from .._types import Array, Energy, EnergyLike, Float, Int, Key, Metric, Point, Scalar, Shape
 from ..chains import AbstractMove, GeometricPath, Report, settle
 from ..energies import AbstractEnergy, as_energy
-from ._path import Fit, Flat
+from ._path import Fit, Zero
 
 
 class TemperingState(NamedTuple):
@@ -86,8 +86,8 @@ class TemperingMove(AbstractMove):
 
     def check(self, energy: EnergyLike) -> None:
         # As it will be on the path.
-        energy, flat = as_energy(energy), Flat()
-        self.inner.check(GeometricPath(reference=flat, energy=energy, beta=jnp.ones(())))
+        energy, zero = as_energy(energy), Zero()
+        self.inner.check(GeometricPath(reference=zero, energy=energy, beta=jnp.ones(())))
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> TemperingState:
         size = len(self.beta)
@@ -166,7 +166,7 @@ class TemperingMove(AbstractMove):
 
     def _reference(self, energy: Energy, position: Point) -> AbstractEnergy:
         if self.is_heated:
-            return Flat()
+            return Zero()
         if self.fit is not None:
             return self.fit.at(position)
         return as_energy(unfreeze(as_energy(energy).reference))

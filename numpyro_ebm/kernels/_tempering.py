@@ -11,7 +11,7 @@ from .._types import Array, Energy
 from ..chains import Adaptation
 from ..energies import (
     AbstractEnergy,
-    ModelPrior,
+    ModelEnergy,
     Referenced,
     as_energy,
     find_reference,
@@ -103,11 +103,16 @@ class ParallelTempering(AbstractKernel):
         is_fitted = isinstance(self.reference, FittedGaussian)
         if self.model is None or self.is_heated or is_fitted:
             return potential
-        reference = self.reference
-        if reference is None:
-            reference = ModelPrior(self.model, *model_args, **(model_kwargs or {}))
         energy = as_energy(potential)
-        return Referenced(energy, reference_for(reference, energy, "reference"))
+        if self.reference is not None:
+            return Referenced(energy, reference_for(self.reference, energy, "reference"))
+        model = ModelEnergy(self.model, *model_args, **(model_kwargs or {}))
+        if model.reference is None:
+            raise ValueError(
+                f"The prior cannot be the start of a path: {model.trace.problem}. Give "
+                "`reference=ebm.kernels.FittedGaussian()`, or `temperatures`."
+            )
+        return Referenced(energy, model.reference)
 
     def get_diagnostics_str(self, state: Any) -> str:
         return f"acc. prob={state.mean_accept_prob:.2f}"
