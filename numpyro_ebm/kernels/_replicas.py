@@ -3,6 +3,7 @@
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +16,7 @@ from .._trainable import unfreeze
 from .._types import Array, Energy, EnergyLike, Float, Int, Key, Metric, Point, Scalar, Shape
 from ..chains import AbstractMove, GeometricPath, Report, settle
 from ..energies import AbstractEnergy, as_energy
-from ._path import Fit, Zero
+from ._path import Fit, FittedGaussian, Zero
 
 
 class TemperingState(NamedTuple):
@@ -67,8 +68,7 @@ class TemperingInfo(NamedTuple):
 class TemperingMove(AbstractMove):
     r"""The inner move at each $E_k$, then swaps that keep $\prod_k e^{-E_k(x_k)}$.
 
-    $E_k = (1 - \beta_k)\,E_0 + \beta_k E$ from a reference $E_0$, which is `fit` or that of the
-    energy; `is_heated` by temperatures, $\beta_k = 1/T_k$ and $E_0 = 0$. From a proper
+    $E_k = (1 - \beta_k)\,E_0 + \beta_k E$ from a reference $E_0$, that of the energy, or `fitted`; `is_heated` by temperatures, $\beta_k = 1/T_k$ and $E_0 = 0$. From a proper
     reference, $\beta = 0$ at the last rung, where the replica is a new draw each time.
     """
 
@@ -76,6 +76,8 @@ class TemperingMove(AbstractMove):
     step_size: Float[Array, " rung"]
     beta: Float[Array, " temperature"]
     inverse_mass_matrix: Metric | None = None
+    #: A reference that a warm-up fits, and its present state.
+    fitted: FittedGaussian | None = None
     fit: Fit | None = None
     is_heated: bool = eqx.field(static=True, default=False)
     kept: ClassVar[tuple[str, ...]] = KEPT
@@ -109,43 +111,23 @@ class TemperingMove(AbstractMove):
     def step(
         self, rng_key: Key, state: TemperingState, energy: Energy
     ) -> tuple[TemperingState, TemperingInfo]:
-        move_key, draw_key, swap_key = jr.split(rng_key, 3)
+        one = jax.tree.map(lambda x: x[None], (rng_key, state))
+        return jax.tree.map(lambda x: x[0], self.step_all(*one, energy))
+
+    def step_all(
+        self, rng_keys: Key, states: TemperingState, energy: Energy
+    ) -> tuple[TemperingState, TemperingInfo]:
+        move_keys, draw_keys, swap_keys = jax.vmap(lambda key: jr.split(key, 3), 0, 1)(rng_keys)
         # A plain function would not know that its points are spins.
         energy = as_energy(energy)
-        reference = self._reference(energy, state.position)
-        # A fitted reference may have changed since.
-        cached = state.reference if self.fit is None else _caches(reference, state.replicas)
-        replicas, cached, reports = self._move(
-            move_key, reference, energy, state.replicas, cached
-        )
+        reference = self._reference(energy, jax.tree.map(lambda x: x[0], states.position))
+        replicas, reports = self._move(move_keys, reference, energy, states)
         if not self.is_heated:
-            fresh = self.inner.init(draw_key, reference.sampler(draw_key, ()), energy)
-            fresh = jax.tree.map(lambda x: x[None], fresh)
-            new = fresh, _caches(reference, fresh)
-            replicas, cached = jax.tree.map(
-                lambda a, b: jnp.concatenate([a, b]), (replicas, cached), new
-            )
-        log_ratio = _log_ratio(reference, replicas, cached)
-        gain = (self.beta[:-1] - self.beta[1:]) * (log_ratio[1:] - log_ratio[:-1])
-        swap_prob = jnp.nan_to_num(jnp.exp(jnp.minimum(0, gain)))
-        # Even and odd pairs in turn, not at random: replicas travel instead of diffusing.
-        pairs = jnp.arange(len(swap_prob))
-        swap = (pairs % 2 == state.parity) & (jr.uniform(swap_key, pairs.shape) < swap_prob)
-        source = jnp.arange(len(self.beta)) + jnp.append(swap, False) - jnp.append(False, swap)
-        moved = replicas, cached, log_ratio, state.replica, state.leg
-        replicas, cached, log_ratio, replica, leg = jax.tree.map(lambda x: x[source], moved)
-        new = state._replace(
-            position=jax.tree.map(lambda x: x[0], replicas.position),
-            logdensity=replicas.logdensity[0],
-            replicas=replicas,
-            reference=cached,
-            parity=1 - state.parity,
-            beta=self.beta,
-            log_ratio=log_ratio,
-            replica=replica,
-            swap_prob=swap_prob,
-        )
-        return _counted(new, leg), TemperingInfo(reports, swap_prob)
+            fresh = self._draw(draw_keys, reference, energy)
+            replicas = jax.tree.map(lambda *x: jnp.concatenate(x, 1), replicas, fresh)
+        swap = functools.partial(self._swap, reference.log_z)
+        new, swap_prob = jax.vmap(swap)(swap_keys, states, *replicas)
+        return new, TemperingInfo(reports, swap_prob)
 
     def report(self, info: TemperingInfo) -> Report:
         first = jax.tree.map(lambda x: x[0], info.reports)
@@ -167,19 +149,19 @@ class TemperingMove(AbstractMove):
     def _reference(self, energy: Energy, position: Point) -> AbstractEnergy:
         if self.is_heated:
             return Zero()
-        if self.fit is not None:
-            return self.fit.at(position)
+        if self.fitted is not None:
+            fit = Fit.begin(self.fitted, position) if self.fit is None else self.fit
+            return fit.at(position)
         return as_energy(unfreeze(as_energy(energy).reference))
 
     def _move(
         self,
-        rng_key: Key,
+        rng_keys: Key,
         reference: AbstractEnergy,
         energy: AbstractEnergy,
-        replicas: Any,
-        cached: dict[str, Any],
-    ) -> tuple[Any, dict[str, Any], Report]:
-        """The replicas on the path after a transition, with the reference's caches."""
+        states: TemperingState,
+    ) -> tuple[tuple[Any, dict[str, Any]], Report]:
+        """The replicas that move on the path, and the reference's caches, `(chain, rung)`."""
         num = len(self.step_size)
 
         def move(key: Key, old: Any, cached: Any, step_size: Scalar, beta: Scalar) -> tuple:
@@ -189,16 +171,62 @@ class TemperingMove(AbstractMove):
             new, info = inner.step(key, start, path)
             return settle(start, new, inner.report(info))
 
-        old = jax.tree.map(lambda x: x[:num], (replicas, cached))
-        beta = self.beta[:num]
-        keys = jr.split(rng_key, num)
-        moved, reports = jax.vmap(move)(keys, *old, self.step_size, beta)
-        cached = _caches(reference, moved)
-
         def cool(new: Any, cached: Any, beta: Scalar) -> Any:
             return _with_caches(new, cached, lambda e, e0: (e - (1 - beta) * e0) / beta)
 
-        return jax.vmap(cool)(moved, cached, beta), cached, reports
+        # All replicas of all chains along one axis: nested ones cost a network a third more.
+        keys = _merged(jax.vmap(lambda key: jr.split(key, num))(rng_keys))
+        known = states.replicas, states.reference
+        old, cached = _merged(jax.tree.map(lambda x: x[:, :num], known))
+        if self.fitted is not None:  # It may have changed since.
+            cached = _caches(reference, old)
+        tiled = jnp.tile(self.step_size, len(rng_keys)), jnp.tile(self.beta[:num], len(rng_keys))
+        moved, reports = jax.vmap(move)(keys, old, cached, *tiled)
+        cached = _caches(reference, moved)
+        moved = jax.vmap(cool)(moved, cached, tiled[1])
+        return _apart(((moved, cached), reports), len(rng_keys))
+
+    def _draw(
+        self, rng_keys: Key, reference: AbstractEnergy, energy: AbstractEnergy
+    ) -> tuple[Any, dict[str, Any]]:
+        """New replicas at the reference, `(chain, 1)`."""
+
+        def draw(rng_key: Key) -> Any:
+            return self.inner.init(rng_key, reference.sampler(rng_key, ()), energy)
+
+        fresh = jax.vmap(draw)(rng_keys)
+        return _apart((fresh, _caches(reference, fresh)), len(rng_keys))
+
+    def _swap(
+        self,
+        log_z: Scalar | None,
+        rng_key: Key,
+        state: TemperingState,
+        replicas: Any,
+        cached: dict[str, Any],
+    ) -> tuple[TemperingState, Array]:
+        """One chain after its neighbours have tried to swap, and how likely each pair was."""
+        log_ratio = _log_ratio(log_z, replicas, cached)
+        gain = (self.beta[:-1] - self.beta[1:]) * (log_ratio[1:] - log_ratio[:-1])
+        swap_prob = jnp.nan_to_num(jnp.exp(jnp.minimum(0, gain)))
+        # Even and odd pairs in turn, not at random: replicas travel instead of diffusing.
+        pairs = jnp.arange(len(swap_prob))
+        swap = (pairs % 2 == state.parity) & (jr.uniform(rng_key, pairs.shape) < swap_prob)
+        source = jnp.arange(len(self.beta)) + jnp.append(swap, False) - jnp.append(False, swap)
+        moved = replicas, cached, log_ratio, state.replica, state.leg
+        replicas, cached, log_ratio, replica, leg = jax.tree.map(lambda x: x[source], moved)
+        new = state._replace(
+            position=jax.tree.map(lambda x: x[0], replicas.position),
+            logdensity=replicas.logdensity[0],
+            replicas=replicas,
+            reference=cached,
+            parity=1 - state.parity,
+            beta=self.beta,
+            log_ratio=log_ratio,
+            replica=replica,
+            swap_prob=swap_prob,
+        )
+        return _counted(new, leg), swap_prob
 
     def _gathered(
         self, reference: AbstractEnergy, replicas: Any, **known: Any
@@ -209,9 +237,18 @@ class TemperingMove(AbstractMove):
             logdensity=replicas.logdensity[0],
             replicas=replicas,
             reference=cached,
-            log_ratio=_log_ratio(reference, replicas, cached),
+            log_ratio=_log_ratio(reference.log_z, replicas, cached),
             **known,
         )
+
+
+def _merged(tree: Any) -> Any:
+    """Arrays `(chain, rung, ...)` as `(chain * rung, ...)`; `_apart` undoes it."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def _apart(tree: Any, num_chains: int) -> Any:
+    return jax.tree.map(lambda x: x.reshape(num_chains, -1, *x.shape[1:]), tree)
 
 
 def _caches(reference: AbstractEnergy, replicas: Any) -> dict[str, Any]:
@@ -230,9 +267,8 @@ def _with_caches(state: Any, cached: dict[str, Any], combine: Callable[..., Arra
     return state._replace(**new)
 
 
-def _log_ratio(reference: AbstractEnergy, replicas: Any, cached: dict[str, Any]) -> Array:
+def _log_ratio(log_z: Scalar | None, replicas: Any, cached: dict[str, Any]) -> Array:
     """Minus infinity where the target has no density."""
-    log_z = reference.log_z
     ratio = replicas.logdensity - cached["logdensity"] + (0 if log_z is None else log_z)
     return jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
 

@@ -56,15 +56,16 @@ class ParallelTempering(AbstractKernel):
             beta = 1 / _ladder(temperatures, num_temperatures)
         num_moving = len(beta) if self.is_heated else len(beta) - 1
         inner = step_adaptation(kernel)
+        fitted = reference if isinstance(reference, FittedGaussian) else None
         move = TemperingMove(
             inner=kernel.move,
             step_size=jnp.broadcast_to(as_floats(kernel.move.step_size), (num_moving,)),
             beta=as_floats(beta),
             inverse_mass_matrix=kernel.move.inverse_mass_matrix,
+            fitted=fitted,
             is_heated=self.is_heated,
         )
         steps = Adaptation(inner.adapt_step_size, False, False, inner.target_tuning)
-        fitted = reference if isinstance(reference, FittedGaussian) else None
         adaptation = TemperingAdaptation(steps, adapt_temperatures, fitted)
         target = kernel.model, kernel.potential_fn
         super().__init__(*target, move, adaptation, kernel.init_strategy)
