@@ -6,12 +6,14 @@ from ._adaptation import (
     Adaptation as Adaptation,
     AdaptState as AdaptState,
     Travel as Travel,
+    averaged as averaged,
     learns_metric as learns_metric,
 )
 from ._annealing import (
     MAX_LEVELS as MAX_LEVELS,
     Annealing as Annealing,
     Descent as Descent,
+    GeometricPath as GeometricPath,
     Particles as Particles,
     begin as begin,
     descend as descend,
@@ -32,8 +34,10 @@ from ._engine import (
     transition as transition,
 )
 from ._metric import (
+    begin_moments as begin_moments,
     by_blocks as by_blocks,
     check_metric as check_metric,
+    learn_moments as learn_moments,
 )
 from ._move import (
     TUNED_ERROR as TUNED_ERROR,
@@ -43,6 +47,7 @@ from ._move import (
     dimension as dimension,
     log_density as log_density,
     report as report,
+    settle as settle,
     tuning_of_error as tuning_of_error,
 )
 from ._resampled import can_resample as can_resample, resampled_starts as resampled_starts

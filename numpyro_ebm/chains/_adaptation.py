@@ -222,22 +222,23 @@ class Adaptation(AbstractAdaptation):
         if not self.adapt_step_size:
             return state
         # The best step depends on the metric: start over from this window's average.
-        return self._start_over(state, _averaged(state))
+        return self.start_over(state, averaged(state))
 
     def _end_stage(self, i: Array, state: AdaptState) -> AdaptState:
         """Use the average step at the end of a warm-up, and when `travel` hands over."""
         num_warmup = len(state.schedule)
         num_travel = self._num_travel(num_warmup)
-        step_size = _averaged(state)
+        step_size = averaged(state)
         if self.travel is not None and num_travel:
-            new = self._start_over(state, self.travel.hands_over(step_size))
+            new = self.start_over(state, self.travel.hands_over(step_size))
             state = _select(i == num_travel - 1, new, state)
             if num_travel == num_warmup:
                 return state
         is_last = i == num_warmup - 1
         return state._replace(step_size=jnp.where(is_last, step_size, state.step_size))
 
-    def _start_over(self, state: AdaptState, step_size: Scalar) -> AdaptState:
+    def start_over(self, state: AdaptState, step_size: Scalar) -> AdaptState:
+        """Average the step anew, from `step_size` on."""
         averaging = self._begin_averaging(step_size)
         return state._replace(step_size=step_size, step_size_state=averaging)
 
@@ -272,7 +273,8 @@ def _step_size_algorithm(target_accept_prob: Any) -> Algorithm:
     return Algorithm(*adaptation.dual_averaging_adaptation(target_accept_prob))
 
 
-def _averaged(state: AdaptState) -> Array:
+def averaged(state: AdaptState) -> Array:
+    """The step size that a warm-up would end with."""
     return jnp.exp(state.step_size_state.log_step_size_avg)
 
 

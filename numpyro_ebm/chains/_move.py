@@ -48,6 +48,8 @@ class AbstractMove(eqx.Module):
     inverse_mass_matrix: eqx.AbstractVar[Metric | None]
     #: Whether its reports hold a Hamiltonian.
     is_hamiltonian: ClassVar[bool] = False
+    #: Fields of its state that are kept of each draw, as further statistics.
+    kept: ClassVar[tuple[str, ...]] = ()
 
     @property
     def is_exact(self) -> bool:

@@ -58,6 +58,11 @@ from ._rbm import (
     BernoulliRBM as BernoulliRBM,
     GaussianBernoulliRBM as GaussianBernoulliRBM,
 )
+from ._referenced import (
+    Referenced as Referenced,
+    find_reference as find_reference,
+    reference_for as reference_for,
+)
 from ._student import StudentT as StudentT
 from ._supports import (
     bijection as bijection,

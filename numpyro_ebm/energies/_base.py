@@ -225,9 +225,9 @@ class Scaled(AbstractEnergy):
 
 
 def proper_part(energy: AbstractEnergy) -> AbstractEnergy | None:
-    """A density that can be sampled: `energy` itself if it is one, else its reference."""
+    """A density that can be sampled: the reference of `energy`, else `energy` itself."""
     reference = unfreeze(energy.reference)
-    parts = [energy] if reference is None else [energy, as_energy(reference)]
+    parts = [energy] if reference is None else [as_energy(reference), energy]
     drawn = (part for part in parts if part.sampler is not None and part.log_z is not None)
     return next(drawn, None)
 

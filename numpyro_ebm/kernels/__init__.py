@@ -34,6 +34,7 @@ from ._mclmc import (
 )
 from ._numpyro import AbstractKernel as AbstractKernel
 from ._nuts import NUTS as NUTS, NUTSMove as NUTSMove
+from ._path import FittedGaussian as FittedGaussian
 from ._populations import (
     AbstractPopulation as AbstractPopulation,
     AnnealedLangevin as AnnealedLangevin,
@@ -44,6 +45,7 @@ from ._random_walk import (
     RandomWalkMetropolis as RandomWalkMetropolis,
     RandomWalkMove as RandomWalkMove,
 )
+from ._replicas import TemperingMove as TemperingMove, TemperingState as TemperingState
 from ._sampler import (
     as_sampler as as_sampler,
     check_exact as check_exact,
@@ -51,7 +53,4 @@ from ._sampler import (
     step_adaptation as step_adaptation,
 )
 from ._state import KernelState as KernelState
-from ._tempering import (
-    ParallelTempering as ParallelTempering,
-    TemperingMove as TemperingMove,
-)
+from ._tempering import ParallelTempering as ParallelTempering

@@ -17,7 +17,7 @@ from .._show import AsMade
 from .._types import Energy, Key, Point
 from .._values import ByValue
 from ..chains import AbstractAdaptation, AbstractMove, Sampler, check_metric
-from ..energies import AbstractEnergy
+from ..energies import AbstractEnergy, as_energy
 from ._state import KernelState, next_state, refreshed_state, start_state
 from ._still import sampler_at
 from ._target import EnergyTarget, ModelTarget
@@ -58,7 +58,7 @@ class AbstractKernel(AsMade, MCMCKernel):
         if model is not None:
             self._target = ModelTarget(model)
         elif potential_fn is not None:
-            self._target = EnergyTarget.of(potential_fn, move)
+            self._target = EnergyTarget.of(self.as_target(as_energy(potential_fn)), move)
 
     @property
     def model(self) -> Callable[..., Any] | None:
@@ -69,6 +69,10 @@ class AbstractKernel(AsMade, MCMCKernel):
     def potential_fn(self) -> AbstractEnergy | None:
         """The energy that it samples; `None` for a kernel made from a model."""
         return self._target.energy if isinstance(self._target, EnergyTarget) else None
+
+    def as_target(self, energy: AbstractEnergy) -> AbstractEnergy:
+        """`energy` with all that the move reads of it; raises if that is not known."""
+        return energy
 
     @property
     def has_target(self) -> bool:
@@ -150,7 +154,8 @@ class AbstractKernel(AsMade, MCMCKernel):
 
     def with_potential(self, potential_fn: Energy) -> "AbstractKernel":
         """A copy of this kernel that samples `potential_fn`."""
-        return self._with_target(EnergyTarget.of(potential_fn, self.move))
+        energy = self.as_target(as_energy(potential_fn))
+        return self._with_target(EnergyTarget.of(energy, self.move))
 
     def postprocess_fn(
         self, model_args: tuple, model_kwargs: dict | None

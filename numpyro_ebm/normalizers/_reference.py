@@ -3,24 +3,16 @@
 import math
 from typing import Any
 
-import equinox as eqx
-import jax.numpy as jnp
-import jax.random as jr
-
-from .._checks import as_floats
 from .._trainable import unfreeze
-from .._types import Array, Key, Scalar, Shape
 from ..chains import Annealing
 from ..energies import (
     AbstractEnergy,
-    as_energy,
     box_of,
-    check_energy,
     discrete_levels,
     energy_named,
-    flattened,
+    find_reference as find_reference,
     is_discrete,
-    models_in,
+    reference_for as reference_for,
     same_support,
     unconstrained_from,
 )
@@ -34,78 +26,10 @@ from ..kernels import (
 )
 
 
-class UniformUnits(AbstractEnergy):
-    r"""Zero for all $2^d$ states of two-valued units: all are equally likely."""
-
-    levels: Any = eqx.field(static=True)
-    event_shape: Shape = eqx.field(static=True)
-
-    @property
-    def log_z(self) -> Scalar:
-        return as_floats(math.prod(self.event_shape) * math.log(2))
-
-    def __call__(self, x: Array) -> Scalar:
-        return 0 * jnp.sum(x)
-
-    def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        low, high = self.levels
-        up = jr.bernoulli(rng_key, shape=(*sample_shape, *self.event_shape))
-        return as_floats(jnp.where(up, high, low))
-
-
 def check_density(name: str, value: Any) -> None:
     """Raise unless `value` can be a density, or is `None`."""
     if value is not None:
         energy_named(name, unfreeze(value))
-
-
-def find_reference(energy: AbstractEnergy) -> AbstractEnergy | None:
-    """A proper density that is a part of `energy`, or uniform over spins; else `None`."""
-    energy = unfreeze(energy)
-    if energy.reference is not None:
-        reference = as_energy(unfreeze(energy.reference))
-        return reference if is_reference(reference) else None
-    levels, shape = discrete_levels(energy), energy.event_shape
-    if levels is not None and shape is not None:
-        return UniformUnits(levels=levels, event_shape=shape)
-    return None
-
-
-def is_reference(energy: AbstractEnergy) -> bool:
-    return energy.log_z is not None and energy.sampler is not None
-
-
-def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> AbstractEnergy:
-    """`reference`, or that of `energy`; raises unless it has a sampler and covers `energy`."""
-    given = None if reference is None else flattened(as_energy(unfreeze(reference)))
-    found = find_reference(energy) if given is None else given
-    if found is None and models_in(energy):
-        problems = [model.trace.problem for model in models_in(energy)]
-        why = next(filter(None, problems), "the prior is not one of all sites of this sum")
-        raise ValueError(
-            f"`{name}` is needed, because {why}: a density of all unconstrained sites, such as "
-            f"a `dist.MultivariateNormal` on points of shape {energy.event_shape}; "
-            "`ebm.BridgeSampling()` needs none."
-        )
-    if found is None:
-        raise ValueError(
-            f"`{name}` is needed, because {energy!r} has no reference of its own: a NumPyro "
-            "distribution somewhat wider than the target, such as a Gaussian fitted to data, "
-            f"`{name}=dist.MultivariateNormal(data.mean(0), covariance_matrix=1.5 * np.cov("
-            "data.T))`. An `ebm.Tilted` energy brings one along."
-        )
-    if not is_reference(found):
-        raise ValueError(
-            f"`{name}` must be normalised and have an exact sampler: a NumPyro distribution, "
-            f"or an energy with `log_z` and `sampler`; got {found!r}."
-        )
-    if energy.event_shape not in (None, found.event_shape):
-        raise ValueError(
-            f"`{name}` lives on points of shape {found.event_shape}, the energy on points of "
-            f"shape {energy.event_shape}."
-        )
-    check_energy(energy, found.event_shape or ())
-    return found
 
 
 def check_same_space(name: str, other: AbstractEnergy, energy: AbstractEnergy) -> None:

@@ -1,6 +1,7 @@
 """What is kept of chains: their draws, or moments of a statistic."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._types import Array, Float, Point, PyTree
+from .._types import Array, Float, Point, PyTree, Shape
 from ..chains import AbstractMove, ChainState, Report
 
 
@@ -25,32 +26,44 @@ class AbstractKeeper(eqx.Module):
 
 
 class History(AbstractKeeper):
-    """Keeps draws and small statistics of them, `(chain, draw, ...)`."""
+    """Keeps draws and small statistics of them, `(chain, draw, ...)`.
+
+    - **names**: of the statistics of a transition; **kept**: names and shapes of those fields
+      of the state that the move keeps.
+    """
 
     first: Array
     thinning: Array
     num_draws: int = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
+    kept: tuple[tuple[str, Shape], ...] = eqx.field(static=True)
 
     @classmethod
-    def of(cls, move: AbstractMove, first: int, num_draws: int, thinning: int) -> "History":
+    def of(
+        cls, move: AbstractMove, state: ChainState, first: int, num_draws: int, thinning: int
+    ) -> "History":
         names = STATS + (("energy",) if move.is_hamiltonian else ())
-        return cls(jnp.asarray(first), jnp.asarray(thinning), num_draws, names)
+        kept = tuple((name, getattr(state.move_state, name).shape[1:]) for name in move.kept)
+        return cls(jnp.asarray(first), jnp.asarray(thinning), num_draws, names, kept)
 
     def draws(self, kept: PyTree, num_draws: int) -> tuple[PyTree, dict[str, Array]]:
         """The first `num_draws` draws, and the statistics of each, by name."""
         values, rows = kept
         if num_draws < self.num_draws:
             values, rows = jax.tree.map(lambda x: x[:, :num_draws], (values, rows))
-        dtypes = {name: DTYPES.get(name, rows.dtype) for name in self.names}
-        stats = {n: rows[..., i].astype(dtypes[n]) for i, n in enumerate(self.names)}
+        stats, start = {}, 0
+        for name, shape in self._shapes():
+            end = start + math.prod(shape)
+            stat = rows[..., start:end].reshape(*rows.shape[:2], *shape)
+            stats[name], start = stat.astype(DTYPES.get(name, rows.dtype)), end
         return values, stats
 
     def empty(self, state: ChainState, points: Point) -> PyTree:
         def empty(x: Any) -> Array:
             return jnp.zeros((x.shape[0], self.num_draws, *x.shape[1:]), x.dtype)
 
-        row = jnp.zeros((len(state.totals), len(self.names)))
+        size = sum(math.prod(shape) for _, shape in self._shapes())
+        row = jnp.zeros((len(state.totals), size))
         return jax.tree.map(empty, (points, row))
 
     def update(self, kept: PyTree, state: ChainState, points: Point, report: Report) -> PyTree:
@@ -59,15 +72,23 @@ class History(AbstractKeeper):
         energies = -state.move_state.logdensity
         stats = report._asdict() | {"potential_energy": energies}
         row = jnp.stack([stats[name].astype(energies.dtype) for name in self.names], -1)
+        if self.kept:
+            more = [getattr(state.move_state, name) for name, _ in self.kept]
+            flat = [x.reshape(len(x), -1).astype(row.dtype) for x in more]
+            row = jnp.concatenate([row, *flat], 1)
         return jax.tree.map(
             lambda h, x: jax.lax.dynamic_update_index_in_dim(h, x, slot, 1), kept, (points, row)
         )
+
+    def _shapes(self) -> list[tuple[str, Shape]]:
+        return [*((name, ()) for name in self.names), *self.kept]
 
 
 #: The statistics of each draw, in one array: with one chain, each further array is felt.
 STATS = ("potential_energy", "accept_prob", "diverging", "n_grad")
 #: Those that are not floats in the end.
-DTYPES = {"diverging": bool, "n_grad": int}
+DTYPES = dict.fromkeys(("n_grad", "replica", "restarts", "round_trips"), int)
+DTYPES |= {"diverging": bool}
 
 
 class Half(NamedTuple):

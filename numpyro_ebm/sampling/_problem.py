@@ -39,7 +39,7 @@ class Problem(eqx.Module):
 def as_problem(energy: AbstractEnergy, kernel: Any) -> Problem:
     sampler = as_sampler(kernel)
     sampler.move.check(energy)
-    return Problem(sampler, *unconstrained(energy))
+    return Problem(sampler, *unconstrained(kernel.as_target(energy)))
 
 
 def first_state(

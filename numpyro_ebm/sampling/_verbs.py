@@ -93,7 +93,7 @@ def sample(
     first = max(int(state.i), state.num_warmup)
     # As in NumPyro, the last transition is kept, and those left over are the first ones.
     num_draws, num_left = divmod(num_samples, thinning)
-    history = History.of(kernel.move, first + num_left, num_draws, thinning)
+    history = History.of(kernel.move, state, first + num_left, num_draws, thinning)
     state, kept = run_until(first + num_samples, problem, state, history, progress_bar)
     num_steps = max(int(state.i) - first, 0)
     values, stats = history.draws(kept, max(num_steps - num_left, 0) // thinning)

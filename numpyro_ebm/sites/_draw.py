@@ -51,7 +51,7 @@ def _draw_one(site: Any, arrays: PyTree, rng_key: Key, sample_shape: Shape) -> S
         start = jr.uniform(
             start_key, (size, *shape), jnp.result_type(float), minval=-2, maxval=2
         )
-    potential = Transformed(energy, transform, is_onto=True)
+    potential = Transformed(site.sampler.as_target(energy), transform, is_onto=True)
     end = run_alone(
         jr.split(chain_key, size),
         as_sampler(site.sampler),
