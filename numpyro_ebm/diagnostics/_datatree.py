@@ -14,7 +14,7 @@ from xarray import Dataset, DataTree
 from .._types import ArrayLike, PyTree
 from ..estimation import EstimatorRunResult
 from ..kernels import AbstractKernel
-from ..sampling import AbstractDraws, Draws
+from ..sampling import AbstractDraws, Draws, WeightedDraws
 from ._sites import ebm_energy, energy_at, is_data, plates, trace
 
 #: NumPyro's names for what a kernel reports, and ArviZ's.
@@ -59,7 +59,9 @@ def to_arviz(
 
     - `source`: an `MCMC` after `run`, the `Draws` of [`sample`][numpyro_ebm.sample], the result
       of [`Estimator.run`][numpyro_ebm.Estimator.run], or arrays `(chain, draw, *event)`: one, a
-      dict or another pytree of them. A `DataTree` is returned unchanged.
+      dict or another pytree of them. A `DataTree` is returned unchanged. Weighted draws, such
+      as those of [`NestedSampling`][numpyro_ebm.NestedSampling], become one chain of as many
+      equally weighted ones as their effective sample size.
     - `superchains`: which chains started together, for the nested R-hat of
       [`mixing_report`][numpyro_ebm.mixing_report]: one superchain index per chain, or the
       number of superchains, if the chains of each are neighbours.
@@ -68,6 +70,8 @@ def to_arviz(
     """
     if isinstance(source, EstimatorRunResult):
         return _from_fit(source)
+    if isinstance(source, WeightedDraws):
+        source, attrs = _equally_weighted(source), {**_facts(source), **(attrs or {})}
     if isinstance(source, DataTree):
         if coords is not None or dims is not None:
             raise ValueError("`coords` and `dims` are for arrays: a `DataTree` has its own.")
@@ -194,8 +198,25 @@ def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
         "is_exact": int(draws.is_exact),  # netCDF has no bool.
         "num_warmup": draws.state.num_warmup,
         "thinning": draws.num_steps // max(stats["lp"].shape[1], 1),
+        "sampling_time": float(draws.seconds),
     }
     return {"posterior": by_name(draws.values), "sample_stats": stats}, attrs
+
+
+def _equally_weighted(draws: WeightedDraws) -> PyTree:
+    """One chain of draws, at equal steps of the cumulative weight."""
+    chosen = draws.systematic(0.5, max(1, int(draws.ess)))
+    return jax.tree.map(lambda x: x[None], chosen)
+
+
+def _facts(draws: WeightedDraws) -> dict[str, Any]:
+    return {
+        "inference_library": "numpyro_ebm",
+        "kernel": draws.log_z.method,
+        "sampling_time": float(draws.seconds),
+        "log_z": float(draws.log_z.estimate),
+        "log_z_error": float(draws.log_z.std_error),
+    }
 
 
 def _from_fit(result: EstimatorRunResult) -> DataTree:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from .._types import Array, Key, Point, Scalar, Shape
 from ._base import AbstractEnergy, proper_part
+from ._model import models_in
 
 
 class Flat(AbstractEnergy):
@@ -81,4 +82,5 @@ class Flat(AbstractEnergy):
 
 def flattened(energy: AbstractEnergy) -> AbstractEnergy:
     """`energy`, if its points are arrays, else on vectors."""
-    return Flat(energy) if energy.sites else energy
+    is_model = energy.event_shape is None and bool(models_in(energy))
+    return Flat(energy) if energy.sites or is_model else energy

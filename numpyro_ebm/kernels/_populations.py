@@ -27,6 +27,7 @@ from ..energies import (
     check_energy,
     energy_named,
     is_conditional,
+    reference_for,
     unconstrained_from,
 )
 from ._langevin import UnadjustedLangevin
@@ -106,20 +107,21 @@ class TemperedSMC(AbstractPopulation):
     - `kernel`: moves the particles, its step size tuned at every $\lambda$ if it adapts; must
       not be biased.
     - `reference`: a NumPyro distribution, or an energy with an exact `sampler`, wider than the
-      target and on the same support.
+      target and on the same support; by default the energy's own, which for a
+      [`ModelEnergy`][numpyro_ebm.ModelEnergy] is the prior.
     - `num_steps`: transitions at each $\lambda$.
     - `target_ess`: the effective sample size after each step, as a fraction of the particles.
     """
 
     sampler: Sampler
-    reference: AbstractEnergy
+    reference: AbstractEnergy | None
     num_steps: int = eqx.field(static=True)
     target_ess: float
 
     def __init__(
         self,
         kernel: AbstractKernel,
-        reference: Any,
+        reference: Any = None,
         num_steps: int = 5,
         target_ess: float = 0.9,
     ) -> None:
@@ -128,8 +130,8 @@ class TemperedSMC(AbstractPopulation):
         check_probability("target_ess", target_ess)
         check_exact(kernel)
         self.sampler = Sampler(kernel.move, step_adaptation(kernel))
-        self.reference = energy_named("reference", reference)
-        if self.reference.sampler is None:
+        self.reference = None if reference is None else energy_named("reference", reference)
+        if self.reference is not None and self.reference.sampler is None:
             raise ValueError(
                 "`reference` must have an exact sampler: a NumPyro distribution, or an energy "
                 f"with a `sampler`, got {self.reference!r}."
@@ -141,23 +143,23 @@ class TemperedSMC(AbstractPopulation):
         return None
 
     def begin(self, rng_key: Key, energy: EnergyLike, num_draws: int) -> tuple[Key, Descent]:
-        annealing, _ = self._path(energy)
+        annealing, *_ = self._path(energy)
         start_key, loop_key = jr.split(rng_key)
         return loop_key, begin(start_key, annealing, num_draws)
 
     def go_on(
         self, energy: EnergyLike, state: tuple[Key, Descent], first: Array, last: Array
     ) -> tuple[Key, Descent]:
-        annealing, _ = self._path(energy)
+        annealing, *_ = self._path(energy)
         (rng_key, at), advance = state, keeping_ess(self.target_ess)
         return rng_key, descend(rng_key, annealing, at, advance, most_levels=last)[0]
 
     def finish(self, energy: EnergyLike, state: tuple[Key, Descent]) -> Population:
-        _, transform = self._path(energy)
+        _, reference, transform = self._path(energy)
         _, end = state
         # A population that stopped on the way did not reach the target.
         points = jnp.where(end.beta == 1, end.particles.chains.z, jnp.nan)
-        log_z = self.reference.log_z
+        log_z = reference.log_z
         return Population(
             values=points if transform is None else jnp.asarray(jax.vmap(transform)(points)),
             accept_prob=end.particles.accept_prob,
@@ -165,13 +167,16 @@ class TemperedSMC(AbstractPopulation):
             log_z=end.log_ratio_z + (jnp.nan if log_z is None else log_z),
         )
 
-    def _path(self, energy: EnergyLike) -> tuple[Annealing, Any]:
+    def _path(self, energy: EnergyLike) -> tuple[Annealing, AbstractEnergy, Any]:
         """The way from the reference to `energy`, and the transform of where it leads."""
-        energy = as_energy(energy, self.reference.event_shape)
-        check_energy(energy, self.reference.event_shape or ())
+        reference = self.reference
+        if reference is None:
+            reference = reference_for(None, as_energy(energy), "reference")
+        energy = as_energy(energy, reference.event_shape)
+        check_energy(energy, reference.event_shape or ())
         self.sampler.move.check(energy)
-        reference, free, transform = unconstrained_from(self.reference, energy)
-        return Annealing(self.sampler, reference, free, self.num_steps), transform
+        start, free, transform = unconstrained_from(reference, energy)
+        return Annealing(self.sampler, start, free, self.num_steps), reference, transform
 
 
 class AnnealedLangevin(AbstractPopulation):

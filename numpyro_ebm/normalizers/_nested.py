@@ -1,6 +1,8 @@
 """Nested sampling, which needs no gradient."""
 
 import math
+import time
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -9,11 +11,21 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.scipy.special import logsumexp
 
-from .._checks import check_count
+from .._checks import check_count, check_key, user_level
 from .._driver import Progress, drive
-from .._types import Array, Key, Scalar
+from .._types import Array, EnergyLike, Key, Scalar
 from ..chains import Annealing, blackjax
-from ..energies import AbstractEnergy, LogZ, is_discrete, judged
+from ..energies import (
+    AbstractEnergy,
+    Flat,
+    LogZ,
+    as_energy,
+    flattened,
+    is_discrete,
+    judged,
+    unconstrained,
+)
+from ..sampling import WeightedDraws
 from ._base import AbstractLongMethod, rounding, with_common_checks
 from ._reference import annealing, check_density
 
@@ -27,6 +39,13 @@ class NestedSampling(AbstractLongMethod):
     temperatures, so it checks the other methods and copes with first-order phase transitions,
     where they fail. Slow in many dimensions. The error covers how far each contour shrinks, not
     whether the slices mixed. Shown by `tests/normalizers/test_estimates.py`.
+
+    It is a sampler, too: `sample` gives all points that it visited, with their weights.
+
+    ```python
+    draws = ebm.NestedSampling().sample(jax.random.key(0), ebm.ModelEnergy(model, y))
+    posterior = draws.resample(jax.random.key(1), 1000)
+    ```
 
     **Arguments**
 
@@ -54,6 +73,35 @@ class NestedSampling(AbstractLongMethod):
             )
 
     def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
+        return self._explore(rng_key, energy, progress_bar)[2]
+
+    def sample(
+        self, rng_key: Key, energy: EnergyLike, *, progress_bar: bool = True
+    ) -> WeightedDraws:
+        r"""Weighted draws from $p(x) \propto e^{-E(x)}$, and $\log Z$.
+
+        **Arguments**
+
+        - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
+        - `progress_bar`: show progress if it takes more than two seconds.
+
+        Warns if $\log Z$ has no interval, and says why.
+        """
+        check_key(rng_key)
+        start = time.perf_counter()
+        energy = as_energy(energy)
+        flat = flattened(energy)
+        points, log_weights, log_z = self._explore(rng_key, flat, progress_bar)
+        if isinstance(flat, Flat) and flat is not energy:
+            points = jax.vmap(flat.unflatten)(points)
+        if not log_z.ok:
+            warnings.warn(f"`sample`: {log_z}", stacklevel=user_level())
+        return WeightedDraws(points, log_weights, log_z, time.perf_counter() - start)
+
+    def _explore(
+        self, rng_key: Key, energy: AbstractEnergy, progress_bar: bool
+    ) -> tuple[Array, Array, LogZ]:
+        """All points, where chains of `energy` would be; their log weights; and log Z."""
         if is_discrete(energy):
             raise TypeError("`NestedSampling` moves by slices, and not on discrete energies.")
         path = annealing(energy, None, self.reference)
@@ -81,13 +129,17 @@ class NestedSampling(AbstractLongMethod):
             label=label,
             in_percent=True,
         )
-        log_z, checks = _integrate(end_key, path, dead, state)
+        log_weights, log_z, checks = _integrate(end_key, path, dead, state)
         too_long = {
             f"live points still hold mass after {_MOST_CALLS * _A_CALL} replacements": (
                 len(dead) == _MOST_CALLS
             )
         }
-        return judged(log_z, {**too_long, **checks})
+        points = jnp.concatenate([x.position for x in (*dead, state.particles)])
+        _, transform = unconstrained(energy)
+        if transform is not None:
+            points = jnp.asarray(jax.vmap(transform)(points))
+        return points, log_weights, judged(log_z, {**too_long, **checks})
 
 
 #: Replacements per compiled call, and the most calls.
@@ -124,10 +176,10 @@ def _replace_some(
 
     def step(state: Any, i: Array) -> tuple[Any, Any]:
         state, info = algorithm.step(jr.fold_in(rng_key, i), state)
-        return state, info.particles._replace(position=None, logdensity=None)
+        return state, info.particles._replace(logdensity=None)
 
     state, dead = jax.lax.scan(step, state, jnp.arange(_A_CALL))
-    return state, jax.tree.map(lambda x: x.reshape(-1), dead)
+    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), dead)
 
 
 def _log_left(state: Any) -> float:
@@ -147,12 +199,12 @@ def _progress(before: float, now: float, num_calls: int) -> Progress:
 
 def _integrate(
     rng_key: Key, path: Annealing, dead: list[Any], state: Any
-) -> tuple[LogZ, dict[str, Array]]:
+) -> tuple[Array, LogZ, dict[str, Array]]:
     utils = blackjax().ns.utils
-    live = state.particles._replace(position=None, logdensity=None)
+    scalars = [x._replace(position=None, logdensity=None) for x in (*dead, state.particles)]
     info = utils.finalise(
-        state._replace(particles=live),
-        [blackjax().ns.base.NSInfo(particles, None) for particles in dead],
+        state._replace(particles=scalars.pop()),
+        [blackjax().ns.base.NSInfo(particles, None) for particles in scalars],
         update_info=False,
     )
     # Each of a hundred columns simulates how the contours may have shrunk.
@@ -164,7 +216,8 @@ def _integrate(
     noise = rounding(jax.vmap(path.reference)(positions), jax.vmap(path.energy)(positions))
     log_z = LogZ(log_zs.mean(), log_zs.std(), ess=ess, df=jnp.inf, method="NestedSampling")
     checks = {"the effective sample size is below 50": ~(ess >= 50)}
-    return with_common_checks(log_z, noise), checks
+    normalised = mean_weights - logsumexp(mean_weights)
+    return normalised, with_common_checks(log_z, noise), checks
 
 
 #: Simulations of how contours shrink.

@@ -7,13 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.scipy.special import logsumexp
 
 from .._checks import check_count, check_probability
 from .._types import Array, Key, Scalar
 from ..chains import Annealing, Descent, begin, keeping_ess
 from ..energies import AbstractEnergy, LogZ, judged
 from ..kernels import AbstractKernel
+from ..sampling import averaged, disagreement
 from ._base import AbstractLongMethod, rounding, with_common_checks
 from ._ends import ShortRun, checks_of, run_on
 from ._reference import annealing, check_density
@@ -140,7 +140,7 @@ def _from_weights(
     short = _go_on(end_keys, annealing, islands)
     log_zs = islands.log_ratio_z
     num_islands, constant = len(log_zs), annealing.reference.log_z
-    total, error, ess = _averaged(log_zs)
+    total, error, ess = averaged(log_zs)
     log_z = LogZ(
         constant + total,
         error,
@@ -152,7 +152,7 @@ def _from_weights(
     )
     log_z = with_common_checks(log_z, _rounding(islands))
     return log_z, {
-        **_disagreement(log_zs, ess),
+        **disagreement(log_zs, ess),
         **_health(islands),
         **checks_of(short, annealing),
     }
@@ -211,7 +211,7 @@ def _from_integrals(
     constant, values = annealing.reference.log_z, integrals.value
     num_islands = len(values)
     # Not the mean of the integrals: each is a logarithm, too low by half its variance.
-    total, error, ess = _averaged(values)
+    total, error, ess = averaged(values)
     log_z = LogZ(
         constant + total,
         error,
@@ -230,7 +230,7 @@ def _from_integrals(
         "give another constant": jnp.abs(gap.mean()) > _MOST_GAP * noise + error
     }
     log_z = with_common_checks(log_z, _rounding(islands))
-    apart = _disagreement(values, ess)
+    apart = disagreement(values, ess)
     return log_z, {**apart, **rule, **_health(islands), **checks_of(short, annealing)}
 
 
@@ -238,43 +238,11 @@ def _from_integrals(
 _SHORT = 0.25
 #: The most standard errors between the rule and the weights.
 _MOST_GAP = 4.0
-#: The smallest effective number of islands, as a fraction.
-_LEAST_SHARE = 0.6
-#: The largest spread of their log Z; for a skewed law, 8 islands cover 85 % at 0.8.
-_MOST_SPREAD = 0.45
 
 
 def _rounding(islands: Descent) -> Scalar:
     particles = islands.particles
     return rounding(particles.reference["logdensity"], particles.chains.move_state.logdensity)
-
-
-def _averaged(log_zs: Array) -> tuple[Scalar, Scalar, Scalar]:
-    """The logarithm of a mean over islands, its error, and their effective number.
-
-    Few islands seldom include the large values of a skewed law, and then their spread is too
-    small. For a log-normal law, half the variance of the logarithms is part of log Z; the error
-    of that part is added here.
-    """
-    num, variance = len(log_zs), log_zs.var(ddof=1)
-    total = logsumexp(log_zs) - jnp.log(num)
-    error = jnp.exp(log_zs - total).std(ddof=1) / jnp.sqrt(num)
-    of_variance = variance / jnp.sqrt(2 * (num - 1))
-    return (
-        total,
-        jnp.hypot(error, of_variance),
-        jnp.exp(2 * logsumexp(log_zs) - logsumexp(2 * log_zs)),
-    )
-
-
-def _disagreement(log_zs: Array, ess: Scalar) -> dict[str, Array]:
-    """Whether islands differ so much that large values may have been missed."""
-    return {
-        "a few islands outweigh the others": ess < _LEAST_SHARE * len(log_zs),
-        "the islands disagree by about half a nat or more: use more particles or steps": (
-            log_zs.std(ddof=1) > _MOST_SPREAD
-        ),
-    }
 
 
 def _go_on(rng_keys: Key, annealing: Annealing, islands: Descent) -> ShortRun:

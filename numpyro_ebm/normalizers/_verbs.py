@@ -4,12 +4,13 @@ import math
 import warnings
 from typing import Any, cast, overload
 
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from .._checks import check_key, user_level
 from .._guard import check_normalization
 from .._trainable import unfreeze
-from .._types import EnergyLike, Key, PyTree, Shape
+from .._types import Energy, EnergyLike, Key, PyTree, Scalar, Shape
 from ..energies import (
     AbstractConditional,
     AbstractEnergy,
@@ -28,6 +29,7 @@ from ._base import AbstractExactMethod, AbstractLongMethod, AbstractNormalizer
 from ._bridge import BridgeSampling
 from ._conditional import normalize_conditional
 from ._enumeration import Enumeration
+from ._from_prior import FromPrior
 from ._integrability import check_integrable
 from ._quadrature import Quadrature
 from ._reference import find_reference
@@ -53,11 +55,15 @@ def log_partition(
     [`Enumeration`][numpyro_ebm.Enumeration]; up to three dimensions,
     [`Quadrature`][numpyro_ebm.Quadrature] on a box found by search in unconstrained space; else
     [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo] from the energy's own reference.
-    Exact methods do not use the key.
+    For a NumPyro model, populations come down from its prior, and bridge sampling turns them
+    into the evidence; if they have several modes, their weights do. Exact methods do not use
+    the key.
 
     **Arguments**
 
-    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes. Its support is integrated over.
+    - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, such as the
+      [`ModelEnergy`][numpyro_ebm.ModelEnergy] of a NumPyro model, whose $Z$ is the evidence.
+      Its support is integrated over.
     - `method`: such as [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo],
       [`BridgeSampling`][numpyro_ebm.BridgeSampling] or
       [`AnnealedImportanceSampling`][numpyro_ebm.AnnealedImportanceSampling].
@@ -69,6 +75,8 @@ def log_partition(
     """
     check_key(rng_key)
     energy = _integrand(energy, event_shape)
+    if energy.event_shape == (0,):
+        method = Evaluation()
     if method is None:
         method, energy = default_method(energy)
     if not isinstance(method, AbstractNormalizer):
@@ -212,6 +220,17 @@ class Analytic(AbstractExactMethod):
         return energy.partition
 
 
+class Evaluation(AbstractExactMethod):
+    """The energy of the only point, of a model without continuous latent sites."""
+
+    def log_z(self, energy: Energy) -> Scalar:
+        return -energy(jnp.zeros(0))
+
+    def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        value = self.log_z(energy)
+        return LogZ(value, 0.0, value, value, upper_is_exact=True, method="Evaluation")
+
+
 def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, AbstractEnergy]:
     """The method that suits the energy and its dimension, and the energy to apply it to."""
     if energy.log_z is not None:
@@ -228,6 +247,8 @@ def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, Abstract
     free, _ = unconstrained(energy)
     if 1 <= math.prod(free.event_shape or ()) <= 3:
         return Quadrature.around(free), free
+    if models_in(energy):
+        return FromPrior(), energy
     if find_reference(energy) is not None:
         return SequentialMonteCarlo(), energy
     raise ValueError(

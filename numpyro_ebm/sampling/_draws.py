@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._show import as_html
 from .._types import Array, Float, PyTree
 from ..chains import ChainState
+from ..energies import LogZ
 
 
 class AbstractDraws(eqx.Module):
@@ -100,6 +101,9 @@ class Draws(AbstractDraws):
     - **is_exact**: whether that leaves the distribution of the energy invariant; an unadjusted
       kernel does not.
     - **is_transformed**: whether chains moved in a different space from the values.
+    - **seconds**: how long it took, compilation included.
+    - **log_z**: for a population on a path from a normalised reference, a
+      [`LogZ`][numpyro_ebm.energies.LogZ] from how the populations differ.
     """
 
     values: PyTree
@@ -110,6 +114,8 @@ class Draws(AbstractDraws):
     kernel: str = eqx.field(static=True, default="")
     is_exact: bool = eqx.field(static=True, default=True)
     is_transformed: bool = eqx.field(static=True, default=False)
+    seconds: float = float("nan")
+    log_z: LogZ | None = None
 
     @property
     def stuck(self) -> Array:

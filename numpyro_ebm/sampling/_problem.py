@@ -21,7 +21,7 @@ from ..chains import (
     resampled_starts,
     start,
 )
-from ..energies import AbstractEnergy, check_energy, check_points, unconstrained
+from ..energies import AbstractEnergy, Flat, check_energy, check_points, unconstrained
 from ..kernels import as_sampler
 
 
@@ -88,8 +88,12 @@ def _positions(
     return points if problem.transform is None else jax.vmap(problem.transform.inv)(points)
 
 
-def _draw_positions(problem: Problem, rng_key: Key, num_chains: int) -> Array:
+def _draw_positions(problem: Problem, rng_key: Key, num_chains: int) -> Point:
     shape = problem.energy.event_shape
+    if problem.energy.sites:
+        flat = Flat(problem.energy)
+        vectors = _draw_positions(Problem(problem.sampler, flat, None), rng_key, num_chains)
+        return jax.vmap(flat.unflatten)(vectors)
     if shape is None:
         raise ValueError(
             "`event_shape` or `init_params` is needed, because this energy doesn't know the "

@@ -1,6 +1,7 @@
 """`sample` and `sample_moments`: many chains on an energy, outside a NumPyro model."""
 
 import functools
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,10 @@ from jax.sharding import Sharding
 from .._checks import check_count, check_key, user_level
 from .._types import Array, EnergyLike, Key, Point, PyTree, Shape
 from ..chains import ChainState, in_calls
-from ..energies import as_energy, is_conditional
+from ..energies import as_energy, flattened, is_conditional
 from ..kernels import AbstractKernel, AbstractPopulation, Population
 from ._draws import Draws
+from ._islands import log_z_of_populations
 from ._keep import Half, Halves, History, Moments
 from ._problem import as_problem, first_state
 from ._run import run_until
@@ -86,6 +88,7 @@ def sample(
             f"`thinning` must be at most `num_samples`, {num_samples}, to keep a draw, got "
             f"{thinning}."
         )
+    start = time.perf_counter()
     energy = as_energy(energy, event_shape)
     problem = as_problem(energy, kernel)
     chains = num_chains, num_warmup, init_params, init_state, sharding
@@ -106,6 +109,7 @@ def sample(
         kernel=type(kernel).__name__,
         is_exact=kernel.move.is_exact,
         is_transformed=problem.transform is not None,
+        seconds=time.perf_counter() - start,
     )
     if num_steps >= _LONG and state.totals.is_fully_addressable and not draws.ok:
         warnings.warn(f"`sample`: {draws}.{_remedy(draws)}", stacklevel=user_level())
@@ -183,8 +187,9 @@ def _populate(
     progress_bar: bool,
 ) -> Draws:
     check_key(rng_key)
-    if not is_conditional(energy):
-        energy = as_energy(energy, event_shape)
+    start = time.perf_counter()
+    given = energy if is_conditional(energy) else as_energy(energy, event_shape)
+    energy = given if is_conditional(given) else flattened(given)
     num_chains, num_samples = size
     state = _begin(sampler, energy, jr.split(rng_key, num_chains), num_samples)
     go_on = functools.partial(_go_on, sampler, energy)
@@ -192,12 +197,17 @@ def _populate(
     state = in_calls(go_on, state, sampler.num_levels, progress_bar=progress_bar, label=label)
     populations = _finish(sampler, energy, state)
     num_steps = int(populations.num_steps.max())
+    values = populations.values
+    if energy is not given:  # Its points are dicts.
+        values = jax.vmap(jax.vmap(energy.unflatten))(values)
     draws = Draws(
-        populations.values,
+        values,
         populations.accept_prob,
         num_steps,
-        kernel=type(sampler).__name__,
+        kernel=label,
         is_exact=sampler.is_exact,
+        seconds=time.perf_counter() - start,
+        log_z=log_z_of_populations(populations.log_z, label),
     )
     if not draws.ok:
         warnings.warn(f"`sample`: {draws}.", stacklevel=user_level())

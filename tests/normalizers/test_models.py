@@ -1,0 +1,310 @@
+"""Evidence of NumPyro models, against closed forms, enumeration and quadrature."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from numpyro.distributions import constraints
+from scipy.special import gammaln, logsumexp
+
+import numpyro_ebm as ebm
+
+
+def binomial(count, size=10):
+    p = numpyro.sample("p", dist.Uniform(0, 1))
+    numpyro.sample("count", dist.Binomial(size, p), obs=count)
+
+
+#: Every count from 0 to 10 is equally likely.
+BINOMIAL = -np.log(11)
+
+
+def regression(x, y):
+    variance = numpyro.sample("variance", dist.InverseGamma(2.0, 1.0))
+    scale = jnp.sqrt(variance)
+    slopes = numpyro.sample("slopes", dist.Normal(0, scale).expand([x.shape[1]]).to_event(1))
+    numpyro.sample("y", dist.Normal(x @ slopes, scale), obs=y)
+
+
+def design(num_rows, num_columns):
+    rng = np.random.default_rng(num_columns)
+    x = rng.normal(size=(num_rows, num_columns))
+    y = x @ rng.normal(size=num_columns) + 0.7 * rng.normal(size=num_rows)
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def of_regression(x, y, a=2.0, b=1.0):
+    """Conjugate: normal-inverse-gamma."""
+    x, y = x.astype(float), y.astype(float)
+    precision = x.T @ x + np.eye(x.shape[1])
+    mean = np.linalg.solve(precision, x.T @ y)
+    a_n, b_n = a + len(y) / 2, b + (y @ y - mean @ precision @ mean) / 2
+    constants = a * np.log(b) - a_n * np.log(b_n) + gammaln(a_n) - gammaln(a)
+    log_det = np.linalg.slogdet(precision)[1]
+    return constants - len(y) / 2 * np.log(2 * np.pi) - log_det / 2
+
+
+def estimate(model, *args, method=None, seed=0):
+    energy = ebm.ModelEnergy(model, *args)
+    return ebm.log_partition(jr.key(seed), energy, method, progress_bar=False)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ebm.SequentialMonteCarlo(num_particles=1024),
+        pytest.param(ebm.ThermodynamicIntegration(), marks=pytest.mark.slow),
+        pytest.param(
+            ebm.AnnealedImportanceSampling(num_temperatures=50), marks=pytest.mark.slow
+        ),
+        ebm.ImportanceSampling(),
+        pytest.param(ebm.NestedSampling(), marks=pytest.mark.slow),
+        pytest.param(ebm.BridgeSampling(num_chains=8), marks=pytest.mark.slow),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_every_method_takes_a_model(method):
+    log_z = estimate(binomial, 3, method=method)
+    assert log_z.ok, log_z
+    assert abs(log_z.estimate - BINOMIAL) < 4 * log_z.std_error < 0.4
+
+
+def test_up_to_three_dimensions_by_quadrature(x64):
+    assert float(estimate(binomial, 3).estimate) == pytest.approx(BINOMIAL, abs=1e-6)
+    x, y = design(30, 1)
+    assert float(estimate(regression, x, y).estimate) == pytest.approx(
+        of_regression(x, y), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "size", [(50, 5), *(pytest.param(s, marks=pytest.mark.slow) for s in ((30, 3), (200, 10)))]
+)
+def test_the_default_is_precise(size):
+    x, y = design(*size)
+    log_z = estimate(regression, x, y)
+    assert log_z.ok, log_z
+    assert abs(log_z.estimate - of_regression(x, y)) < 0.01
+    assert abs(log_z.estimate - of_regression(x, y)) < 4 * log_z.std_error
+
+
+def clusters(y):
+    weight = numpyro.sample("weight", dist.Beta(2, 2))
+    means = jnp.array([-1.0, 2.0])
+    with numpyro.plate("points", len(y)):
+        which = numpyro.sample("which", dist.Bernoulli(weight))
+        numpyro.sample("y", dist.Normal(means[which], 1), obs=y)
+
+
+def test_discrete_sites_are_summed_out(x64):
+    pytest.importorskip("funsor")
+    y = jnp.array([-1.5, 0.3, 1.9, 2.2])
+    labels = jnp.array(list(itertools.product([0, 1], repeat=4)))
+    ups = labels.sum(1)
+    # A Beta integral for each labelling.
+    log_prior = np.log(6) + gammaln(2 + ups) + gammaln(6 - ups) - gammaln(8)
+    means = jnp.array([-1.0, 2.0])[labels]
+    log_likelihood = dist.Normal(means, 1).log_prob(y).sum(1)
+    exact = logsumexp(np.asarray(log_prior + log_likelihood))
+    assert float(estimate(clusters, y).estimate) == pytest.approx(exact, abs=1e-6)
+    energy = ebm.ModelEnergy(clusters, y)
+    assert set(energy.constrain({"weight": jnp.zeros(())})) == {"weight"}
+    assert energy.trace.discrete == ("which",)
+
+
+def test_a_model_of_discrete_sites_alone():
+    def coin():
+        which = numpyro.sample("which", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(2.0 * which, 1), obs=1.5)
+
+    pytest.importorskip("funsor")
+    exact = logsumexp(-0.5 * np.array([1.5, 0.5]) ** 2, b=[0.7, 0.3]) - 0.5 * np.log(2 * np.pi)
+    assert float(estimate(coin).estimate) == pytest.approx(exact, abs=1e-5)
+
+
+def test_sites_that_the_likelihood_does_not_see_cost_no_accuracy():
+    def more(count):
+        binomial(count)
+        numpyro.sample("tails", dist.HalfCauchy(1).expand([20]).to_event(1))
+
+    method = ebm.SequentialMonteCarlo(num_particles=512)
+    alone, together = (estimate(model, 3, method=method) for model in (binomial, more))
+    assert together.ok, together
+    assert abs(together.estimate - BINOMIAL) < 4 * together.std_error
+    assert together.std_error < 3 * alone.std_error
+
+
+def test_the_prior_is_a_density(x64):
+    """A nested prior with a support that depends on another site."""
+
+    def nested():
+        top = numpyro.sample("top", dist.Gamma(3, 1))
+        numpyro.sample("below", dist.Uniform(0, top))
+        numpyro.factor("seen", -top)
+
+    prior = ebm.ModelEnergy(nested).reference
+    box = ebm.Quadrature.around(ebm.energies.Flat(prior))
+    assert float(box.log_z(ebm.energies.Flat(prior))) == pytest.approx(0, abs=1e-6)
+    draws = prior.sample(jr.key(1), (4000,))
+    values = jax.vmap(ebm.ModelEnergy(nested).constrain)(draws)
+    assert (values["below"] < values["top"]).all()
+    assert float(values["top"].mean()) == pytest.approx(3, abs=0.15)
+    assert float(estimate(nested).estimate) == pytest.approx(-3 * np.log(2), abs=1e-5)
+
+
+def test_draws_on_a_boundary_stay_finite():
+    def edge():
+        numpyro.sample("p", dist.Beta(0.05, 0.05))
+
+    draws = ebm.ModelEnergy(edge).reference.sample(jr.key(0), (2000,))["p"]
+    assert jnp.isfinite(draws).all()
+
+
+def improper():
+    numpyro.sample("x", dist.ImproperUniform(constraints.real, (), ()))
+    numpyro.factor("f", -1.0)
+
+
+def masked():
+    with handlers.mask(mask=jnp.array([True, False])):
+        numpyro.sample("x", dist.Normal(jnp.zeros(2), 1))
+
+
+def scaled():
+    with handlers.scale(scale=2.0):
+        numpyro.sample("x", dist.Normal(0, 1))
+
+
+def subsampled():
+    numpyro.sample("x", dist.Normal(0, 1))
+    with numpyro.plate("rows", 10, subsample_size=2):
+        numpyro.sample("y", dist.Normal(0, 1), obs=jnp.zeros(2))
+
+
+def from_an_energy():
+    numpyro.sample("x", ebm.EnergyDistribution(lambda x: x**4, ()))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (improper, "Site `x` has an improper prior"),
+        (masked, "the prior of site `x` is masked"),
+        (scaled, "the density of site `x` is scaled"),
+        (subsampled, "plate `rows` draws a subsample"),
+        (from_an_energy, "the prior of site `x`, `EnergyDistribution`, is not normalised"),
+    ],
+)
+def test_what_is_no_prior_is_refused_by_name(model, message):
+    with pytest.raises(ValueError, match=message):
+        estimate(model, method=ebm.SequentialMonteCarlo())
+
+
+def test_parameters_without_a_constant_are_refused():
+    def unnormalised():
+        theta = numpyro.sample("theta", dist.Gamma(2, 1))
+        energy = ebm.as_energy(lambda x: theta * x**2, ())
+        numpyro.sample("x", ebm.EnergyDistribution(energy), obs=1.0)
+
+    with pytest.raises(ebm.UnnormalizedError):
+        estimate(unnormalised, method=ebm.NestedSampling())
+
+
+def test_a_model_and_experts_are_one_integral(x64):
+    model = ebm.ModelEnergy(binomial, 3)
+    expert = ebm.OnSite(lambda p: -jnp.log(p), "p", model)
+    # Beta(5, 8) over Beta(4, 8), times the evidence.
+    exact = BINOMIAL + np.log(4 / 12)
+    log_z = ebm.log_partition(jr.key(0), model + expert)
+    assert float(log_z.estimate) == pytest.approx(exact, abs=1e-6)
+    separate = model + ebm.OnSite(dist.Normal(0, 1), "w")
+    with pytest.raises(ValueError, match="not one of all sites"):
+        ebm.log_partition(jr.key(0), separate, ebm.SequentialMonteCarlo())
+    assert float(ebm.log_partition(jr.key(0), separate).estimate) == pytest.approx(
+        BINOMIAL, abs=1e-6
+    )
+
+
+def test_populations_and_nested_sampling_draw_from_a_model():
+    energy = ebm.ModelEnergy(binomial, 3)
+    smc = ebm.TemperedSMC(ebm.MALA())
+    draws = ebm.sample(
+        jr.key(0), energy, smc, num_chains=8, num_samples=500, progress_bar=False
+    )
+    assert draws.log_z.ok
+    assert abs(draws.log_z.estimate - BINOMIAL) < 5 * draws.log_z.std_error
+    p = jax.vmap(jax.vmap(energy.constrain))(draws.values)["p"]
+    exact = dist.Beta(4, 8)
+    error = p.mean(1).std(ddof=1) / np.sqrt(8)
+    assert abs(p.mean() - exact.mean) < 4 * error < 0.03
+    assert draws.seconds > 0
+
+
+@pytest.mark.slow
+def test_nested_sampling_draws_from_a_model():
+    energy = ebm.ModelEnergy(binomial, 3)
+    draws = ebm.NestedSampling().sample(jr.key(0), energy, progress_bar=False)
+    assert draws.log_z.ok
+    assert draws.ess > 400
+    assert abs(draws.log_z.estimate - BINOMIAL) < 4 * draws.log_z.std_error
+    p = jax.vmap(energy.constrain)(draws.resample(jr.key(1), int(draws.ess)))["p"]
+    exact = dist.Beta(4, 8)
+    assert abs(p.mean() - exact.mean) < 4 * np.sqrt(exact.variance / draws.ess)
+    tree = ebm.to_arviz(draws)
+    assert tree["posterior"]["p"].shape == (1, int(draws.ess))
+    assert tree["posterior"].attrs["log_z"] == pytest.approx(float(draws.log_z.estimate))
+
+
+def normal(y, scale):
+    mean = numpyro.sample("mean", dist.Normal(0, scale))
+    numpyro.sample("y", dist.Normal(mean, 1), obs=y)
+
+
+def of_normal(y, scale):
+    return float(dist.Normal(0, np.sqrt(1 + scale**2)).log_prob(y))
+
+
+def test_models_are_compared():
+    models = {"wide": (normal, (2.5, 100.0)), "narrow": (normal, (2.5,), {"scale": 1.0})}
+    found = ebm.compare_models(jr.key(0), models, prior=[0.8, 0.2])
+    assert found.ok
+    assert found.names == ("narrow", "wide")
+    exact = np.array([of_normal(2.5, 1.0), of_normal(2.5, 100.0)])
+    odds = np.exp(exact - exact[0]) * [0.2, 0.8]
+    assert found.log_bayes_factor == pytest.approx(exact - exact[0], abs=1e-4)
+    assert found.probability == pytest.approx(odds / odds.sum(), abs=1e-4)
+    assert "narrow" in repr(found)
+
+
+def test_errors_of_evidences_propagate():
+    from numpyro_ebm.normalizers._models import _ranked
+
+    log_zs = [ebm.energies.LogZ(x, e) for x, e in ((-3.0, 0.2), (-2.0, 0.1), (-9.0, 0.3))]
+    found = _ranked(("a", "b", "c"), log_zs, np.full(3, 1 / 3))
+    draws = np.random.default_rng(0).normal([-2, -3, -9], [0.1, 0.2, 0.3], (100_000, 3))
+    shares = np.exp(draws - logsumexp(draws, axis=1, keepdims=True))
+    assert found.names == ("b", "a", "c")
+    assert found.probability_error == pytest.approx(shares.std(0), rel=0.15)
+    assert found.log_bayes_factor_error == pytest.approx(
+        [0, np.hypot(0.1, 0.2), np.hypot(0.1, 0.3)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("models", "error", "message"),
+    [
+        ({}, ValueError, "`models` must be a dict"),
+        ({"a": (normal, 3.0)}, TypeError, "`args` a tuple"),
+        ({"a": 3.0}, TypeError, "`models\\['a'\\]` must be"),
+        ({"a": from_an_energy}, ValueError, "is an energy without a normaliser"),
+    ],
+)
+def test_bad_models(models, error, message):
+    with pytest.raises(error, match=message):
+        ebm.compare_models(jr.key(0), models)
