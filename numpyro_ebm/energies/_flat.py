@@ -63,10 +63,11 @@ class Flat(AbstractEnergy):
 
     def unflatten(self, x: Array) -> dict[str, Array]:
         """The sites of one vector."""
-        sizes = [math.prod(shape) for _, shape in self.shapes]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        parts = zip(self.shapes, jnp.split(x, ends[:-1]), strict=True)
-        return {name: part.reshape(shape) for (name, shape), part in parts}
+        parts, end = {}, 0
+        for name, shape in self.shapes:
+            start, end = end, end + math.prod(shape)
+            parts[name] = x[start:end].reshape(shape)
+        return parts
 
     def flatten(self, x: Point) -> Array:
         """The vector of the sites; the inverse of `unflatten`."""
