@@ -15,7 +15,16 @@ from ._checks import as_data, check_count, check_key
 from ._show import Printed, Rows
 from ._types import Array, ArrayLike, Float, Key
 from .diagnostics import Comparison, compare
-from .energies import Gaussian, LogZ, MLPEnergy, Normalized, Transformed, Whiten
+from .energies import (
+    Bounded,
+    Gaussian,
+    LogZ,
+    MLPEnergy,
+    Normalized,
+    Tilted,
+    Transformed,
+    Whiten,
+)
 from .estimation import EarlyStopping, Estimator, EstimatorRunResult, decaying_adam
 from .normalizers import SequentialMonteCarlo, normalize
 from .objectives import NoiseContrastiveEstimation
@@ -39,12 +48,12 @@ def fit(
     fit.energy
     ```
 
-    It whitens the data, and tilts a Student-t density of them by a bounded network, so that
-    there is a normaliser. It teaches the network to tell data from draws of that density, until
-    it no longer improves on rows set aside, and estimates $\log Z$. Each step is a line of the
-    source: copy it to change one. Consistent for continuous data that the Student-t density
-    covers. Shown by `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other
-    objectives.
+    It whitens the data, and tilts a Student-t density of them by a network, which is
+    [`Bounded`][numpyro_ebm.energies.Bounded], so that there is a normaliser. It teaches the
+    network to tell data from draws of that density, until it no longer improves on rows set
+    aside, and estimates $\log Z$. Each step is a line of the source: copy it to change one.
+    Consistent for continuous data that the Student-t density covers. Shown by
+    `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other objectives.
 
     **Arguments**
 
@@ -72,9 +81,8 @@ def fit(
     _check_rank(points)
     reference = _student(points)
 
-    network = MLPEnergy(
-        points.shape[1], width_size, activation=jnp.tanh, reference=reference, key=net_key
-    )
+    mlp = MLPEnergy(points.shape[1], width_size, reference=None, key=net_key)
+    network = Tilted(Bounded(mlp, _BOUND), reference)
     objective = NoiseContrastiveEstimation(reference)
     estimator = Estimator(objective, decaying_adam(num_steps), ema_decay=0.99)
     with warnings.catch_warnings():
@@ -253,6 +261,9 @@ def _check_rank(points: Float[Array, "n d"]) -> None:
             "copy: they have no density. Drop it."
         )
 
+
+#: By how many nats the network changes the Student-t density at most.
+_BOUND = 30.0
 
 #: The largest share of equal values in a continuous column, and the least variance of a
 #: direction after whitening.

@@ -39,6 +39,13 @@ def test_the_energy_is_normalised(pinwheel):
     np.testing.assert_allclose(fit.energy.log_z, log_z.estimate, atol=1e-2)
 
 
+def test_the_network_is_bounded(pinwheel):
+    fit, _ = pinwheel
+    tilted = fit.result.energy.energy
+    for x in 1e4 * jnp.array([[1.0, 1.0], [-1.0, 0.5], [0.0, -1.0]]):
+        assert abs(tilted.energy(x)) <= 30
+
+
 def test_held_out_rows_are_likelier_than_to_a_gaussian(pinwheel):
     fit, held_out = pinwheel
     expected = ebm.log_likelihood(fit.energy, held_out)
