@@ -89,6 +89,17 @@ def test_it_says_if_it_is_worse_than_a_gaussian(pinwheel):
     assert "ebm.save" not in repr(fit)
 
 
+def test_it_says_if_the_network_is_no_better_than_its_reference(pinwheel):
+    fit, _ = pinwheel
+    assert "no better than the Student-t density" not in repr(fit)
+    # The loss of a coin that knows of six points that five are noise.
+    chance = np.log(6) + 5 * np.log(6 / 5)
+    for loss, is_better in ((chance - 1e-3, True), (chance + 1e-3, False)):
+        result = fit.result._replace(validation_losses=np.array([loss]))
+        text = repr(Fit(fit.energy, fit.comparison, result, fit.num_rows))
+        assert ("no better than the Student-t density" not in text) == is_better
+
+
 def test_it_says_if_its_normaliser_is_unknown(pinwheel):
     unsure = ebm.energies.LogZ(0.0, checks={"a heavy tail": True})
     fit = judged(pinwheel, ebm.Normalized(ebm.Gaussian(np.zeros(3), np.eye(3)), unsure), NORMAL)
