@@ -1,11 +1,13 @@
-"""What each objective learns from eight data sets, against a Gaussian, a mixture and `ebm.fit`.
+"""What each objective learns from nine data sets, against a Gaussian, a mixture and `ebm.fit`.
 
 In the plane, where the truth is known, the Kullback-Leibler divergence from it to what was
 learned, by a grid. For tables and images, the mean log-likelihood of a held-out fifth of the
 rows, with log Z by `ebm.normalize`. Columns are dequantised, so that they have a density, and
-whitened. `python benchmarks/recipes.py` prints all rows, `... wine fit` some of them.
+whitened; images get normal noise of a tenth of their range. `python benchmarks/recipes.py`
+prints all rows, `... wine fit 1 2` some of them, for two other splits.
 """
 
+import itertools
 import sys
 import time
 import warnings
@@ -21,10 +23,10 @@ import numpyro_ebm as ebm
 
 PLANE = ("two_moons", "eight_gaussians", "three_rings", "pinwheel", "checkerboard")
 TABLES = {
-    "breast_cancer": datasets.load_breast_cancer,
-    "wine": datasets.load_wine,
-    "diabetes": lambda: datasets.load_diabetes(scaled=False),
-    "digits": datasets.load_digits,
+    "breast_cancer": lambda rng: dequantized(rng, datasets.load_breast_cancer().data),
+    "wine": lambda rng: dequantized(rng, datasets.load_wine().data),
+    "diabetes": lambda rng: dequantized(rng, datasets.load_diabetes(scaled=False).data),
+    "digits": lambda rng: noisy(rng, np.concatenate(ebm.datasets.digits())),
 }
 NUM_STEPS = 1000
 #: Two transitions of five leapfrog steps, and ten of one, cost the same gradients.
@@ -36,14 +38,14 @@ class Case:
     """A data set in whitened coordinates, and how a density of them is judged."""
 
     def __init__(self, name, seed=0):
-        self.name, self.in_plane = name, name in PLANE
+        self.name, self.seed, self.in_plane = name, seed, name in PLANE
         if self.in_plane:
             self.truth = getattr(ebm.datasets, f"{name}_density")()
             train = np.asarray(self.truth.sample(jr.key(seed), (4000,)))
             test = train[:0]
         else:
             rng = np.random.default_rng(seed)
-            rows = rng.permutation(dequantized(rng, TABLES[name]().data))
+            rows = rng.permutation(TABLES[name](rng))
             test, train = np.split(rows, [len(rows) // 5])
         self.raw_train, self.raw_test = train, test
         self.whiten = ebm.energies.Whiten.fit(train)
@@ -85,6 +87,11 @@ def dequantized(rng, table):
     gaps = [np.diff(np.unique(column)).min(initial=np.inf) for column in table.T]
     gaps = np.where(np.isfinite(gaps), gaps, 1)
     return table + gaps * rng.uniform(size=table.shape)
+
+
+def noisy(rng, images):
+    """Pixels from 0 to 1 plus noise, so that they have a density."""
+    return images + 0.1 * rng.normal(size=images.shape)
 
 
 def slow_start(num_steps=NUM_STEPS):
@@ -205,7 +212,8 @@ def report(case, name):
     remarks = [*problems, *(str(w.message) for w in caught if w.category is UserWarning)]
     seconds = time.perf_counter() - start
     said = f"  ! {' / '.join(remarks)[:240]}" if remarks else ""
-    print(f"{case.name:16}{name:29}{text:26}{seconds:6.1f} s{said}", flush=True)
+    where = f"{case.name} {case.seed}"
+    print(f"{where:16}{name:29}{text:26}{seconds:6.1f} s{said}", flush=True)
 
 
 def chosen(names, only):
@@ -213,8 +221,9 @@ def chosen(names, only):
 
 
 def main(*only):
-    for case_name in chosen([*PLANE, *TABLES], only):
-        case = Case(case_name)
+    seeds = [int(word) for word in only if word.isdigit()] or [0]
+    for case_name, seed in itertools.product(chosen([*PLANE, *TABLES], only), seeds):
+        case = Case(case_name, seed)
         for name in chosen(ROWS, only):
             report(case, name)
 

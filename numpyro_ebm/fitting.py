@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -15,7 +16,16 @@ from ._checks import as_data, check_count, check_key
 from ._show import Printed, Rows
 from ._types import Array, ArrayLike, Float, Key
 from .diagnostics import Comparison, compare
-from .energies import Gaussian, LogZ, MLPEnergy, Normalized, Transformed, Whiten
+from .energies import (
+    Bounded,
+    Gaussian,
+    LogZ,
+    MLPEnergy,
+    Normalized,
+    Tilted,
+    Transformed,
+    Whiten,
+)
 from .estimation import EarlyStopping, Estimator, EstimatorRunResult, decaying_adam
 from .normalizers import SequentialMonteCarlo, normalize
 from .objectives import NoiseContrastiveEstimation
@@ -27,7 +37,7 @@ def fit(
     held_out: ArrayLike | None = None,
     *,
     support: Any = constraints.real,
-    width_size: int = 128,
+    width_size: int = 64,
     num_steps: int = 4000,
     progress_bar: bool = True,
 ) -> "Fit":
@@ -39,12 +49,13 @@ def fit(
     fit.energy
     ```
 
-    It whitens the data, and tilts a Student-t density of them by a bounded network, so that
-    there is a normaliser. It teaches the network to tell data from draws of that density, until
-    it no longer improves on rows set aside, and estimates $\log Z$. Each step is a line of the
-    source: copy it to change one. Consistent for continuous data that the Student-t density
-    covers. Shown by `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other
-    objectives.
+    It whitens the data, and tilts a Student-t density of them by a network, which is
+    [`Bounded`][numpyro_ebm.energies.Bounded], so that there is a normaliser. It teaches two
+    networks, of SiLU and of tanh, to tell data from draws of that density, until they no longer
+    improve on rows set aside, keeps the one that does better there, and estimates $\log Z$.
+    Each step is a line of the source: copy it to change one. Consistent for continuous data
+    that the Student-t density covers. Shown by `tests/test_fitting.py`;
+    `benchmarks/recipes.py` compares it with other objectives.
 
     **Arguments**
 
@@ -57,7 +68,8 @@ def fit(
       lie. By default the energy has no bounds, and a little of its mass lies outside those of
       the data, if they have any.
     - `width_size`: of the two hidden layers.
-    - `num_steps`: at most, and 100 or more; it stops earlier if the network no longer improves.
+    - `num_steps`: of each network, at most, and 100 or more; it stops earlier if the network no
+      longer improves.
     - `progress_bar`: whether to show one.
     """
     check_key(rng_key)
@@ -72,23 +84,28 @@ def fit(
     _check_rank(points)
     reference = _student(points)
 
-    network = MLPEnergy(
-        points.shape[1], width_size, activation=jnp.tanh, reference=reference, key=net_key
-    )
     objective = NoiseContrastiveEstimation(reference)
     estimator = Estimator(objective, decaying_adam(num_steps), ema_decay=0.99)
+    results = []
     with warnings.catch_warnings():
         # The report judges the energy by other rows than these warnings do.
         warnings.filterwarnings("ignore", "`(NoiseContrastiveEstimation|log_partition)`")
-        result = estimator.run(
-            run_key,
-            num_steps,
-            network,
-            points,
-            batch_size=min(256, len(points) // 2),
-            early_stopping=EarlyStopping(0.1, every=50, patience=20),
-            progress_bar=progress_bar,
-        )
+        for activation in (jax.nn.silu, jnp.tanh):
+            mlp = MLPEnergy(
+                points.shape[1], width_size, activation=activation, reference=None, key=net_key
+            )
+            # With one key, both set the same rows aside, and see the same draws.
+            result = estimator.run(
+                run_key,
+                num_steps,
+                Tilted(Bounded(mlp, _BOUND), reference),
+                points,
+                batch_size=min(256, len(points) // 2),
+                early_stopping=EarlyStopping(0.1, every=50, patience=20),
+                progress_bar=progress_bar,
+            )
+            results.append(result)
+        result = min(results, key=lambda result: result.validation_losses.min())
         few = points.shape[1] <= 3  # Then `normalize` takes a quadrature rule.
         method = None if few else SequentialMonteCarlo(num_particles=1024)
         density = normalize(z_key, result.energy.energy, method)
@@ -104,7 +121,8 @@ class Fit(Printed, eqx.Module):
     - **energy**: of one row of the data, with its normaliser.
     - **comparison**: its log-likelihood of held-out rows, and that of a Gaussian with the mean
       and covariance of the data.
-    - **result**: of the [`Estimator`][numpyro_ebm.Estimator], for whitened data.
+    - **result**: of the [`Estimator`][numpyro_ebm.Estimator], for whitened data, with the
+      network that was kept.
     - **num_rows**: rows to which it was fitted.
     """
 
@@ -161,6 +179,13 @@ class Fit(Printed, eqx.Module):
             *map("- {}".format, self._advice()),
         ]
 
+    @property
+    def _is_at_chance(self) -> bool:
+        # The loss of a network that cannot tell the rows from `odds` times as many draws.
+        odds = NoiseContrastiveEstimation().num_noise
+        chance = np.log1p(odds) + odds * np.log1p(1 / odds)
+        return bool(self.result.validation_losses.min() >= chance)
+
     def _advice(self) -> list[str]:
         (gain, error), is_known = self.gain, self.log_z.ok
         still_improved = not self.result.state.best.num_since
@@ -168,6 +193,8 @@ class Fit(Printed, eqx.Module):
             "To these rows a network adds nothing: use `ebm.Gaussian`, or give it more rows.": (
                 is_known and gain < error
             ),
+            "On rows set aside the network is no better than the Student-t density that it "
+            "tilts, so it was stopped early: give it more rows.": self._is_at_chance,
             "Estimate log Z with more effort, such as `ebm.normalize(rng_key, "
             "fit.result.energy.energy, ebm.SequentialMonteCarlo(num_particles=10_000))` for "
             "whitened rows; or take a smaller `width_size`.": not is_known,
@@ -253,6 +280,9 @@ def _check_rank(points: Float[Array, "n d"]) -> None:
             "copy: they have no density. Drop it."
         )
 
+
+#: By how many nats the network changes the Student-t density at most.
+_BOUND = 30.0
 
 #: The largest share of equal values in a continuous column, and the least variance of a
 #: direction after whitening.

@@ -39,6 +39,13 @@ def test_the_energy_is_normalised(pinwheel):
     np.testing.assert_allclose(fit.energy.log_z, log_z.estimate, atol=1e-2)
 
 
+def test_the_network_is_bounded(pinwheel):
+    fit, _ = pinwheel
+    tilted = fit.result.energy.energy
+    for x in 1e4 * jnp.array([[1.0, 1.0], [-1.0, 0.5], [0.0, -1.0]]):
+        assert abs(tilted.energy(x)) <= 30
+
+
 def test_held_out_rows_are_likelier_than_to_a_gaussian(pinwheel):
     fit, held_out = pinwheel
     expected = ebm.log_likelihood(fit.energy, held_out)
@@ -80,6 +87,17 @@ def test_it_says_if_it_is_worse_than_a_gaussian(pinwheel):
     assert "less likely than to a Gaussian: -1." in repr(fit)
     assert "use `ebm.Gaussian`" in repr(fit)
     assert "ebm.save" not in repr(fit)
+
+
+def test_it_says_if_the_network_is_no_better_than_its_reference(pinwheel):
+    fit, _ = pinwheel
+    assert "no better than the Student-t density" not in repr(fit)
+    # The loss of a coin that knows of six points that five are noise.
+    chance = np.log(6) + 5 * np.log(6 / 5)
+    for loss, is_better in ((chance - 1e-3, True), (chance + 1e-3, False)):
+        result = fit.result._replace(validation_losses=np.array([loss]))
+        text = repr(Fit(fit.energy, fit.comparison, result, fit.num_rows))
+        assert ("no better than the Student-t density" not in text) == is_better
 
 
 def test_it_says_if_its_normaliser_is_unknown(pinwheel):

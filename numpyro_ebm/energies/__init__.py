@@ -73,7 +73,7 @@ from ._supports import (
     same_support as same_support,
 )
 from ._targets import Banana as Banana, DoubleWell as DoubleWell, Funnel as Funnel, Ring as Ring
-from ._tilted import Tilted as Tilted
+from ._tilted import Bounded as Bounded, Tilted as Tilted
 from ._transformed import (
     Transformed as Transformed,
     unconstrained as unconstrained,

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
 from numpyro.distributions.constraints import Constraint
 
+from .._checks import check_positive
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import EnergyLike, Point, Scalar, Shape
 from ._base import AbstractEnergy, as_energy, energy_named
@@ -44,6 +47,39 @@ class Tilted(AbstractEnergy):
 
     def _formula(self) -> str:
         return show_sum(repr(self.energy), _show_log(unfreeze(self.reference)))
+
+
+class Bounded(AbstractEnergy):
+    r"""$b\tanh(E(x)/b)$: close to $E$ where that is small, and always between $-b$ and $b$.
+
+    `Tilted(Bounded(network, 30.0), reference)` is a proper density, whatever the network.
+
+    **Arguments**
+
+    - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes, typically a network.
+    - `bound`: $b$, in nats.
+    """
+
+    energy: AbstractEnergy
+    bound: float = eqx.field(static=True)
+
+    def __init__(self, energy: EnergyLike, bound: float) -> None:
+        check_positive("bound", bound)
+        self.energy, self.bound = as_energy(energy), float(bound)
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return self.energy.event_shape
+
+    @property
+    def support(self) -> Constraint | None:
+        return self.energy.support
+
+    def __call__(self, x: Point) -> Scalar:
+        return self.bound * jnp.tanh(self.energy(x) / self.bound)
+
+    def _formula(self) -> str:
+        return f"Bounded({self.energy!r}, {self.bound:.4g})"
 
 
 def _check_reference(reference: Any, event_shape: Shape | None) -> AbstractEnergy:

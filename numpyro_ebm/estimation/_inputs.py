@@ -10,6 +10,7 @@ from numpyro.optim import _NumPyroOptim
 from .._trainable import unfreeze
 from .._types import Array, EnergyLike, PyTree
 from ..energies import (
+    Bounded,
     ConvNetwork,
     FunctionEnergy,
     MLPNetwork,
@@ -92,7 +93,7 @@ _OPTAX = {
 def remark_on_scale(energy: Any, batch: Batch) -> str | None:
     """A warning if a network sees inputs far from unit scale."""
     network, inputs = energy, batch.points
-    while isinstance(network, Transformed | Tilted | Normalized):
+    while isinstance(network, Bounded | Transformed | Tilted | Normalized):
         if isinstance(network, Transformed):
             inputs = unfreeze(network.transform)(inputs)
         network = unfreeze(network.energy)

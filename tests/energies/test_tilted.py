@@ -26,11 +26,25 @@ def test_tilted_is_the_reference_times_the_tilt(reference):
     assert energy.event_shape == (2,)
 
 
-def test_a_bounded_network_becomes_normalisable():
-    energy = ebm.Tilted(lambda x: jnp.tanh(network()(x)), ebm.Gaussian(MEAN, COVARIANCE))
-    far = jnp.array([1e3, 1e3])
-    assert energy(far) > 1e5
-    assert jnp.abs(jnp.tanh(network()(far))) <= 1
+def test_a_bounded_energy_is_normalisable_on_a_heavy_tail():
+    steep = ebm.as_energy(lambda x: -5 * jnp.sum(x), (2,))
+    reference = dist.StudentT(3.0).expand([2]).to_event(1)
+    far = jnp.array([1e4, 1e4])
+    assert ebm.Tilted(steep, reference)(far) < -9e4
+    bounded = ebm.energies.Bounded(steep, 30.0)
+    assert abs(bounded(far)) <= 30
+    assert ebm.Tilted(bounded, reference)(far) > 30
+
+
+def test_a_bounded_energy_is_the_energy_where_that_is_small():
+    bounded = ebm.energies.Bounded(network(), 30.0)
+    np.testing.assert_allclose(bounded(X), network()(X), rtol=1e-3)
+    assert repr(bounded).startswith("Bounded(")
+
+
+def test_a_bound_must_be_positive():
+    with pytest.raises(ValueError, match="`bound` must be positive, got 0"):
+        ebm.energies.Bounded(network(), 0.0)
 
 
 def test_the_reference_must_be_normalised_and_on_the_same_points():
