@@ -15,6 +15,7 @@ from .._types import ArrayLike, PyTree
 from ..estimation import EstimatorRunResult
 from ..kernels import AbstractKernel
 from ..sampling import AbstractDraws, Draws
+from ._ladder import TEMPERING_DIMS, Ladder
 from ._sites import ebm_energy, energy_at, is_data, plates, trace
 
 #: NumPyro's names for what a kernel reports, and ArviZ's.
@@ -23,6 +24,7 @@ _STATS = {
     "accept_prob": "acceptance_rate",
     "adapt_state.step_size": "step_size",
     "num_steps": "n_steps",
+    **{f"move_state.{name}": name for name in TEMPERING_DIMS},
 }
 
 
@@ -49,6 +51,10 @@ def to_arviz(
     draws with a non-finite value, `num_non_finite`, and whether the kernel leaves its target
     invariant, `is_exact` (1, or 0 if unadjusted: then `acceptance_rate` is not an acceptance
     rate).
+
+    A tempered run also has the statistics of its replicas in `sample_stats`, over `temperature`
+    and `pair`, and `barrier`, `num_restarts`, `num_round_trips`, `log_z` and `log_z_std_error`
+    among its attributes: see [`tempering_report`][numpyro_ebm.tempering_report].
 
     ```python
     tree = ebm.to_arviz(draws)
@@ -98,13 +104,18 @@ def as_tree(
             "`source` must hold arrays `(chain, draw, *event)` with the same numbers of "
             f"chains and draws, got shapes {shapes}. One chain `x` is `x[None]`."
         )
+    stats = groups.get("sample_stats", {})
+    is_tempered = set(TEMPERING_DIMS) <= set(stats)
+    if is_tempered:
+        rest = {name: x for name, x in stats.items() if name not in TEMPERING_DIMS}
+        groups = {**groups, "sample_stats": rest}
     finite = [np.isfinite(x).all(tuple(range(2, x.ndim))) for x in posterior.values()]
     attrs = {
         **attrs,
         "numpyro_ebm_version": version("numpyro-ebm"),
         "num_non_finite": int((~np.stack(finite).all(0)).sum()),
     }
-    return arviz_base.from_dict(
+    tree = arviz_base.from_dict(
         groups,
         coords=coords,
         dims=dims,
@@ -112,6 +123,20 @@ def as_tree(
         check_conventions=False,
         attrs={group: attrs for group in groups},
     )
+    return _with_ladder(tree, stats) if is_tempered else tree
+
+
+def _with_ladder(tree: DataTree, stats: dict[str, np.ndarray]) -> DataTree:
+    """`tree` with the statistics of a tempered run, over rungs, and what they tell."""
+    group = tree["sample_stats"].to_dataset()
+    found = {n: (("chain", "draw", *dims), stats[n]) for n, dims in TEMPERING_DIMS.items()}
+    size = stats["beta"].shape[-1]
+    coords = {"temperature": np.arange(size), "pair": np.arange(size - 1)}
+    if stats["beta"].shape[1] > 1:
+        thinning = int(group.attrs.get("thinning", 1))
+        group = group.assign_attrs(Ladder.of(stats, thinning).attrs())
+    tree["sample_stats"] = DataTree(group.assign(found).assign_coords(coords))
+    return tree
 
 
 def with_attributes(tree: DataTree, superchains: Any, attrs: Mapping[str, Any]) -> DataTree:
