@@ -14,14 +14,14 @@ from ._datatree import to_arviz
 from ._ladder import FEW_RESTARTS, TEMPERING_DIMS, Ladder, rate_of
 from ._report import as_parts, chains, verdict
 
-#: Pairs that swap less often are a bottleneck; a ladder may cost this much of the rate; and
-#: replicas may travel at this share of what their swaps allow.
-_SWAPS, _LOSS, _SLOW = 0.1, 1.25, 0.5
+#: Pairs that swap less often are a bottleneck; a ladder must allow this share of the restarts
+#: of an even one; and replicas must make this share of what their swaps allow.
+_SWAPS, _EVEN, _SLOW = 0.1, 0.8, 0.5
 #: What to do next, by a part of a failure; the first that applies counts.
 _ADVICE = {
     "not equalised": "double `num_warmup`: each of its rounds moves the ladder.",
-    "swaps": "add rungs, as many as the failure says, or take a reference closer to the target, "
-    "`reference=ebm.kernels.FittedGaussian()`.",
+    "swaps": "add rungs, as many as the failure says, or take a reference closer to the "
+    "target, `reference=ebm.kernels.FittedGaussian()`.",
     "of the rate that their swaps allow": "let the inner kernel move farther in a transition: "
     "`ebm.NUTS()`, or `ebm.HMC()` with longer trajectories.",
     "": "draw more `num_samples`.",
@@ -61,9 +61,9 @@ class TemperingReport(Printed):
     def _parts(self) -> list[str | Rows]:
         rows = as_parts(self.table, np.argsort(self.table["swap_prob"].values))
         restarts, trips = (int(self.chains[x].sum()) for x in ("restarts", "round_trips"))
+        num_chains, num_rungs = self.chains.sizes["chain"], self.table.sizes["pair"] + 1
         parts = [
-            f"Tempering of {self.chains.sizes['chain']} chains on {self.table.sizes['pair'] + 1} "
-            "rungs",
+            f"Tempering of {num_chains} chains on {num_rungs} rungs",
             "",
             *rows,
             "",
@@ -119,12 +119,11 @@ def tempering_report(source: Any) -> TemperingReport:
     }
     if ladder.steps is not None:
         columns["log_z"] = ladder.steps
+    pairs = {name: ("pair", x) for name, x in columns.items()}
     counts = {name: ("chain", getattr(ladder, name)) for name in ("restarts", "round_trips")}
     return TemperingReport(
         failures=tuple(_failures(ladder)),
-        table=Dataset(
-            {name: ("pair", x) for name, x in columns.items()}, {"pair": np.arange(len(beta) - 1)}
-        ),
+        table=Dataset(pairs, {"pair": np.arange(len(beta) - 1)}),
         chains=Dataset(counts, {"chain": np.arange(len(ladder.restarts))}),
         barrier=ladder.barrier,
         rate=ladder.rate,
@@ -137,7 +136,7 @@ def tempering_report(source: Any) -> TemperingReport:
 def ladder_of(source: Any) -> Ladder:
     """The numbers of a tempered run in any form."""
     tree = to_arviz(source)
-    stats = tree["sample_stats"] if "sample_stats" in tree.children else {}
+    stats: Any = tree["sample_stats"] if "sample_stats" in tree.children else {}
     if not set(TEMPERING_DIMS) <= set(stats):
         raise ValueError(
             "`source` must be a run of `ebm.ParallelTempering`, with the statistics "
@@ -152,12 +151,12 @@ def _failures(ladder: Ladder) -> Iterator[str]:
     rejection, restarts = ladder.rejection, ladder.restarts
     swaps, total = 1 - rejection, int(restarts.sum())
     mean = np.full_like(rejection, rejection.mean())
-    is_uneven = rate_of(mean) > _LOSS * ladder.expected_rate
-    if is_uneven:
+    evenness = ladder.expected_rate / rate_of(mean)
+    if evenness < _EVEN:
         yield (
-            f"The ladder is not equalised: pairs swap with probabilities from {swaps.min():.2f} "
-            f"to {swaps.max():.2f}, at {ladder.expected_rate / rate_of(mean):.2f} of the rate of "
-            "an even one."
+            "The ladder is not equalised: pairs swap with probabilities from "
+            f"{swaps.min():.2f} to {swaps.max():.2f}, which allows {evenness:.2f} of the "
+            "restarts of an even ladder."
         )
     elif swaps.min() < _SWAPS:
         enough = math.ceil(2 * ladder.barrier) + 2
@@ -174,10 +173,11 @@ def _failures(ladder: Ladder) -> Iterator[str]:
         who = chains(restarts == 0).capitalize()
         yield f"{who} made no restart, where the mean is {restarts.mean():.0f}."
     expected = ladder.expected_rate * ladder.num_transitions * len(restarts)
-    if expected >= FEW_RESTARTS and ladder.rate < _SLOW * ladder.expected_rate:
+    speed = ladder.rate / ladder.expected_rate
+    if expected >= FEW_RESTARTS and speed < _SLOW:
         yield (
-            f"Replicas travel at {ladder.rate / ladder.expected_rate:.2f} of the rate that their "
-            "swaps allow: they have not forgotten where they were by the next swap."
+            f"Replicas travel at {speed:.2f} of the rate that their swaps allow: at the next "
+            "swap they have not forgotten where they were at the last."
         )
     if ladder.log_z is not None and total >= FEW_RESTARTS:
         yield from (f"log Z has no interval: {problem}." for problem in ladder.log_z.problems)
