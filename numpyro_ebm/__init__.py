@@ -97,6 +97,7 @@ from .normalizers import (
     Quadrature as Quadrature,
     SequentialMonteCarlo as SequentialMonteCarlo,
     ThermodynamicIntegration as ThermodynamicIntegration,
+    compare_models as compare_models,
     log_partition as log_partition,
     normalize as normalize,
 )

@@ -60,8 +60,8 @@ from ._rbm import (
 )
 from ._referenced import (
     Referenced as Referenced,
+    check_reference as check_reference,
     find_reference as find_reference,
-    reference_for as reference_for,
 )
 from ._student import StudentT as StudentT
 from ._supports import (

@@ -1,5 +1,8 @@
 """NumPyro models as energies: the posterior, and the prior it comes from."""
 
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 import importlib
 import math
 from collections.abc import Callable
@@ -103,12 +106,14 @@ class ModelEnergy(AbstractEnergy):
     def prior(self, x: dict[str, Array]) -> Scalar:
         """The energy of the prior."""
         # By name: the Jacobians of constrained sites are observed factors, too.
-        return self._potential(handlers.block(self._seeded, hide=self.trace.observed), x)
+        return self._potential(handlers.block(self._seeded, hide=list(self.trace.observed)), x)
 
     def draw_prior(self, rng_key: Key) -> dict[str, Array]:
         """One draw from the prior."""
         args, kwargs = unfreeze(self.arguments)
-        seeded = handlers.seed(handlers.block(self.model, hide=self.trace.observed), rng_key)
+        seeded = handlers.seed(
+            handlers.block(self.model, hide=list(self.trace.observed)), rng_key
+        )
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         return {site.name: _unconstrained(trace[site.name]) for site in self.sites}
 

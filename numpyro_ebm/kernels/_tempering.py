@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import as_finite, as_floats, check_count
+from .._trainable import unfreeze
 from .._types import Array, Energy
 from ..chains import Adaptation
 from ..energies import (
@@ -14,9 +15,10 @@ from ..energies import (
     ModelEnergy,
     Referenced,
     as_energy,
+    check_reference,
+    energy_named,
     find_reference,
     is_discrete,
-    reference_for,
     unconstrained_from,
 )
 from ._ladder import TemperingAdaptation
@@ -126,14 +128,15 @@ class ParallelTempering(AbstractKernel):
                     "discrete: leave `reference` out."
                 )
             return energy
-        if self.reference is None and find_reference(energy) is None:
+        reference = find_reference(energy) if self.reference is None else self._given
+        if reference is None:
             raise ValueError(
                 f"`ParallelTempering` needs the start of a path, and {energy!r} has no "
                 "reference: give `reference`, a NumPyro distribution wider than the target, or "
                 "`reference=ebm.kernels.FittedGaussian()`; or give `temperatures`, without a "
                 "log Z."
             )
-        reference = reference_for(self.reference, energy, "reference")
+        check_reference("reference", reference, energy)
         # Raises if they do not live in the same space.
         unconstrained_from(reference, energy)
         return Referenced(energy, reference)
@@ -147,7 +150,8 @@ class ParallelTempering(AbstractKernel):
             return potential
         energy = as_energy(potential)
         if self.reference is not None:
-            return Referenced(energy, reference_for(self.reference, energy, "reference"))
+            check_reference("reference", self._given, energy)
+            return Referenced(energy, self._given)
         model = ModelEnergy(self.model, *model_args, **(model_kwargs or {}))
         if model.reference is None:
             raise ValueError(
@@ -155,6 +159,10 @@ class ParallelTempering(AbstractKernel):
                 "`reference=ebm.kernels.FittedGaussian()`, or `temperatures`."
             )
         return Referenced(energy, model.reference)
+
+    @property
+    def _given(self) -> AbstractEnergy:
+        return energy_named("reference", unfreeze(self.reference))
 
     def get_diagnostics_str(self, state: Any) -> str:
         return f"acc. prob={state.mean_accept_prob:.2f}"

@@ -22,6 +22,7 @@ from ._integrability import (
     Integrability as Integrability,
     check_integrable as check_integrable,
 )
+from ._models import ModelComparison as ModelComparison, compare_models as compare_models
 from ._nested import NestedSampling as NestedSampling
 from ._quadrature import Quadrature as Quadrature
 from ._sequential import (

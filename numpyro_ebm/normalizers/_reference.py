@@ -7,12 +7,15 @@ from .._trainable import unfreeze
 from ..chains import Annealing
 from ..energies import (
     AbstractEnergy,
+    as_energy,
     box_of,
+    check_reference,
     discrete_levels,
     energy_named,
-    find_reference as find_reference,
+    find_reference,
+    flattened,
     is_discrete,
-    reference_for as reference_for,
+    models_in,
     same_support,
     unconstrained_from,
 )
@@ -30,6 +33,29 @@ def check_density(name: str, value: Any) -> None:
     """Raise unless `value` can be a density, or is `None`."""
     if value is not None:
         energy_named(name, unfreeze(value))
+
+
+def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> AbstractEnergy:
+    """`reference`, or that of `energy`; raises unless it has a sampler and covers `energy`."""
+    given = None if reference is None else flattened(as_energy(unfreeze(reference)))
+    found = find_reference(energy) if given is None else given
+    if found is None and models_in(energy):
+        problems = [model.trace.problem for model in models_in(energy)]
+        why = next(filter(None, problems), "the prior is not one of all sites of this sum")
+        raise ValueError(
+            f"`{name}` is needed, because {why}: a density of all unconstrained sites, such as "
+            f"a `dist.MultivariateNormal` on points of shape {energy.event_shape}; "
+            "`ebm.BridgeSampling()` needs none."
+        )
+    if found is None:
+        raise ValueError(
+            f"`{name}` is needed, because {energy!r} has no reference of its own: a NumPyro "
+            "distribution somewhat wider than the target, such as a Gaussian fitted to data, "
+            f"`{name}=dist.MultivariateNormal(data.mean(0), covariance_matrix=1.5 * np.cov("
+            "data.T))`. An `ebm.Tilted` energy brings one along."
+        )
+    check_reference(name, found, energy)
+    return found
 
 
 def check_same_space(name: str, other: AbstractEnergy, energy: AbstractEnergy) -> None:

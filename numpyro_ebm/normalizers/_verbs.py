@@ -7,6 +7,8 @@ from typing import Any, cast, overload
 from jax.core import Tracer
 
 from .._checks import check_key, user_level
+from .._guard import check_normalization
+from .._trainable import unfreeze
 from .._types import EnergyLike, Key, PyTree, Shape
 from ..energies import (
     AbstractConditional,
@@ -15,9 +17,11 @@ from ..energies import (
     Normalized,
     NormalizedConditional,
     as_energy,
+    flattened,
     is_conditional,
     is_discrete,
     judged,
+    models_in,
     unconstrained,
 )
 from ._base import AbstractExactMethod, AbstractLongMethod, AbstractNormalizer
@@ -64,7 +68,7 @@ def log_partition(
     result has no interval, and says why.
     """
     check_key(rng_key)
-    energy = as_energy(energy, event_shape)
+    energy = _integrand(energy, event_shape)
     if method is None:
         method, energy = default_method(energy)
     if not isinstance(method, AbstractNormalizer):
@@ -79,6 +83,21 @@ def log_partition(
         log_z = judged(log_z, {_IMPROPER: not _is_integrable(energy)})
     _warn("log_partition", log_z)
     return log_z
+
+
+def _integrand(energy: Any, event_shape: Shape | None) -> AbstractEnergy:
+    """`energy` on arrays; raises if a model in it has no constant."""
+    energy = as_energy(energy, event_shape)
+    for model in models_in(energy):
+        if model.trace.improper:
+            raise ValueError(
+                f"Site `{model.trace.improper[0]}` has an improper prior, so the evidence is "
+                "defined only up to a factor: give it a proper distribution, such as a wide "
+                "`dist.Normal`."
+            )
+        args, kwargs = unfreeze(model.arguments)
+        check_normalization(model.model, *args, **kwargs)
+    return flattened(energy)
 
 
 def _estimate(
@@ -109,7 +128,7 @@ def log_partition_ratio(
     - `method`: bridge sampling, with the kernel that draws from both.
     """
     check_key(rng_key)
-    energy, other = as_energy(energy, event_shape), as_energy(other, event_shape)
+    energy, other = _integrand(energy, event_shape), _integrand(other, event_shape)
     if energy.event_shape is not None and other.event_shape not in (None, energy.event_shape):
         raise ValueError(
             f"`other` lives on points of shape {other.event_shape}, `energy` on points of "
@@ -229,6 +248,8 @@ _IMPROPER = (
 
 def _is_integrable(energy: AbstractEnergy) -> bool:
     if is_discrete(energy) or energy.log_z is not None or energy.event_shape is None:
+        return True
+    if models_in(energy):  # The tails of a proper prior are too light for the rays, or bent.
         return True
     return check_integrable(energy, num_rays=32).ok is not False
 

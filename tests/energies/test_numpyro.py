@@ -137,7 +137,7 @@ def test_supports_are_kept_by_their_energies():
 
 
 def discrete():
-    numpyro.sample("k", dist.Bernoulli(0.5))
+    numpyro.sample("k", dist.Poisson(0.5))
 
 
 @pytest.mark.parametrize(
