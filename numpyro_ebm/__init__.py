@@ -40,6 +40,7 @@ from .diagnostics import (
     log_likelihood as log_likelihood,
     mixing_report as mixing_report,
     mode_report as mode_report,
+    tempering_report as tempering_report,
     to_arviz as to_arviz,
     training_report as training_report,
 )

@@ -237,7 +237,7 @@ class Adaptation(AbstractAdaptation):
         is_last = i == num_warmup - 1
         return state._replace(step_size=jnp.where(is_last, step_size, state.step_size))
 
-    def start_over(self, state: AdaptState, step_size: Scalar) -> AdaptState:
+    def start_over(self, state: AdaptState, step_size: Array) -> AdaptState:
         """Average the step anew, from `step_size` on."""
         averaging = self._begin_averaging(step_size)
         return state._replace(step_size=step_size, step_size_state=averaging)

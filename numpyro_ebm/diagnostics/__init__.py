@@ -32,6 +32,10 @@ from ._stein import (
     kernel_stein_discrepancy as kernel_stein_discrepancy,
 )
 from ._summaries import summaries as summaries
+from ._tempering import (
+    TemperingReport as TemperingReport,
+    tempering_report as tempering_report,
+)
 from ._training import TrainingReport as TrainingReport, training_report as training_report
 from ._two_sample import (
     TwoSampleTest as TwoSampleTest,

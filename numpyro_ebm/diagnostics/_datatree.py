@@ -9,13 +9,15 @@ import jax
 import numpy as np
 import numpyro
 from numpyro.infer import MCMC
-from xarray import Dataset, DataTree
+from xarray import DataTree
 
 from .._types import ArrayLike, PyTree
 from ..estimation import EstimatorRunResult
 from ..kernels import AbstractKernel
 from ..sampling import AbstractDraws, Draws, WeightedDraws
+from ._ladder import TEMPERING_DIMS, Ladder
 from ._sites import ebm_energy, energy_at, is_data, plates, trace
+from ._without_chains import equally_weighted, facts, from_fit
 
 #: NumPyro's names for what a kernel reports, and ArviZ's.
 _STATS = {
@@ -23,6 +25,7 @@ _STATS = {
     "accept_prob": "acceptance_rate",
     "adapt_state.step_size": "step_size",
     "num_steps": "n_steps",
+    **{f"move_state.{name}": name for name in TEMPERING_DIMS},
 }
 
 
@@ -50,6 +53,10 @@ def to_arviz(
     invariant, `is_exact` (1, or 0 if unadjusted: then `acceptance_rate` is not an acceptance
     rate).
 
+    A tempered run also has the statistics of its replicas in `sample_stats`, over `temperature`
+    and `pair`, and `barrier`, `num_restarts`, `num_round_trips`, `log_z` and `log_z_std_error`
+    among its attributes: see [`tempering_report`][numpyro_ebm.tempering_report].
+
     ```python
     tree = ebm.to_arviz(draws)
     tree.to_netcdf("draws.nc")
@@ -69,9 +76,9 @@ def to_arviz(
     - `coords`, `dims`: coordinates and dimension names, as in `arviz_base.from_dict`.
     """
     if isinstance(source, EstimatorRunResult):
-        return _from_fit(source)
+        return from_fit(source)
     if isinstance(source, WeightedDraws):
-        source, attrs = _equally_weighted(source), {**_facts(source), **(attrs or {})}
+        source, attrs = equally_weighted(source), {**facts(source), **(attrs or {})}
     if isinstance(source, DataTree):
         if coords is not None or dims is not None:
             raise ValueError("`coords` and `dims` are for arrays: a `DataTree` has its own.")
@@ -102,13 +109,18 @@ def as_tree(
             "`source` must hold arrays `(chain, draw, *event)` with the same numbers of "
             f"chains and draws, got shapes {shapes}. One chain `x` is `x[None]`."
         )
+    stats = groups.get("sample_stats", {})
+    is_tempered = set(TEMPERING_DIMS) <= set(stats)
+    if is_tempered:
+        rest = {name: x for name, x in stats.items() if name not in TEMPERING_DIMS}
+        groups = {**groups, "sample_stats": rest}
     finite = [np.isfinite(x).all(tuple(range(2, x.ndim))) for x in posterior.values()]
     attrs = {
         **attrs,
         "numpyro_ebm_version": version("numpyro-ebm"),
         "num_non_finite": int((~np.stack(finite).all(0)).sum()),
     }
-    return arviz_base.from_dict(
+    tree = arviz_base.from_dict(
         groups,
         coords=coords,
         dims=dims,
@@ -116,6 +128,20 @@ def as_tree(
         check_conventions=False,
         attrs={group: attrs for group in groups},
     )
+    return _with_ladder(tree, stats) if is_tempered else tree
+
+
+def _with_ladder(tree: DataTree, stats: dict[str, np.ndarray]) -> DataTree:
+    """`tree` with the statistics of a tempered run, over rungs, and what they tell."""
+    group = tree["sample_stats"].to_dataset()
+    found = {n: (("chain", "draw", *dims), stats[n]) for n, dims in TEMPERING_DIMS.items()}
+    size = stats["beta"].shape[-1]
+    coords = {"temperature": np.arange(size), "pair": np.arange(size - 1)}
+    if stats["beta"].shape[1] > 1:
+        thinning = int(group.attrs.get("thinning", 1))
+        group = group.assign_attrs(Ladder.of(stats, thinning).attrs())
+    tree["sample_stats"] = DataTree(group.assign(found).assign_coords(coords))
+    return tree
 
 
 def with_attributes(tree: DataTree, superchains: Any, attrs: Mapping[str, Any]) -> DataTree:
@@ -201,32 +227,6 @@ def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
         "sampling_time": float(draws.seconds),
     }
     return {"posterior": by_name(draws.values), "sample_stats": stats}, attrs
-
-
-def _equally_weighted(draws: WeightedDraws) -> PyTree:
-    """One chain of draws, at equal steps of the cumulative weight."""
-    chosen = draws.systematic(0.5, max(1, int(draws.ess)))
-    return jax.tree.map(lambda x: x[None], chosen)
-
-
-def _facts(draws: WeightedDraws) -> dict[str, Any]:
-    return {
-        "inference_library": "numpyro_ebm",
-        "kernel": draws.log_z.method,
-        "sampling_time": float(draws.seconds),
-        "log_z": float(draws.log_z.estimate),
-        "log_z_error": float(draws.log_z.std_error),
-    }
-
-
-def _from_fit(result: EstimatorRunResult) -> DataTree:
-    columns = {"loss": result.losses, **result.metrics}
-    values: dict[str, Any] = {name: ("step", column) for name, column in columns.items()}
-    if len(result.validation_losses):
-        values["validation_loss"] = ("evaluation", result.validation_losses)
-    step = np.arange(len(result.losses))
-    attrs = {"inference_library": "numpyro_ebm"}
-    return DataTree.from_dict({"training": Dataset(values, {"step": step}, attrs)})
 
 
 def by_name(draws: Any) -> dict[str, np.ndarray]:

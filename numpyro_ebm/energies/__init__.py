@@ -60,6 +60,7 @@ from ._rbm import (
 )
 from ._referenced import (
     Referenced as Referenced,
+    check_reference as check_reference,
     find_reference as find_reference,
     reference_for as reference_for,
 )

@@ -123,19 +123,24 @@ def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> Abstract
             f"`{name}=dist.MultivariateNormal(data.mean(0), covariance_matrix=1.5 * np.cov("
             "data.T))`. An `ebm.Tilted` energy brings one along."
         )
-    if not _is_reference(found):
+    check_reference(name, found, energy)
+    return found
+
+
+def check_reference(name: str, reference: AbstractEnergy, energy: AbstractEnergy) -> None:
+    """Raise unless the argument `name` has a sampler and a normaliser, and covers `energy`."""
+    if not _is_reference(reference):
         raise ValueError(
             f"`{name}` must be normalised and have an exact sampler: a NumPyro distribution, "
-            f"or an energy with `log_z` and `sampler`; got {found!r}."
+            f"or an energy with `log_z` and `sampler`; got {reference!r}."
         )
-    if energy.event_shape not in (None, found.event_shape):
+    if energy.event_shape not in (None, reference.event_shape):
         raise ValueError(
-            f"`{name}` lives on points of shape {found.event_shape}, the energy on points of "
-            f"shape {energy.event_shape}."
+            f"`{name}` lives on points of shape {reference.event_shape}, the energy on points "
+            f"of shape {energy.event_shape}."
         )
-    if found.event_shape is not None:  # Otherwise its points are dicts.
-        check_energy(energy, found.event_shape)
-    return found
+    if reference.event_shape is not None:  # Otherwise its points are dicts.
+        check_energy(energy, reference.event_shape)
 
 
 def _is_reference(energy: AbstractEnergy) -> bool:

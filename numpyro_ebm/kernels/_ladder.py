@@ -1,6 +1,6 @@
 """The warm-up of parallel tempering: rounds that equalise the ladder."""
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import equinox as eqx
 import jax

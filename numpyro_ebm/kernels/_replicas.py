@@ -32,9 +32,8 @@ class TemperingState(NamedTuple):
 
     And what is kept of each draw:
 
-    - **beta**: the position of each rung on the path; **log_ratio**: $\log q_0(x) + E(x)$, with
-      the sign changed, $E_0 + \log Z_0 - E$, of the replica at it, and **replica**: which one
-      that is.
+    - **beta**: the position of each rung on the path; **log_ratio**: $E_0 + \log Z_0 - E$ of
+      the replica at it, and **replica**: which one that is.
     - **swap_prob**: the probability that each pair of neighbours swaps.
     - **restarts**: how often a replica has come from the reference to the target; and
       **round_trips**: how often it has gone back, since the chain began.
@@ -68,7 +67,8 @@ class TemperingInfo(NamedTuple):
 class TemperingMove(AbstractMove):
     r"""The inner move at each $E_k$, then swaps that keep $\prod_k e^{-E_k(x_k)}$.
 
-    $E_k = (1 - \beta_k)\,E_0 + \beta_k E$ from a reference $E_0$, that of the energy, or `fitted`; `is_heated` by temperatures, $\beta_k = 1/T_k$ and $E_0 = 0$. From a proper
+    $E_k = (1 - \beta_k)\,E_0 + \beta_k E$, from a reference $E_0$, that of the energy or
+    `fitted`. If it `is_heated`, by temperatures, $\beta_k = 1/T_k$ and $E_0 = 0$. From a proper
     reference, $\beta = 0$ at the last rung, where the replica is a new draw each time.
     """
 

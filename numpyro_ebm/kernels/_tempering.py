@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import as_finite, as_floats, check_count
+from .._trainable import unfreeze
 from .._types import Array, Energy
 from ..chains import Adaptation
 from ..energies import (
@@ -14,9 +15,10 @@ from ..energies import (
     ModelEnergy,
     Referenced,
     as_energy,
+    check_reference,
+    energy_named,
     find_reference,
     is_discrete,
-    reference_for,
     unconstrained_from,
 )
 from ._ladder import TemperingAdaptation
@@ -29,8 +31,49 @@ from ._sampler import check_kernel, step_adaptation
 class ParallelTempering(AbstractKernel):
     r"""Parallel tempering [Geyer 1991]: replicas between a reference and the target.
 
-    DOC
+    A chain has one replica at each rung of the path
+    $E_\beta = (1 - \beta)\,E_0 + \beta\,E$ from a reference $E_0$ to the target, at
+    $1 = \beta_1 > \dots > \beta_R = 0$. In each transition all of them move, by the inner
+    kernel, that at the reference by an independent draw. Then neighbours swap with probability
+    $\min(1, e^{(\beta_k - \beta_{k+1})(\ell_{k+1} - \ell_k)})$, $\ell = E_0 - E$. So the target
+    receives points that began anywhere, which crosses between modes.
+
+    Even and odd pairs swap in turn, which sends replicas up and down instead of letting them
+    diffuse [Okabe et al. 2001; Syed et al. 2022]. The warm-up has rounds of doubling length; at
+    the end of each, the rungs move until all pairs swap equally often [Syed et al. 2022].
+    [`tempering_report`][numpyro_ebm.tempering_report] says whether that worked, and gives the
+    communication barrier and $\log Z$. Asymptotically exact if the inner kernel is. Shown by
+    `tests/kernels/test_tempering.py` (barrier, $\log Z$ and rates against closed forms).
+
+    ```python
+    kernel = ebm.ParallelTempering(ebm.NUTS(), reference=dist.Normal(0, 5))
+    draws = ebm.sample(jax.random.key(0), energy, kernel)
+    print(ebm.tempering_report(draws))
+    ```
+
+    Under `MCMC`, `ParallelTempering(ebm.NUTS(model))` begins at the prior of the model, and
+    each chain learns its own ladder.
+
+    **Arguments**
+
+    - `kernel`: the inner kernel; under `MCMC`, with its model or potential. If its step size
+      adapts, it does so at every rung; its metric stays fixed.
+    - `temperatures`: instead of a reference, $E_\beta = \beta E$ with $\beta = 1/T$, from 1 to
+      a temperature at which nothing separates the modes any more; or $T_{\max}$ alone, for a
+      geometric ladder of `num_temperatures`. It has no $\log Z$.
+    - `reference`: a NumPyro distribution, or an energy with `log_z` and `sampler`, on the
+      support of the target and wider; or
+      [`FittedGaussian()`][numpyro_ebm.kernels.FittedGaussian], which the warm-up fits. By
+      default the reference of the energy, for a model its prior, for spins the uniform law.
+    - `num_temperatures`: the number $R$ of rungs. About $2\Lambda + 2$ are best; the report
+      gives the barrier $\Lambda$.
+    - `adapt_temperatures`: move the rungs between the two ends in warm-up.
+
+    **Raises** `ValueError` if there is no reference, or it does not live on the points of the
+    target.
     """
+
+    move: TemperingMove
 
     def __init__(
         self,
@@ -45,8 +88,8 @@ class ParallelTempering(AbstractKernel):
         check_count("num_temperatures", num_temperatures, 2)
         if temperatures is not None and reference is not None:
             raise ValueError(
-                "Give only one of `temperatures` and `reference`: a path of temperatures has no "
-                "reference."
+                "Give only one of `temperatures` and `reference`: a path of temperatures has "
+                "no reference."
             )
         self.reference = reference
         self.is_heated = temperatures is not None
@@ -85,14 +128,15 @@ class ParallelTempering(AbstractKernel):
                     "discrete: leave `reference` out."
                 )
             return energy
-        if self.reference is None and find_reference(energy) is None:
+        reference = find_reference(energy) if self.reference is None else self._given
+        if reference is None:
             raise ValueError(
                 f"`ParallelTempering` needs the start of a path, and {energy!r} has no "
                 "reference: give `reference`, a NumPyro distribution wider than the target, or "
                 "`reference=ebm.kernels.FittedGaussian()`; or give `temperatures`, without a "
                 "log Z."
             )
-        reference = reference_for(self.reference, energy, "reference")
+        check_reference("reference", reference, energy)
         # Raises if they do not live in the same space.
         unconstrained_from(reference, energy)
         return Referenced(energy, reference)
@@ -106,7 +150,8 @@ class ParallelTempering(AbstractKernel):
             return potential
         energy = as_energy(potential)
         if self.reference is not None:
-            return Referenced(energy, reference_for(self.reference, energy, "reference"))
+            check_reference("reference", self._given, energy)
+            return Referenced(energy, self._given)
         model = ModelEnergy(self.model, *model_args, **(model_kwargs or {}))
         if model.reference is None:
             raise ValueError(
@@ -114,6 +159,10 @@ class ParallelTempering(AbstractKernel):
                 "`reference=ebm.kernels.FittedGaussian()`, or `temperatures`."
             )
         return Referenced(energy, model.reference)
+
+    @property
+    def _given(self) -> AbstractEnergy:
+        return energy_named("reference", unfreeze(self.reference))
 
     def get_diagnostics_str(self, state: Any) -> str:
         return f"acc. prob={state.mean_accept_prob:.2f}"

@@ -14,4 +14,8 @@ from ._landscapes import plot_density as plot_density, plot_energy as plot_energ
 from ._mixing import plot_drift as plot_drift, plot_modes as plot_modes
 from ._scores import plot_scores as plot_scores
 from ._summaries import plot_summaries as plot_summaries
+from ._tempering import (
+    plot_barrier as plot_barrier,
+    plot_index_process as plot_index_process,
+)
 from ._training import plot_buffer_ages as plot_buffer_ages, plot_training as plot_training

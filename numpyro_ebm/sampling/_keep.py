@@ -87,8 +87,10 @@ class History(AbstractKeeper):
 #: The statistics of each draw, in one array: with one chain, each further array is felt.
 STATS = ("potential_energy", "accept_prob", "diverging", "n_grad")
 #: Those that are not floats in the end.
-DTYPES = dict.fromkeys(("n_grad", "replica", "restarts", "round_trips"), int)
-DTYPES |= {"diverging": bool}
+DTYPES: dict[str, type] = {
+    "diverging": bool,
+    **dict.fromkeys(("n_grad", "replica", "restarts", "round_trips"), int),
+}
 
 
 class Half(NamedTuple):

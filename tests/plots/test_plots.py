@@ -557,3 +557,48 @@ def test_bad_input(name):
 def test_bad_type(plot, match):
     with pytest.raises(TypeError, match=match):
         plot()
+
+
+def tempered(num_temperatures=5):
+    reference = dist.Normal(0.0, 3.0).expand([2]).to_event(1)
+    kernel = ebm.ParallelTempering(
+        ebm.HMC(num_steps=2, trajectory_length=None),
+        reference=reference,
+        num_temperatures=num_temperatures,
+    )
+    settings = {"num_warmup": 100, "num_samples": 300, "progress_bar": False}
+    return ebm.sample(jax.random.key(0), BOWL, kernel, num_chains=2, **settings)
+
+
+def test_the_index_process_shows_who_is_where():
+    draws = tempered()
+    ax = ebm.plots.plot_index_process(draws, 1, num_transitions=50)
+    assert [label.get_text() for label in ax.get_yticklabels()][-1] == "0"
+    grey, rising = ax.lines[::2], ax.lines[1::2]
+    assert len(grey) == len(rising) == 5
+    rungs = np.stack([line.get_ydata() for line in grey], 1)
+    replicas = np.asarray(draws.stats["replica"][1, -50:])
+    for t in range(50):
+        np.testing.assert_array_equal(replicas[t][rungs[t]], np.arange(5))
+    # Coloured lines end at the target as often as the run counts restarts.
+    arrivals = 0
+    for line in ebm.plots.plot_index_process(draws, 1, num_transitions=300).lines[1::2]:
+        y = line.get_ydata()
+        arrivals += ((y[1:] == 0) & (y[:-1] > 0)).sum()
+    restarts = np.asarray(draws.stats["restarts"][1])
+    assert abs(arrivals - (restarts[-1] - restarts[0])) <= 5
+    with pytest.raises(ValueError, match="`chain` must be one of 2 chains, got 2"):
+        ebm.plots.plot_index_process(draws, 2)
+
+
+def test_the_barrier_rises_from_the_reference():
+    draws = tempered()
+    _, given = plt.subplots()
+    ax = ebm.plots.plot_barrier(draws, ax=given)
+    assert ax is given
+    (line,) = ax.lines
+    beta, barrier = line.get_data()
+    report = ebm.tempering_report(draws)
+    assert (beta[0], beta[-1], barrier[-1]) == (1, 0, 0)
+    assert barrier[0] == pytest.approx(report.barrier)
+    assert ax.get_xscale() == "linear"
