@@ -213,7 +213,7 @@ def report(case, name):
     seconds = time.perf_counter() - start
     said = f"  ! {' / '.join(remarks)[:240]}" if remarks else ""
     where = f"{case.name} {case.seed}"
-    print(f"{where:16}{name:29}{text:26}{seconds:6.1f} s{said}", flush=True)
+    print(f"{where:18}{name:29}{text:26}{seconds:6.1f} s{said}", flush=True)
 
 
 def chosen(names, only):
