@@ -22,11 +22,13 @@ LONG = {
     "docs/choose-estimator.md",
     "docs/conditional.md",
     "docs/diagnostics.md",
+    "docs/evidence.md",
     "docs/getting-started.md",
     "docs/how-to/anomalies.md",
     "docs/how-to/density.md",
     "docs/how-to/inpainting.md",
     "docs/how-to/regression.md",
+    "docs/many-modes.md",
     "docs/sampling.md",
 }
 

@@ -138,3 +138,34 @@ def test_blind_spots(tmp_path):
     assert "No chain visits mode 1, which holds 0." in modes
     assert "starts still disagree about right" in probe
     assert (tmp_path / "blind_spots.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_model_choice(tmp_path):
+    printed = run("08_model_choice.py", cwd=tmp_path)
+    gaps = [float(x) for x in re.findall(r"([+-][\d.]+) from the truth", printed)]
+    assert len(gaps) == 5
+    assert max(map(abs, gaps)) < 0.02
+    truth = float(re.search(r"the truth about five columns: (\S+)", printed).group(1))
+    found = re.findall(r"^(\w.+?) +log Z = (\S+) \+- ([^,\s]+)", printed, re.MULTILINE)
+    assert len(found) == 7
+    for name, value, error in found:
+        assert abs(float(value) - truth) < 3.5 * float(error) + 0.005, name
+    assert (tmp_path / "model_choice.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_aliases(tmp_path):
+    printed = run("09_aliases.py", cwd=tmp_path)
+    share = float(re.search(r"f > 1/2: ([\d.]+)", printed).group(1))
+    by = dict(re.findall(r"by (\w+), chain by chain: \[(.+?)\]", printed))
+    nuts, tempered = ([float(x) for x in by[n].split()] for n in ("NUTS", "tempering"))
+    assert max(nuts) - min(nuts) > 0.9
+    assert all(abs(x - share) < 0.06 for x in tempered)
+    mixing, tempering = re.split(r"^Tempering of", printed, flags=re.MULTILINE)
+    assert "the chains disagree" in mixing
+    exact, value, error = re.search(
+        r"evidence (\S+), by stepping stones log Z = (\S+) \+- ([^,\s]+)", tempering
+    ).groups()
+    assert abs(float(exact) - float(value)) < 4 * float(error) < 0.5
+    assert (tmp_path / "aliases.png").stat().st_size > 10_000

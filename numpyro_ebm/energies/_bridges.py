@@ -151,11 +151,6 @@ def lacks_constant(distribution: dist.Distribution) -> bool:
     return _contains(distribution, lambda x: getattr(x, "is_normalized", True) is False)
 
 
-def is_improper(distribution: dist.Distribution) -> bool:
-    """Whether its integral is infinite, at least in part."""
-    return _contains_any(distribution, (dist.ImproperUniform,))
-
-
 def _contains_any(distribution: dist.Distribution, types: tuple[type, ...]) -> bool:
     return _contains(distribution, lambda node: isinstance(node, types))
 

@@ -68,9 +68,14 @@ class ModelEnergy(AbstractEnergy):
         return self.trace.latent
 
     @property
+    def no_prior(self) -> str:
+        """Why there is no proper prior that can be sampled; empty if there is one."""
+        return self.trace.not_evidence or self.trace.not_drawn
+
+    @property
     def reference(self) -> "ModelPrior | None":
         """The prior, unless it is improper or cannot be sampled."""
-        return None if self.trace.problem else ModelPrior(self)
+        return None if self.no_prior else ModelPrior(self)
 
     def init(
         self, rng_key: Key, init_strategy: Callable[..., Any] = init_to_uniform
@@ -160,8 +165,8 @@ class ModelPrior(AbstractEnergy):
     model: ModelEnergy
 
     def __check_init__(self) -> None:
-        if self.model.trace.problem:
-            raise ValueError(f"There is no prior to start from: {self.model.trace.problem}.")
+        if self.model.no_prior:
+            raise ValueError(f"There is no prior to start from: {self.model.no_prior}.")
 
     @property
     def event_shape(self) -> None:

@@ -1,6 +1,7 @@
 """What the trace of a NumPyro model tells: its sites, and whether its prior is a density."""
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from numpyro.distributions import MaskedDistribution, biject_to
 from numpyro.infer import init_to_uniform
 
 from .._types import Shape
-from ._bridges import has_sampler, is_improper, is_normalized, lacks_constant
+from ._bridges import has_sampler, is_normalized, lacks_constant
 from ._supports import is_real
 
 
@@ -36,20 +37,20 @@ class ModelSites(NamedTuple):
     - **latent**: those that are continuous.
     - **discrete**: names of latent sites that are summed out.
     - **observed**: names of all others with a density, factors included.
-    - **improper**: names of latent sites with an improper prior.
     - **unnormalized**: names of sites that are energies without a normaliser.
     - **num_plates**: how deep plates are nested, which enumeration has to know.
-    - **problem**: why its prior is no density that can be sampled, in a sentence; empty if it
-      is one.
+    - **not_evidence**: why its integral is not an evidence, as part of a sentence; empty if it
+      is one, at least up to the constants of `unnormalized` sites.
+    - **not_drawn**: why its prior cannot be sampled; empty if it can.
     """
 
     latent: tuple[Site, ...]
     discrete: tuple[str, ...]
     observed: tuple[str, ...]
-    improper: tuple[str, ...]
     unnormalized: tuple[str, ...]
     num_plates: int
-    problem: str
+    not_evidence: str
+    not_drawn: str
 
 
 def sites_of(model: Callable[..., Any], args: tuple, kwargs: dict) -> ModelSites:
@@ -77,15 +78,14 @@ def _from_trace(trace: dict[str, Any]) -> ModelSites:
     for name in discrete:
         _check_enumerable(name, latent[name]["fn"])
     depths = [-f.dim for site in random.values() for f in site["cond_indep_stack"]]
-    problems = (*_subsamples(trace), *_problems(latent))
     return ModelSites(
         latent=tuple(_site(n, site) for n, site in latent.items() if n not in discrete),
         discrete=discrete,
         observed=tuple(name for name in random if name not in latent),
-        improper=tuple(name for name, site in latent.items() if is_improper(site["fn"])),
         unnormalized=tuple(n for n, site in random.items() if lacks_constant(site["fn"])),
         num_plates=max(depths, default=0),
-        problem=next(iter(problems), ""),
+        not_evidence=next(itertools.chain(_subsamples(trace), _improper(latent)), ""),
+        not_drawn=next(_not_drawn(latent), ""),
     )
 
 
@@ -117,16 +117,26 @@ def _subsamples(trace: dict[str, Any]) -> Iterator[str]:
             )
 
 
-def _problems(latent: dict[str, Any]) -> Iterator[str]:
-    """Why sites cannot be drawn from their priors, or what is drawn has another density."""
+def _improper(latent: dict[str, Any]) -> Iterator[str]:
+    """Why the factors of latent sites are not densities, or not those of their draws."""
     for name, site in latent.items():
         fn = site["fn"]
-        what = f"site `{name}`"
         if isinstance(fn, MaskedDistribution) and fn._mask is not True:
-            yield f"the prior of {what} is masked, and has no density there"
-        elif not is_normalized(fn):
-            yield (f"the prior of {what}, `{type(fn).__name__}`, is not normalised")
-        elif not has_sampler(fn):
-            yield f"the prior of {what}, `{type(fn).__name__}`, has no exact sampler"
+            yield f"the prior of site `{name}` is masked, and has no density there"
+        elif not is_normalized(fn) and not lacks_constant(fn):
+            yield (
+                f"the prior of site `{name}`, `{type(fn).__name__}`, is improper, which leaves "
+                "the evidence undefined by a factor: give it a proper distribution, such as a "
+                "wide `dist.Normal`"
+            )
         elif site["scale"] is not None:
-            yield f"the density of {what} is scaled, so it is not that of its draws"
+            yield f"the density of site `{name}` is scaled, so it is not that of its draws"
+
+
+def _not_drawn(latent: dict[str, Any]) -> Iterator[str]:
+    for name, site in latent.items():
+        what = f"the prior of site `{name}`, `{type(site['fn']).__name__}`,"
+        if lacks_constant(site["fn"]):
+            yield f"{what} is not normalised"
+        elif not has_sampler(site["fn"]):
+            yield f"{what} has no exact sampler"

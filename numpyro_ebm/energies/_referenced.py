@@ -109,7 +109,7 @@ def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> Abstract
         given = flattened(given)
     found = find_reference(energy) if given is None else given
     if found is None and models_in(energy):
-        problems = [model.trace.problem for model in models_in(energy)]
+        problems = [model.no_prior for model in models_in(energy)]
         why = next(filter(None, problems), "the prior is not one of all sites of this sum")
         raise ValueError(
             f"`{name}` is needed, because {why}: a density of all unconstrained sites, such as "

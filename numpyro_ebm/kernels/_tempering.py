@@ -155,7 +155,7 @@ class ParallelTempering(AbstractKernel):
         model = ModelEnergy(self.model, *model_args, **(model_kwargs or {}))
         if model.reference is None:
             raise ValueError(
-                f"The prior cannot be the start of a path: {model.trace.problem}. Give "
+                f"The prior cannot be the start of a path: {model.no_prior}. Give "
                 "`reference=ebm.kernels.FittedGaussian()`, or `temperatures`."
             )
         return Referenced(energy, model.reference)

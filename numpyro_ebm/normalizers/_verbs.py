@@ -97,12 +97,8 @@ def _integrand(energy: Any, event_shape: Shape | None) -> AbstractEnergy:
     """`energy` on arrays; raises if a model in it has no constant."""
     energy = as_energy(energy, event_shape)
     for model in models_in(energy):
-        if model.trace.improper:
-            raise ValueError(
-                f"Site `{model.trace.improper[0]}` has an improper prior, so the evidence is "
-                "defined only up to a factor: give it a proper distribution, such as a wide "
-                "`dist.Normal`."
-            )
+        if model.trace.not_evidence:
+            raise ValueError(f"{model!r} has no evidence: {model.trace.not_evidence}.")
         args, kwargs = unfreeze(model.arguments)
         check_normalization(model.model, *args, **kwargs)
     return flattened(energy)

@@ -171,6 +171,10 @@ def improper():
     numpyro.factor("f", -1.0)
 
 
+def point():
+    numpyro.sample("x", dist.Delta(1.0))
+
+
 def masked():
     with handlers.mask(mask=jnp.array([True, False])):
         numpyro.sample("x", dist.Normal(jnp.zeros(2), 1))
@@ -194,7 +198,8 @@ def from_an_energy():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (improper, "Site `x` has an improper prior"),
+        (improper, "the prior of site `x`, `ImproperUniform`, is improper"),
+        (point, "the prior of site `x`, `Delta`, is improper"),
         (masked, "the prior of site `x` is masked"),
         (scaled, "the density of site `x` is scaled"),
         (subsampled, "plate `rows` draws a subsample"),
@@ -204,6 +209,14 @@ def from_an_energy():
 def test_what_is_no_prior_is_refused_by_name(model, message):
     with pytest.raises(ValueError, match=message):
         estimate(model, method=ebm.SequentialMonteCarlo())
+    with pytest.raises(ValueError, match="There is no prior to start from: " + message):
+        ebm.energies.ModelPrior(ebm.ModelEnergy(model))
+
+
+@pytest.mark.parametrize("model", [improper, point, masked, scaled, subsampled])
+def test_no_method_integrates_what_is_no_evidence(model):
+    with pytest.raises(ValueError, match=f"{model.__name__}.* has no evidence"):
+        estimate(model, method=ebm.BridgeSampling())
 
 
 def test_parameters_without_a_constant_are_refused():
