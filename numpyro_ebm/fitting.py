@@ -95,8 +95,9 @@ def fit(
             _taught(*pair, reference, points, width_size, num_steps, progress_bar)
             for pair in keys
         ]
-        first, *others = (result.energy.energy.energy for result in results)
-        energy = Tilted(sum(others, start=first) / num_networks, reference)
+        networks = [result.energy.energy.energy for result in results]
+        total: Any = sum(networks[1:], start=networks[0])
+        energy = Tilted(total / num_networks, reference)
         few = points.shape[1] <= 3  # Then `normalize` takes a quadrature rule.
         method = None if few else SequentialMonteCarlo(num_particles=1024)
         density = normalize(z_key, energy, method)

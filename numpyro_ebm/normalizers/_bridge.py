@@ -81,14 +81,15 @@ class BridgeSampling(AbstractLongMethod):
                 f"`proposal` is needed: {energy!r} is discrete, and `BridgeSampling` would fit "
                 "a Gaussian. `ebm.Enumeration()` and `ebm.SequentialMonteCarlo()` need none."
             )
-        draws = self._draw(draw_key, energy, progress_bar)
+        draws, health = self._draw(draw_key, energy, progress_bar)
         if proposal is None:
             energy, draws = _flat(energy, draws)
             proposal, draws = _fitted(draws)
         size = draws.shape[0] * draws.shape[1]
         # Independent draws are chains of length one.
         others = proposal.sample(proposal_key, (size, 1))
-        log_z = judged(*_bridge(energy, proposal, draws, others))
+        log_z, checks = _bridge(energy, proposal, draws, others)
+        log_z = judged(log_z, {**health, **checks})
         return eqx.tree_at(
             lambda z: (z.estimate, z.lower, z.upper, z.upper_is_exact),
             log_z,
@@ -109,16 +110,19 @@ class BridgeSampling(AbstractLongMethod):
         r"""$\log Z - \log Z'$ of two energies that overlap; neither $Z$ needs to be known."""
         check_same_space("other", other, energy)
         key, other_key = jr.split(rng_key)
-        draws = self._draw(key, energy, progress_bar)
-        others = self._draw(other_key, other, progress_bar)
-        return judged(*_bridge(energy, other, draws, others))
+        draws, health = self._draw(key, energy, progress_bar)
+        others, health_there = self._draw(other_key, other, progress_bar)
+        log_z, checks = _bridge(energy, other, draws, others)
+        either = {text: failed | health_there[text] for text, failed in health.items()}
+        return judged(log_z, {**either, **checks})
 
     def _draw(
         self, rng_key: Key, energy: AbstractEnergy, progress_bar: bool
-    ) -> Float[Array, "c n *event"]:
+    ) -> tuple[Float[Array, "c n *event"], dict[str, Array]]:
+        """Draws of the target, and checks of the chains that made them."""
         shape = self.num_chains, self.num_samples
         if energy.sampler is not None:
-            return as_floats(energy.sample(rng_key, shape))
+            return as_floats(energy.sample(rng_key, shape)), {_STUCK: jnp.zeros((), bool)}
         draws = sample(
             rng_key,
             energy,
@@ -128,7 +132,11 @@ class BridgeSampling(AbstractLongMethod):
             num_samples=shape[1],
             progress_bar=progress_bar,
         )
-        return draws.values
+        return draws.values, {_STUCK: (draws.stuck | ~draws.finite).any()}
+
+
+#: Few among many chains, as R-hat may not show.
+_STUCK = "a chain of the target hardly moves, or is not finite"
 
 
 class _Flat(AbstractEnergy):

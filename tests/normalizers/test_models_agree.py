@@ -68,8 +68,8 @@ def of_eight_schools():
 
 def counts():
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=40), jnp.float32)
-    y = jnp.asarray(rng.poisson(np.exp(0.5 + 0.8 * np.asarray(x))))
+    x = rng.normal(size=40).astype(np.float32)
+    y = rng.poisson(np.exp(0.5 + 0.8 * x))
     a = numpyro.sample("a", dist.Normal(0, 2))
     b = numpyro.sample("b", dist.Normal(0, 2))
     numpyro.sample("y", dist.Poisson(jnp.exp(a + b * x)).to_event(1), obs=y)
