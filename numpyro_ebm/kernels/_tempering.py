@@ -25,7 +25,7 @@ from ._ladder import TemperingAdaptation
 from ._numpyro import AbstractKernel
 from ._path import FittedGaussian
 from ._replicas import KEPT, TemperingMove
-from ._sampler import check_kernel, step_adaptation
+from ._sampler import check_kernel, step_adaptation, with_arrays
 
 
 class ParallelTempering(AbstractKernel):
@@ -162,7 +162,7 @@ class ParallelTempering(AbstractKernel):
 
     @property
     def _given(self) -> AbstractEnergy:
-        return energy_named("reference", unfreeze(self.reference))
+        return with_arrays(energy_named("reference", unfreeze(self.reference)))
 
     def get_diagnostics_str(self, state: Any) -> str:
         return f"acc. prob={state.mean_accept_prob:.2f}"

@@ -105,16 +105,15 @@ def test_log_z_of_nine_modes():
     grid = np.stack(np.meshgrid([-4.0, 0.0, 4.0], [-4.0, 0.0, 4.0]), -1).reshape(-1, 2)
     modes = ebm.GaussianMixture(np.arange(1.0, 10), grid, 0.5 * np.eye(2))
     target = ebm.as_energy(lambda x: modes(x) - 2.5, (2,))
-    reference = dist.Normal(0.0, 4.0).expand([2]).to_event(1)
-    kernel = ebm.ParallelTempering(ebm.MALA(), reference=reference, num_temperatures=5)
-    draws = run(
-        kernel, None, target, num_chains=16, num_warmup=250, num_samples=1000, thinning=1
-    )
-    gradients = int(draws.stats["n_grad"].sum()) + 16 * 250 * 5
+    reference = FittedGaussian(dense_mass=True)
+    kernel = ebm.ParallelTempering(ebm.MALA(), reference=reference, num_temperatures=3)
+    draws = run(kernel, None, target, num_chains=32, num_warmup=150, num_samples=890)
+    gradients = int(draws.stats["n_grad"].sum()) + 32 * 150 * 3
     report = ebm.tempering_report(draws)
     error = float(report.log_z.estimate) - 2.5
     print(f"error {error:.4f} +- {report.log_z.std_error:.4f} in {gradients:.1e} gradients")
-    assert gradients <= 1e5 + 1
+    assert gradients <= 1e5
+    assert report.log_z.std_error < 0.01
     assert abs(error) < 0.01
     assert abs(error) < 4 * report.log_z.std_error
 
@@ -178,7 +177,7 @@ def test_the_ladder_swaps_equally_often():
     np.testing.assert_allclose(temperatures[-1], 16, rtol=1e-5)
     report = ebm.tempering_report(draws)
     assert report.log_z is None
-    assert np.ptp(report.table["swap_prob"]) < 0.1
+    assert np.ptp(report.table["swap_prob"].values) < 0.1
     fixed = ebm.ParallelTempering(ebm.MALA(), [1.0, 2.0, 16.0], adapt_temperatures=False)
     draws = run(fixed, num_samples=10)
     np.testing.assert_allclose(1 / draws.stats["beta"][0, -1], [1, 2, 16], rtol=1e-6)
@@ -451,8 +450,8 @@ def test_a_transition_costs_little_more_than_those_of_its_replicas(inner):
     """At most 1.15 times a loop over as many chains of the inner kernel, written by hand."""
     from time import perf_counter
 
-    num_chains, num_rungs, num_steps = 8, 10, 300
-    energy = ebm.MLPEnergy(16, 256, key=jr.key(1))
+    num_chains, num_rungs, num_steps = 8, 10, 100
+    energy = ebm.MLPEnergy(16, 512, key=jr.key(1))
     kernel = ebm.ParallelTempering(inner, num_temperatures=num_rungs)
     target = kernel.as_target(energy)
     sampler = Sampler(kernel.move, NO_ADAPTATION)
@@ -483,7 +482,7 @@ def test_a_transition_costs_little_more_than_those_of_its_replicas(inner):
             begin = perf_counter()
             fn(arg).block_until_ready()
             times[name].append(perf_counter() - begin)
-    ours, theirs = (np.median(times[name][1:]) for name in times)
+    ours, theirs = (min(times[name][1:]) for name in times)
     print(f"{ours / num_steps:.2e} s and {theirs / num_steps:.2e} s, ratio {ours / theirs:.3f}")
     assert ours <= 1.15 * theirs
 
