@@ -97,7 +97,8 @@ def tempering_report(source: Any) -> TemperingReport:
     a check of $\log Z$ does.
 
     ```python
-    kernel = ebm.ParallelTempering(ebm.NUTS(), reference=dist.Normal(0, 5))
+    fitted = ebm.kernels.FittedGaussian()
+    kernel = ebm.ParallelTempering(ebm.MALA(), reference=fitted)
     draws = ebm.sample(jax.random.key(0), energy, kernel)
     print(ebm.tempering_report(draws))
     ```

@@ -46,7 +46,8 @@ class ParallelTempering(AbstractKernel):
     `tests/kernels/test_tempering.py` (barrier, $\log Z$ and rates against closed forms).
 
     ```python
-    kernel = ebm.ParallelTempering(ebm.NUTS(), reference=dist.Normal(0, 5))
+    wide = dist.Normal(0, 5).expand([2]).to_event(1)
+    kernel = ebm.ParallelTempering(ebm.MALA(), reference=wide)
     draws = ebm.sample(jax.random.key(0), energy, kernel)
     print(ebm.tempering_report(draws))
     ```
@@ -112,6 +113,9 @@ class ParallelTempering(AbstractKernel):
         adaptation = TemperingAdaptation(steps, adapt_temperatures, fitted)
         target = kernel.model, kernel.potential_fn
         super().__init__(*target, move, adaptation, kernel.init_strategy)
+
+    def parts_by_value(self) -> tuple[Any, ...]:
+        return (*super().parts_by_value(), self.reference)
 
     @property
     def default_fields(self) -> tuple[str, ...]:
