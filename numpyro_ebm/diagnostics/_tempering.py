@@ -20,8 +20,8 @@ _SWAPS, _EVEN, _SLOW = 0.1, 0.8, 0.5
 #: What to do next, by a part of a failure; the first that applies counts.
 _ADVICE = {
     "not equalised": "double `num_warmup`: each of its rounds moves the ladder.",
-    "of neighbours swaps": "add rungs, as many as the failure says, or take a reference closer to the "
-    "target, `reference=ebm.kernels.FittedGaussian()`.",
+    "of neighbours swaps": "add rungs, as many as the failure says, or take a reference closer "
+    "to the target, `reference=ebm.kernels.FittedGaussian()`.",
     "of the rate that their swaps allow": "let the inner kernel move farther in a transition: "
     "`ebm.NUTS()`, or `ebm.HMC()` with longer trajectories.",
     "": "draw more `num_samples`.",
