@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import as_finite, as_floats, check_count
 from .._trainable import unfreeze
-from .._types import Array, Energy
-from ..chains import Adaptation
+from .._types import Array, Energy, Point
+from ..chains import Adaptation, Sampler
 from ..energies import (
     AbstractEnergy,
     ModelEnergy,
@@ -163,6 +164,11 @@ class ParallelTempering(AbstractKernel):
                 "`reference=ebm.kernels.FittedGaussian()`, or `temperatures`."
             )
         return Referenced(energy, model.reference)
+
+    def _sampler(self, position: Point) -> Sampler:
+        if not jax.tree.leaves(position):
+            raise ValueError("This model has no latent sites, so there is nothing to temper.")
+        return super()._sampler(position)
 
     @property
     def _given(self) -> AbstractEnergy:

@@ -584,6 +584,10 @@ BAD = {
         ),
         "leave `reference` out",
     ),
+    "no latent sites": (
+        lambda: by_mcmc(ebm.ParallelTempering(ebm.MALA(lambda: None))),
+        "nothing to temper",
+    ),
     "improper prior": (
         lambda: by_mcmc(ebm.ParallelTempering(ebm.MALA(improper)), Y),
         "The prior cannot be the start of a path: .*`mu`",
