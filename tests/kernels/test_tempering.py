@@ -487,11 +487,15 @@ def test_a_transition_costs_little_more_than_those_of_its_replicas(inner):
     assert ours <= 1.15 * theirs
 
 
-def test_it_pickles():
-    for reference in (NORMAL, FittedGaussian()):
-        kernel = ebm.ParallelTempering(SHORT, reference=reference)
+def test_it_pickles_and_compares_by_value():
+    kernels = [ebm.ParallelTempering(SHORT, reference=r) for r in (NORMAL, FittedGaussian())]
+    for kernel in kernels:
         again = pickle.loads(pickle.dumps(kernel))
-        assert again == kernel
+        assert again.made_with.keys() == kernel.made_with.keys()
+        assert eqx.tree_equal(again.move, kernel.move)
+    assert kernels[1] == pickle.loads(pickle.dumps(kernels[1]))
+    assert kernels[0] == ebm.ParallelTempering(SHORT, reference=NORMAL)
+    assert kernels[0] != kernels[1]
 
 
 @pytest.mark.slow
