@@ -72,7 +72,7 @@ class TemperingReport(Printed):
             f"ladder and {self.best_rate:.3g} on the best",
         ]
         if self.log_z is not None:
-            parts += repr(self.log_z).splitlines()
+            parts.append(repr(self.log_z).splitlines()[0])
         return [*parts, *verdict(self.failures, _ADVICE)]
 
 
