@@ -189,6 +189,10 @@ def test_an_equalised_ladder_stays():
     # One pair has the whole barrier, so it gets all rungs.
     new = ladder.equalised(beta, jnp.array([0.0, 0.9, 0.0]))
     assert ((new[1:-1] < 0.5) & (new[1:-1] > 0.2)).all()
+    # Nothing swaps with the reference: the first rungs come nearer by factors.
+    new = ladder.equalised(beta, jnp.array([0.1, 0.1, 1.0]))
+    assert (jnp.diff(new) < 0).all()
+    assert new[-2] < 0.2 / 50
     assert ladder.round_ends(100) == [100, 50, 25, 12]
     assert ladder.round_ends(5) == [5]
 
@@ -257,6 +261,38 @@ def test_all_chain_methods(chain_method):
     mcmc = by_mcmc(kernel, Y, chain_method=chain_method, num_chains=2)
     assert abs(mcmc.get_samples()["mu"].mean() - evidence(Y)[1]) < 0.1
     assert ebm.tempering_report(mcmc).chains.sizes["chain"] == 2
+
+
+@pytest.mark.slow
+def test_the_evidence_of_a_prior_far_away():
+    """The first rung is at 1e-6; a fitted reference makes the path fifty times shorter."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 5))
+    y = x @ rng.normal(size=5) + 0.5 * rng.normal(size=500)
+
+    def model(x, y):
+        w = numpyro.sample("w", dist.Normal(0, 30.0).expand([5]).to_event(1))
+        numpyro.sample("y", dist.Normal(x @ w, 0.5), obs=y)
+
+    covariance = 900 * x @ x.T + 0.25 * np.eye(500)
+    log_z = -0.5 * y @ np.linalg.solve(covariance, y)
+    log_z -= 0.5 * (np.linalg.slogdet(covariance)[1] + 500 * np.log(2 * np.pi))
+    energy = ebm.ModelEnergy(model, jnp.array(x), jnp.array(y))
+    start = jax.vmap(energy.init)(jr.split(jr.key(0), 8))
+    inner, barriers = ebm.HMC(num_steps=4, trajectory_length=None), []
+    for reference, num_temperatures in ((None, 20), (FittedGaussian(), 10)):
+        kernel = ebm.ParallelTempering(
+            inner, reference=reference, num_temperatures=num_temperatures
+        )
+        draws = run(kernel, start, energy, num_warmup=1000, num_samples=1000)
+        report = ebm.tempering_report(draws)
+        assert report.ok, report
+        z = (report.log_z.estimate - log_z) / report.log_z.std_error
+        print(f"{report.log_z} of {log_z:.3f}, z {z:.1f}; barrier {report.barrier:.2f}")
+        assert abs(z) < 4
+        assert np.ptp(report.table["swap_prob"].values) < 0.1
+        barriers.append(report.barrier)
+    assert barriers[1] < 0.1 * barriers[0]
 
 
 @pytest.mark.slow
