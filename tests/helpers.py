@@ -73,6 +73,9 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
         np.array([[0.5, -1.0], [1.0, 0.3]]), [0.1, 0.2], [0.3, -0.1]
     ),
     "Frozen": lambda: ebm.as_energy(ebm.freeze(mixture())),
+    "Referenced": lambda: ebm.energies.Referenced(
+        ebm.as_energy(network(), (2,)), dist.Normal(0, 3).expand([2]).to_event(1)
+    ),
 }
 
 #: The kernels that move real points: a new kernel adds a line.

@@ -157,7 +157,8 @@ def _log_z(
         "two neighbours hardly overlap, they swap less than once in fifty": (
             bool((rejection > 1 - _OVERLAP).any())
         ),
-        f"the draws of all rungs are worth less than {_MIN_ESS}": not size >= _MIN_ESS,
+        f"the effective size of the draws of all replicas is below {_MIN_ESS}": not size
+        >= _MIN_ESS,
     }
     is_sound = not any(checks.values())
     # The slope of log Z falls along the path.

@@ -20,8 +20,8 @@ _SWAPS, _EVEN, _SLOW = 0.1, 0.8, 0.5
 #: What to do next, by a part of a failure; the first that applies counts.
 _ADVICE = {
     "not equalised": "double `num_warmup`: each of its rounds moves the ladder.",
-    "swaps": "add rungs, as many as the failure says, or take a reference closer to the "
-    "target, `reference=ebm.kernels.FittedGaussian()`.",
+    "of neighbours swaps": "add rungs, as many as the failure says, or take a reference closer "
+    "to the target, `reference=ebm.kernels.FittedGaussian()`.",
     "of the rate that their swaps allow": "let the inner kernel move farther in a transition: "
     "`ebm.NUTS()`, or `ebm.HMC()` with longer trajectories.",
     "": "draw more `num_samples`.",
@@ -72,7 +72,7 @@ class TemperingReport(Printed):
             f"ladder and {self.best_rate:.3g} on the best",
         ]
         if self.log_z is not None:
-            parts += repr(self.log_z).splitlines()
+            parts.append(repr(self.log_z).splitlines()[0])
         return [*parts, *verdict(self.failures, _ADVICE)]
 
 
@@ -97,7 +97,8 @@ def tempering_report(source: Any) -> TemperingReport:
     a check of $\log Z$ does.
 
     ```python
-    kernel = ebm.ParallelTempering(ebm.NUTS(), reference=dist.Normal(0, 5))
+    fitted = ebm.kernels.FittedGaussian()
+    kernel = ebm.ParallelTempering(ebm.MALA(), reference=fitted)
     draws = ebm.sample(jax.random.key(0), energy, kernel)
     print(ebm.tempering_report(draws))
     ```

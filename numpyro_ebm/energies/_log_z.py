@@ -21,6 +21,8 @@ _ADVICE = {
     "fall off": "tilt the energy by a proper density, `ebm.Tilted(energy, reference)`.",
     "box": "give a wider box, or let `ebm.Quadrature.around(energy)` find one.",
     "grid": "give more `num_points`.",
+    "replicas": "draw more `num_samples`.",
+    "neighbours": "take more `num_temperatures`, or a longer `num_warmup`.",
     "islands": "use more particles (`num_particles`) or transitions (`num_steps`).",
     "particles": "use more transitions (`num_steps`), or a kernel that moves farther.",
     "": "take a reference or proposal closer to the target, or `ebm.SequentialMonteCarlo`, and "

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.lax import cond
+from jax.scipy.special import erfinv
 
 from .._types import Array, Float, Point
 from ..chains import AbstractAdaptation, Adaptation, AdaptState, Report, averaged
@@ -116,15 +117,24 @@ def equalised(
     r"""The rungs between which $\Lambda(\beta)$, piecewise linear, rises alike.
 
     The mean rejections of neighbours add up to the communication barrier $\Lambda(\beta)$
-    [Syed et al. 2022].
+    [Syed et al. 2022], if they are small. Pairs that hardly swap have more of it than their
+    rejection $r$ shows: between two normals, $\tfrac{2}{\sqrt\pi}\operatorname{erf}^{-1}(r)$.
     """
-    barrier = jnp.append(0, jnp.cumsum(jnp.maximum(rejection, _LEAST)))
-    new = jnp.interp(jnp.linspace(0, barrier[-1], len(beta)), barrier, beta)
+    pairs = erfinv(jnp.clip(rejection, _LEAST, _MOST))
+    barrier = jnp.append(0, jnp.cumsum(pairs))
+    wanted = jnp.linspace(0, barrier[-1], len(beta))
+    new = jnp.interp(wanted, barrier, beta)
+    # Nobody knows the scale of the first rungs if none of them swaps with the reference.
+    is_far = (beta[-1] == 0) & (rejection[-1] > _FAR) & (wanted > barrier[-2])
+    part = jnp.exp(-_POWERS * (wanted - barrier[-2]) / pairs[-1])
+    new = jnp.where(is_far, beta[-2] * part, new)
     return new.at[0].set(beta[0]).at[-1].set(beta[-1])
 
 
-#: A pair that always swaps still takes part of the ladder.
-_LEAST = 1e-3
+#: A pair that always swaps still takes part of the ladder, and one that never does not all of
+#: it; and the rejection from which rungs near the reference are spaced by factors, over so many
+#: powers of e.
+_LEAST, _MOST, _FAR, _POWERS = 1e-3, 0.999, 0.9, 9.0
 
 
 def _interpolated(state: AdaptState, old: Array, new: Array) -> Array:

@@ -17,12 +17,16 @@ def as_sampler(kernel: Any) -> Sampler:
     has a target.
     """
     check_free_kernel(kernel)
-    # Python numbers would be constants of the compiled program.
-    return jax.tree.map(_as_array, Sampler(kernel.move, kernel.adaptation))
+    return with_arrays(Sampler(kernel.move, kernel.adaptation))
 
 
-def _as_array(leaf: Any) -> Any:
-    return as_floats(leaf) if isinstance(leaf, float | np.ndarray | np.generic) else leaf
+def with_arrays(tree: Any) -> Any:
+    """`tree` with arrays for Python's numbers: those would be constants of compiled code."""
+
+    def convert(leaf: Any) -> Any:
+        return as_floats(leaf) if isinstance(leaf, float | np.ndarray | np.generic) else leaf
+
+    return jax.tree.map(convert, tree)
 
 
 def step_adaptation(kernel: AbstractKernel) -> Adaptation:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import as_finite, as_floats, check_count
 from .._trainable import unfreeze
-from .._types import Array, Energy
-from ..chains import Adaptation
+from .._types import Array, Energy, Point
+from ..chains import Adaptation, Sampler
 from ..energies import (
     AbstractEnergy,
     ModelEnergy,
@@ -25,7 +26,7 @@ from ._ladder import TemperingAdaptation
 from ._numpyro import AbstractKernel
 from ._path import FittedGaussian
 from ._replicas import KEPT, TemperingMove
-from ._sampler import check_kernel, step_adaptation
+from ._sampler import check_kernel, step_adaptation, with_arrays
 
 
 class ParallelTempering(AbstractKernel):
@@ -46,7 +47,8 @@ class ParallelTempering(AbstractKernel):
     `tests/kernels/test_tempering.py` (barrier, $\log Z$ and rates against closed forms).
 
     ```python
-    kernel = ebm.ParallelTempering(ebm.NUTS(), reference=dist.Normal(0, 5))
+    wide = dist.Normal(0, 5).expand([2]).to_event(1)
+    kernel = ebm.ParallelTempering(ebm.MALA(), reference=wide)
     draws = ebm.sample(jax.random.key(0), energy, kernel)
     print(ebm.tempering_report(draws))
     ```
@@ -113,6 +115,9 @@ class ParallelTempering(AbstractKernel):
         target = kernel.model, kernel.potential_fn
         super().__init__(*target, move, adaptation, kernel.init_strategy)
 
+    def parts_by_value(self) -> tuple[Any, ...]:
+        return (*super().parts_by_value(), self.reference)
+
     @property
     def default_fields(self) -> tuple[str, ...]:
         kept = (f"move_state.{name}" for name in KEPT)
@@ -160,9 +165,14 @@ class ParallelTempering(AbstractKernel):
             )
         return Referenced(energy, model.reference)
 
+    def _sampler(self, position: Point) -> Sampler:
+        if not jax.tree.leaves(position):
+            raise ValueError("This model has no latent sites, so there is nothing to temper.")
+        return super()._sampler(position)
+
     @property
     def _given(self) -> AbstractEnergy:
-        return energy_named("reference", unfreeze(self.reference))
+        return with_arrays(energy_named("reference", unfreeze(self.reference)))
 
     def get_diagnostics_str(self, state: Any) -> str:
         return f"acc. prob={state.mean_accept_prob:.2f}"

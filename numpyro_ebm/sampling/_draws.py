@@ -95,7 +95,8 @@ class Draws(AbstractDraws):
     - **num_steps**: the length of each chain.
     - **stats**: statistics of each draw, `(chain, draw)`: `potential_energy`, the energy at the
       draw (with the Jacobian if the support is constrained), `accept_prob`, `diverging` (bool)
-      and `n_grad` (int); for a Hamiltonian kernel also `energy`, which includes the momentum.
+      and `n_grad` (int); for a Hamiltonian kernel also `energy`, which includes the momentum;
+      for `ParallelTempering` those that `tempering_report` reads, over rungs or pairs of them.
     - **state**: the states of the chains, for `init_state`; `None` for a population.
     - **kernel**: the name of the kernel or population.
     - **is_exact**: whether that leaves the distribution of the energy invariant; an unadjusted

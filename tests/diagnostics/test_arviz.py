@@ -15,6 +15,7 @@ from helpers import COVARIANCE, MEAN
 from numpyro.infer import MCMC, NUTS as NumPyroNUTS
 
 import numpyro_ebm as ebm
+from numpyro_ebm.diagnostics._ladder import TEMPERING_DIMS
 from numpyro_ebm.diagnostics._sites import energy_at
 
 ENERGY = ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE)
@@ -149,7 +150,8 @@ DRAWN = {
     "NUTS": (ebm.NUTS(), COMMON | {"energy", "n_steps", "tree_depth"}),
     "ParallelTempering": (
         ebm.ParallelTempering(ebm.MALA(), [1.0, 4.0]),
-        COMMON - {"step_size"},  # It has one per temperature.
+        # It has one step size per temperature.
+        COMMON - {"step_size"} | set(TEMPERING_DIMS),
     ),
 }
 
