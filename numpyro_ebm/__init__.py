@@ -81,7 +81,6 @@ from .kernels import (
     BarkerMH as BarkerMH,
     BlockGibbs as BlockGibbs,
     GibbsWithGradients as GibbsWithGradients,
-    KernelState as KernelState,
     ParallelTempering as ParallelTempering,
     RandomWalkMetropolis as RandomWalkMetropolis,
     TemperedSMC as TemperedSMC,

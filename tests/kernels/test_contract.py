@@ -266,7 +266,7 @@ def test_bad_input(run, error, message):
 
 def test_diagnostics_fields_by_kind():
     assert "energy" not in ebm.MALA().default_fields
-    assert not hasattr(ebm.KernelState, "num_steps")
+    assert not hasattr(ebm.kernels.KernelState, "num_steps")
     assert {"energy", "num_steps"} <= set(ebm.NUTS().default_fields)
 
 
