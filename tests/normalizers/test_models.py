@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from helpers import count_traces
 from models import design, of_regression, regression
 from numpyro import handlers
 from numpyro.distributions import constraints
@@ -297,3 +298,18 @@ def test_errors_of_evidences_propagate():
 def test_bad_models(models, error, message):
     with pytest.raises(error, match=message):
         ebm.compare_models(jr.key(0), models)
+
+
+def test_new_data_compile_nothing():
+    counted, traces = count_traces(lambda y, mean: dist.Normal(mean, 1).log_prob(y))
+
+    def five(y):
+        mean = numpyro.sample("mean", dist.Normal(0, 1).expand([5]).to_event(1))
+        numpyro.factor("y", counted(y, mean).sum())
+
+    method = ebm.SequentialMonteCarlo(num_particles=16, num_islands=4)
+    estimate(five, jnp.zeros(5), method=method)
+    first = len(traces)
+    estimate(five, jnp.ones(5), method=method)
+    # Each time the model is traced for its sites, for the guard and for the checks of shapes.
+    assert len(traces) - first <= 4 < first / 4
