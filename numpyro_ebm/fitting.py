@@ -13,7 +13,8 @@ import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import ComposeTransform
 
-from ._checks import as_data, check_count, check_key
+from ._checks import check_count, check_key
+from ._rows import check_rank, check_rows, split_rows, unconstrained_rows
 from ._show import Printed, Rows
 from ._types import Array, ArrayLike, Float, Key
 from .diagnostics import Comparison, compare
@@ -77,13 +78,13 @@ def fit(
     check_key(rng_key)
     check_count("num_steps", num_steps, 100)
     split_key, net_key, run_key, z_key = jr.split(rng_key, 4)
-    train, test = _split(split_key, data, held_out)
-    _check_rows(train)
+    train, test = split_rows(split_key, data, held_out)
+    check_rows(train)
     to_real = biject_to(support).inv
-    whiten = Whiten.fit(_unconstrained(to_real, train))
+    whiten = Whiten.fit(unconstrained_rows(to_real, train))
     transform = ComposeTransform([to_real, whiten])
     points = jnp.asarray(transform(train))
-    _check_rank(points)
+    check_rank(points)
     reference = _student(points)
 
     num_networks = min(4, max(1, math.ceil(_FEW_ROWS / len(points))))
@@ -241,76 +242,8 @@ def _student(points: Float[Array, "n d"]) -> dist.Distribution:
     return max(candidates, key=lambda candidate: float(candidate.log_prob(points).mean()))
 
 
-def _split(rng_key: Key, data: ArrayLike, held_out: ArrayLike | None) -> tuple[Array, Array]:
-    data = _rows("data", data)
-    if held_out is None:
-        order, size = jr.permutation(rng_key, len(data)), len(data) // 5
-        return data[order[size:]], data[order[:size]]
-    held_out = _rows("held_out", held_out)
-    if held_out.shape[1] != data.shape[1]:
-        raise ValueError(
-            f"`held_out` must have as many columns as `data`, {data.shape[1]}, got "
-            f"{held_out.shape[1]}."
-        )
-    return data, held_out
-
-
-def _rows(name: str, data: ArrayLike) -> Float[Array, "n d"]:
-    if isinstance(data, tuple):
-        raise TypeError(
-            f"`{name}` must be an array. For pairs `(y, x)` give an `ebm.ConditionalEnergy` to "
-            "an `ebm.Estimator`."
-        )
-    rows = as_data(data, name)
-    if rows.ndim != 2:
-        raise ValueError(
-            f"`{name}` must have one point per row, got shape {rows.shape}. Flatten points: "
-            "`data.reshape(len(data), -1)`."
-        )
-    return rows
-
-
-def _check_rows(rows: Float[Array, "n d"]) -> None:
-    """Raise unless the rows are enough, and continuous."""
-    count, dim = rows.shape
-    if count < max(50, 2 * dim):
-        raise ValueError(
-            f"`data` must have at least {max(50, 2 * dim)} rows to learn from, for {dim} "
-            f"columns, got {count}. Use `ebm.Gaussian` with fewer."
-        )
-    shares = [np.unique(column, return_counts=True)[1].max() / count for column in rows.T]
-    worst = int(np.argmax(shares))
-    if shares[worst] > _MOST_EQUAL:
-        raise ValueError(
-            f"`data` must be continuous, but column {worst} has one value in "
-            f"{shares[worst]:.0%} of the rows, and so no density. Drop it if it is constant; "
-            "add noise as wide as its rounding (to integers, with `ebm.energies.dequantize`). "
-            "For binary data use `ebm.Estimator(ebm.PseudoLikelihood(), ...)`."
-        )
-
-
-def _unconstrained(to_real: Any, rows: Array) -> Array:
-    points = jnp.asarray(to_real(rows))
-    if not np.isfinite(points).all():
-        raise ValueError("`data` must lie inside of `support`, and not on its boundary.")
-    return points
-
-
-def _check_rank(points: Float[Array, "n d"]) -> None:
-    """Raise if whitening could not give some direction unit scale."""
-    if np.linalg.eigvalsh(np.cov(points.T).reshape(points.shape[1], -1))[0] < _NARROW:
-        raise ValueError(
-            "`data` must not have a column that is a combination of others, such as a sum or a "
-            "copy: they have no density. Drop it."
-        )
-
-
 #: By how many nats the network changes the Student-t density at most.
 _BOUND = 30.0
 
 #: Below this number of rows, one network depends much on which rows are set aside.
 _FEW_ROWS = 1500
-
-#: The largest share of equal values in a continuous column, and the least variance of a
-#: direction after whitening.
-_MOST_EQUAL, _NARROW = 0.2, 0.5

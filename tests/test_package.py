@@ -24,6 +24,7 @@ FLOORS = {
     "_arviz": 0,
     "_advice": 0,
     "_checks": 1,
+    "_rows": 2,
     "_driver": 2,
     "_files": 1,
     "_values": 1,

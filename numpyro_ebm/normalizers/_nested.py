@@ -43,7 +43,8 @@ class NestedSampling(AbstractLongMethod):
     It is a sampler, too: `sample` gives all points that it visited, with their weights.
 
     ```python
-    draws = ebm.NestedSampling().sample(jax.random.key(0), ebm.ModelEnergy(model, y))
+    energy = ebm.ModelEnergy(model, y)
+    draws = ebm.NestedSampling().sample(jax.random.key(0), energy)
     posterior = draws.resample(jax.random.key(1), 1000)
     ```
 

@@ -47,10 +47,13 @@ def log_z_of_populations(log_zs: Float[Array, " island"], method: str) -> LogZ |
     if bool(jnp.isnan(log_zs).all()):
         return None
     num = len(log_zs)
-    if num < FEWEST:
-        few = {f"the error is how populations differ, and there are fewer than {FEWEST}": True}
-        return judged(LogZ(logsumexp(log_zs) - jnp.log(num), jnp.inf, method=method), few)
+    checks = {
+        "populations did not reach the target": ~jnp.isfinite(log_zs).all(),
+        f"the error is how populations differ, and there are fewer than {FEWEST}": (
+            jnp.asarray(num < FEWEST)
+        ),
+    }
     total, error, ess = averaged(log_zs)
-    log_z = LogZ(total, error, ess=ess, ess_of=f"{num} islands", df=num - 1, method=method)
-    lost = {"populations did not reach the target": ~jnp.isfinite(log_zs).all()}
-    return judged(log_z, {**lost, **disagreement(log_zs, ess)})
+    known = {"ess": ess, "ess_of": f"{num} islands", "df": num - 1, "checks": checks}
+    log_z = LogZ(total, error, method=method, **known)
+    return judged(log_z, disagreement(log_zs, ess))
