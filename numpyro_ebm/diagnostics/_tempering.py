@@ -22,6 +22,8 @@ _ADVICE = {
     "not equalised": "double `num_warmup`: each of its rounds moves the ladder.",
     "of neighbours swaps": "add rungs, as many as the failure says, or take a reference closer "
     "to the target, `reference=ebm.kernels.FittedGaussian()`.",
+    "no step size suits all": "take smaller steps, by a larger `target_accept_prob` of the "
+    "inner kernel, or other coordinates, as for a funnel its non-centred ones.",
     "of the rate that their swaps allow": "let the inner kernel move farther in a transition: "
     "`ebm.NUTS()`, or `ebm.HMC()` with longer trajectories.",
     "": "draw more `num_samples`.",

@@ -1,7 +1,9 @@
 """Tempered runs whose barrier, travel and log Z are known, and what is wrong with bad ones."""
 
 import arviz_base
+import jax.random as jr
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 import xarray as xr
 from scipy.signal import lfilter
@@ -33,11 +35,20 @@ def travel(swap_prob, num_chains, num_draws, rng):
 
 
 def simulated(
-    num_pairs=5, num_chains=4, num_draws=1000, rho=0.0, seed=0, swaps=None, told=None, beta=None
+    num_pairs=5,
+    num_chains=4,
+    num_draws=1000,
+    rho=0.0,
+    seed=0,
+    swaps=None,
+    told=None,
+    beta=None,
+    is_narrow=False,
 ):
     """A run on the path between two normals, with draws correlated by `rho` in time.
 
     - **swaps**: how often pairs really swap; **told**: what the run reports instead.
+    - **is_narrow**: whether a part of the target is too narrow for the kernel.
     """
     rng = np.random.default_rng(seed)
     beta = np.linspace(1, 0, num_pairs + 1) if beta is None else np.asarray(beta)
@@ -51,8 +62,12 @@ def simulated(
     swaps = exact if swaps is None else np.asarray(swaps)
     told = swaps if told is None else np.asarray(told)
     replica, restarts, trips = travel(swaps, num_chains, num_draws, rng)
+    # One draw in ten of a narrow part comes from a place where nothing is accepted.
+    stays = np.arange(num_draws) % 1000 < 100
+    accepted = np.where(stays & is_narrow, 0.05, rng.uniform(0.6, 1, (num_chains, num_draws)))
     stats = {
         "lp": -0.5 * noise[..., 0] ** 2,
+        "acceptance_rate": accepted,
         "beta": np.broadcast_to(beta, x.shape),
         "log_ratio": log_ratio,
         "replica": replica,
@@ -131,6 +146,7 @@ FAILURES = {
         "below 0.1: take `num_temperatures=12`",
         "add rungs",
     ),
+    "a narrow part": ({"is_narrow": True}, "no step size suits all", "smaller steps"),
     "slow replicas": (
         {"swaps": [0.3] * 5, "told": [0.8] * 5},
         "of the rate that their swaps allow",
@@ -214,3 +230,21 @@ def test_a_tree_keeps_it_all_in_a_file(tmp_path):
         xr.testing.assert_equal(
             back["sample_stats"].to_dataset(), tree["sample_stats"].to_dataset()
         )
+
+
+@pytest.mark.slow
+def test_a_funnel_has_no_interval():
+    """Its neck is never seen: log Z was .95 too low, by eleven standard errors."""
+    funnel = ebm.energies.Funnel(10)
+    energy = ebm.as_energy(lambda x: funnel(x), (10,))
+    reference = dist.Normal(0, 5).expand([10]).to_event(1)
+    kernel = ebm.ParallelTempering(
+        ebm.HMC(num_steps=3, trajectory_length=None), reference=reference
+    )
+    draws = ebm.sample(
+        jr.key(0), energy, kernel, num_chains=8, num_samples=2000, progress_bar=False
+    )
+    report = ebm.tempering_report(draws)
+    assert any("no step size suits all" in failure for failure in report.failures)
+    with pytest.raises(ValueError, match="no step size suits all"):
+        report.log_z.interval()
