@@ -24,6 +24,26 @@ ENERGY = mixture()
 QUIET = {"progress_bar": False}
 
 
+def models():
+    def line(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(slope * x, 1), obs=y)
+
+    def parabola(x, y):
+        line(x, y - numpyro.sample("bend", dist.Normal(0, 1)) * x**2)
+
+    def model(y):
+        line(1.0, y)
+
+    return {
+        "line": line,
+        "parabola": parabola,
+        "x": jnp.ones(3),
+        "y": jnp.ones(3),
+        "model": model,
+    }
+
+
 def examples():
     root = Path(ebm.__file__).parent
     for path in sorted(root.rglob("*.py")):
@@ -97,6 +117,9 @@ SPECIAL = {
     "diagnostics/_modes.py": draws,
     "diagnostics/_predictive.py": replicated,
     "diagnostics/_stein.py": draws,
+    "energies/_model.py": models,
+    "normalizers/_models.py": models,
+    "normalizers/_nested.py": models,
     "energies/_clamped.py": lambda: {"x": jnp.array([0.5, jnp.nan])},
     "energies/_conditional.py": regression,
     "kernels/_gibbs.py": lambda: {

@@ -85,7 +85,7 @@ def test_pulses(tmp_path):
 def test_islands(tmp_path):
     printed = run("04_islands.py", cwd=tmp_path)
     errors = dict(re.findall(r"^(MALA|tempered|SMC) .* ([\d.]+)$", printed, re.MULTILINE))
-    assert float(errors["MALA"]) > 0.6
+    assert float(errors["MALA"]) > 0.4
     assert float(errors["tempered"]) < 0.03
     assert float(errors["SMC"]) < 0.05
     # All that the usual numbers see is that the chains agree.

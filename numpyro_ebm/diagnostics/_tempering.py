@@ -21,7 +21,7 @@ _SWAPS, _EVEN, _SLOW = 0.1, 0.8, 0.5
 _ADVICE = {
     "not equalised": "double `num_warmup`: each of its rounds moves the ladder.",
     "of neighbours swaps": "add rungs, as many as the failure says, or take a reference closer "
-    "to the target, `reference=ebm.kernels.FittedGaussian()`.",
+    "to the target: if it has one mode, `reference=ebm.kernels.FittedGaussian()`.",
     "no step size suits all": "take smaller steps, by a larger `target_accept_prob` of the "
     "inner kernel, or other coordinates, as for a funnel its non-centred ones.",
     "of the rate that their swaps allow": "let the inner kernel move farther in a transition: "

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer import init_to_uniform
@@ -26,6 +27,7 @@ from .._checks import check_key
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Scalar, Shape
 from ._base import AbstractEnergy
+from ._fingerprint import fingerprint
 from ._formula import name_of
 from ._model_sites import ModelSites, Site, sites_of
 
@@ -41,7 +43,7 @@ class ModelEnergy(AbstractEnergy):
     don't train.
 
     ```python
-    log_z = ebm.log_partition(jax.random.key(0), ebm.ModelEnergy(model, x, y))
+    log_z = ebm.log_partition(jax.random.key(0), ebm.ModelEnergy(model, y))
     ```
 
     **Arguments**
@@ -58,6 +60,7 @@ class ModelEnergy(AbstractEnergy):
         self.model = model
         self.arguments = freeze((args, kwargs))
         self.trace = sites_of(model, args, kwargs)
+        self.trace = self.trace._replace(fingerprint=self._fingerprint())
 
     @property
     def event_shape(self) -> None:
@@ -110,26 +113,42 @@ class ModelEnergy(AbstractEnergy):
 
     def prior(self, x: dict[str, Array]) -> Scalar:
         """The energy of the prior."""
-        # By name: the Jacobians of constrained sites are observed factors, too.
-        return self._potential(handlers.block(self._seeded, hide=list(self.trace.observed)), x)
+        return self._potential(handlers.block(self._seeded, hide_fn=self._is_data), x)
 
     def draw_prior(self, rng_key: Key) -> dict[str, Array]:
         """One draw from the prior."""
         args, kwargs = unfreeze(self.arguments)
-        seeded = handlers.seed(
-            handlers.block(self.model, hide=list(self.trace.observed)), rng_key
-        )
+        seeded = handlers.seed(handlers.block(self.model, hide_fn=self._is_data), rng_key)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         return {site.name: _unconstrained(trace[site.name]) for site in self.sites}
 
-    def _potential(self, model: Callable[..., Any], x: dict[str, Array]) -> Scalar:
-        args, kwargs = unfreeze(self.arguments)
+    def _potential(
+        self, model: Callable[..., Any], x: dict[str, Array], *arguments: Any
+    ) -> Scalar:
+        args, kwargs = arguments or unfreeze(self.arguments)
         is_summed, values = bool(self.trace.discrete), self._own(x)
         if is_summed:
             funsor = importlib.import_module("numpyro.contrib.funsor")
             first_dim = -self.trace.num_plates - 1
             model = funsor.enum(funsor.config_enumerate(model), first_dim)
         return jnp.asarray(potential_energy(model, args, kwargs, values, enum=is_summed))
+
+    def _is_data(self, site: dict[str, Any]) -> bool:
+        # Not by name: enumeration gives the sites of a `scan` other names.
+        jacobians = {f"_{site.name}_log_det" for site in self.sites}
+        is_observed = site["type"] == "sample" and site["is_observed"]
+        return is_observed and site["name"] not in jacobians
+
+    def _fingerprint(self) -> str:
+        """Of all that a compiled program of this model would hold as constants."""
+        dtype = jnp.result_type(float)
+        point = {s.name: jax.ShapeDtypeStruct(s.shape or (), dtype) for s in self.sites}
+        arrays, rest = eqx.partition(unfreeze(self.arguments), _is_array)
+
+        def potential(arrays: Any, x: dict[str, Array]) -> Scalar:
+            return self._potential(self._seeded, x, *eqx.combine(arrays, rest))
+
+        return fingerprint(potential, arrays, point)
 
     @property
     def _seeded(self) -> Callable[..., Any]:
@@ -192,6 +211,10 @@ class ModelPrior(AbstractEnergy):
         return f"-log prior[{name_of(self.model.model)}]"
 
 
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray)
+
+
 def models_in(energy: AbstractEnergy) -> list[ModelEnergy]:
     """The models that an energy contains."""
 
@@ -203,9 +226,6 @@ def models_in(energy: AbstractEnergy) -> list[ModelEnergy]:
 
 def _unconstrained(site: dict[str, Any]) -> Array:
     z = biject_to(site["fn"].support).inv(site["value"])
-    # A draw may be rounded to the boundary.
-    return jnp.nan_to_num(z, nan=jnp.nan, posinf=_FAR, neginf=-_FAR)
-
-
-#: Where there is no other number: exp(-80) is a normal float.
-_FAR = 80.0
+    # A draw may be rounded to the boundary. This is beyond all that are not.
+    far = -float(np.log(jnp.finfo(z.dtype).tiny))
+    return jnp.nan_to_num(z, nan=jnp.nan, posinf=far, neginf=-far)

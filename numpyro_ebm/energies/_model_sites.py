@@ -12,6 +12,7 @@ import jax.random as jr
 from numpyro import handlers
 from numpyro.distributions import MaskedDistribution, biject_to
 from numpyro.infer import init_to_uniform
+from numpyro.primitives import Messenger
 
 from .._types import Shape
 from ._bridges import has_sampler, is_normalized, lacks_constant
@@ -36,29 +37,32 @@ class ModelSites(NamedTuple):
 
     - **latent**: those that are continuous.
     - **discrete**: names of latent sites that are summed out.
-    - **observed**: names of all others with a density, factors included.
     - **unnormalized**: names of sites that are energies without a normaliser.
     - **num_plates**: how deep plates are nested, which enumeration has to know.
     - **not_evidence**: why its integral is not an evidence, as part of a sentence; empty if it
       is one, at least up to the constants of `unnormalized` sites.
     - **not_drawn**: why its prior cannot be sampled; empty if it can.
+    - **fingerprint**: of what the model reads besides its arguments, such as data in a closure:
+      a compiled program holds it as constants.
     """
 
     latent: tuple[Site, ...]
     discrete: tuple[str, ...]
-    observed: tuple[str, ...]
     unnormalized: tuple[str, ...]
     num_plates: int
     not_evidence: str
     not_drawn: str
+    fingerprint: str = ""
 
 
 def sites_of(model: Callable[..., Any], args: tuple, kwargs: dict) -> ModelSites:
     """Trace the model, without computing anything.
 
-    **Raises** `ValueError` if a discrete latent site cannot be summed out, and `ImportError` if
-    that takes a package that is not installed.
+    **Raises** `ValueError` if a discrete latent site cannot be summed out, or if handlers have
+    fixed random choices of the model, and `ImportError` if a package is not installed that
+    sums.
     """
+    _check_handlers(model)
     found: list[ModelSites] = []
 
     def look() -> None:
@@ -81,10 +85,11 @@ def _from_trace(trace: dict[str, Any]) -> ModelSites:
     return ModelSites(
         latent=tuple(_site(n, site) for n, site in latent.items() if n not in discrete),
         discrete=discrete,
-        observed=tuple(name for name in random if name not in latent),
         unnormalized=tuple(n for n, site in random.items() if lacks_constant(site["fn"])),
         num_plates=max(depths, default=0),
-        not_evidence=next(itertools.chain(_subsamples(trace), _improper(latent)), ""),
+        not_evidence=next(
+            itertools.chain(_subsamples(trace), _random(trace), _improper(latent)), ""
+        ),
         not_drawn=next(_not_drawn(latent), ""),
     )
 
@@ -106,6 +111,31 @@ def _check_enumerable(name: str, distribution: Any) -> None:
             f"Site `{name}` is discrete; NumPyro sums over its values, and needs `funsor` for "
             "that: `pip install funsor`."
         )
+
+
+def _check_handlers(model: Any) -> None:
+    """Raise if `model` is wrapped in handlers that its prior and its potential disagree on."""
+    while isinstance(model, Messenger):
+        if isinstance(model, handlers.seed):
+            raise ValueError(
+                "`model` is already seeded, so all draws from its prior would be "
+                "equal: pass it without `handlers.seed`."
+            )
+        if isinstance(model, handlers.substitute):
+            raise ValueError(
+                "`model` is wrapped in `handlers.substitute`, which does not change "
+                "its density: use `handlers.condition(model, data)`, or `handlers.do`."
+            )
+        model = model.fn
+
+
+def _random(trace: dict[str, Any]) -> Iterator[str]:
+    """What is drawn anew each time, and belongs to no site."""
+    for name, site in trace.items():
+        if site["type"] == "param" and not site["args"]:
+            yield (
+                f"the value of `numpyro.param` `{name}` is drawn at random: give it a number"
+            )
 
 
 def _subsamples(trace: dict[str, Any]) -> Iterator[str]:

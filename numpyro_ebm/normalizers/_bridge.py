@@ -82,22 +82,9 @@ class BridgeSampling(AbstractLongMethod):
                 "a Gaussian. `ebm.Enumeration()` and `ebm.SequentialMonteCarlo()` need none."
             )
         draws, health = self._draw(draw_key, energy, progress_bar)
-        if proposal is None:
-            energy, draws = _flat(energy, draws)
-            proposal, draws = _fitted(draws)
-        size = draws.shape[0] * draws.shape[1]
-        # Independent draws are chains of length one.
-        others = proposal.sample(proposal_key, (size, 1))
-        log_z, checks = _bridge(energy, proposal, draws, others)
-        log_z = judged(log_z, {**health, **checks})
-        return eqx.tree_at(
-            lambda z: (z.estimate, z.lower, z.upper, z.upper_is_exact),
-            log_z,
-            (
-                *(x + proposal.log_z for x in (log_z.estimate, log_z.lower, log_z.upper)),
-                is_exact,
-            ),
-        )
+        log_z = bridge_from(proposal_key, energy, draws, proposal)
+        is_known = jnp.asarray(is_exact)
+        return eqx.tree_at(lambda z: z.upper_is_exact, judged(log_z, health), is_known)
 
     def ratio(
         self,
@@ -137,6 +124,23 @@ class BridgeSampling(AbstractLongMethod):
 
 #: Few among many chains, as R-hat may not show.
 _STUCK = "a chain of the target hardly moves, or is not finite"
+
+
+def bridge_from(
+    rng_key: Key,
+    energy: AbstractEnergy,
+    draws: Float[Array, "c n *event"],
+    proposal: Any = None,
+) -> LogZ:
+    """From draws of the target by several chains, to a proposal or a Gaussian like them."""
+    if proposal is None:
+        energy, draws = _flat(energy, draws)
+        proposal, draws = _fitted(draws)
+    # Independent draws are chains of length one.
+    others = proposal.sample(rng_key, (draws.shape[0] * draws.shape[1], 1))
+    log_z = judged(*_bridge(energy, proposal, draws, others))
+    moved = [x + proposal.log_z for x in (log_z.estimate, log_z.lower, log_z.upper)]
+    return eqx.tree_at(lambda z: (z.estimate, z.lower, z.upper), log_z, tuple(moved))
 
 
 class _Flat(AbstractEnergy):

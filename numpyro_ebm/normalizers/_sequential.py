@@ -58,7 +58,14 @@ class SequentialMonteCarlo(AbstractLongMethod):
         _check(self)
 
     def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
-        return judged(*_by_islands(rng_key, _parts(self, energy), progress_bar))
+        return self.run_islands(rng_key, energy, progress_bar=progress_bar)[0]
+
+    def run_islands(
+        self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool
+    ) -> tuple[LogZ, Array]:
+        r"""$\log Z$, and the particles at the target, `(island, particle, *event)`."""
+        found, islands = _by_islands(rng_key, _parts(self, energy), progress_bar)
+        return judged(*found), islands.particles.chains.z
 
 
 class ThermodynamicIntegration(AbstractLongMethod):
@@ -111,7 +118,7 @@ def _parts(method: Any, energy: AbstractEnergy) -> tuple[Annealing, Any, int, in
 
 def _by_islands(
     rng_key: Key, parts: tuple[Annealing, Any, int, int], progress_bar: bool
-) -> tuple[LogZ, dict[str, Array]]:
+) -> tuple[tuple[LogZ, dict[str, Array]], Descent]:
     annealing, target_ess, num_islands, num_particles = parts
     pilot_key, islands_key = jr.split(rng_key)
     shown: Any = {"progress_bar": progress_bar}
@@ -120,7 +127,7 @@ def _by_islands(
     fixed = without_adaptation(annealing)
     (run_keys, end_keys), start = _start(islands_key, fixed, num_islands, num_particles)
     islands, _ = follow(run_keys, fixed, schedule, (start, None), **shown)
-    return _from_weights(end_keys, fixed, islands)
+    return _from_weights(end_keys, fixed, islands), islands
 
 
 @eqx.filter_jit

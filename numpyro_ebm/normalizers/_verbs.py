@@ -26,6 +26,7 @@ from ..energies import (
     unconstrained,
 )
 from ._base import AbstractExactMethod, AbstractLongMethod, AbstractNormalizer
+from ._boundary import lost_at_boundaries
 from ._bridge import BridgeSampling
 from ._conditional import normalize_conditional
 from ._enumeration import Enumeration
@@ -89,6 +90,8 @@ def log_partition(
         return log_z
     if not isinstance(method, AbstractExactMethod):
         log_z = judged(log_z, {_IMPROPER: not _is_integrable(energy)})
+    for model in models_in(energy):
+        log_z = judged(log_z, lost_at_boundaries(rng_key, model))
     _warn("log_partition", log_z)
     return log_z
 
