@@ -370,7 +370,7 @@ def random_start():
 
 
 def test_a_parameter_with_a_random_start_is_refused():
-    with pytest.raises(ValueError, match="`numpyro.param` `start` is drawn at random"):
+    with pytest.raises(ValueError, match=r"`numpyro\.param` `start` is drawn at random"):
         estimate(random_start, method=ebm.ImportanceSampling())
 
 
