@@ -56,9 +56,8 @@ def log_partition(
     [`Enumeration`][numpyro_ebm.Enumeration]; up to three dimensions,
     [`Quadrature`][numpyro_ebm.Quadrature] on a box found by search in unconstrained space; else
     [`SequentialMonteCarlo`][numpyro_ebm.SequentialMonteCarlo] from the energy's own reference.
-    For a NumPyro model, populations come down from its prior, and bridge sampling turns them
-    into the evidence; if they have several modes, their weights do. Exact methods do not use
-    the key.
+    For a NumPyro model, islands of particles from its prior, and a bridge from their ends to a
+    Gaussian if that agrees with their weights. Exact methods do not use the key.
 
     **Arguments**
 
