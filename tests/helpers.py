@@ -44,7 +44,7 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
     "FunctionEnergy": lambda: ebm.as_energy(network(), (2,)),
     "DistributionEnergy": lambda: ebm.as_energy(dist.StudentT(5.0).expand([2]).to_event(1)),
     "Tilted": lambda: ebm.Tilted(network(), dist.Normal(0, 1).expand([2]).to_event(1)),
-    "Bounded": lambda: ebm.energies.Bounded(network(), 3.0),
+    "Bounded": lambda: ebm.energies.Bounded(ebm.as_energy(network(), (2,)), 3.0),
     "Sum": lambda: mixture() + ebm.Gaussian(MEAN, covariance_matrix=COVARIANCE),
     "Scaled": lambda: 0.5 * mixture(),
     "Normalized": lambda: ebm.Normalized(ebm.as_energy(network(), (2,)), 1.5, 0.1),

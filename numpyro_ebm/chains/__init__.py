@@ -13,7 +13,6 @@ from ._annealing import (
     MAX_LEVELS as MAX_LEVELS,
     Annealing as Annealing,
     Descent as Descent,
-    GeometricPath as GeometricPath,
     Particles as Particles,
     begin as begin,
     descend as descend,
@@ -49,6 +48,12 @@ from ._move import (
     report as report,
     settle as settle,
     tuning_of_error as tuning_of_error,
+)
+from ._path import (
+    GeometricPath as GeometricPath,
+    caches_of as caches_of,
+    cooled as cooled,
+    heated as heated,
 )
 from ._resampled import can_resample as can_resample, resampled_starts as resampled_starts
 from ._state import ChainState as ChainState

@@ -13,27 +13,13 @@ import jax.random as jr
 from jax.scipy.special import logsumexp
 
 from .._checks import as_floats
-from .._types import Array, Float, Key, Point, Scalar, Shape
+from .._types import Array, Float, Key, Scalar
 from ..energies import AbstractEnergy
 from ._adaptation import NO_ADAPTATION
 from ._blackjax import blackjax
 from ._engine import Sampler, advance_to_tune, start
+from ._path import GeometricPath, caches_of, cooled, heated
 from ._state import ChainState
-
-
-class GeometricPath(AbstractEnergy):
-    r"""$(1-\beta)\,E_0(x) + \beta\,E(x)$, between a reference and the target."""
-
-    reference: AbstractEnergy
-    energy: AbstractEnergy
-    beta: Scalar
-
-    @property
-    def event_shape(self) -> Shape | None:
-        return self.reference.event_shape
-
-    def __call__(self, x: Point) -> Scalar:
-        return (1 - self.beta) * self.reference(x) + self.beta * self.energy(x)
 
 
 class Particles(NamedTuple):
@@ -41,7 +27,7 @@ class Particles(NamedTuple):
 
     - **chains**: their states, which cache energies and gradients of the target, whatever
       $\beta$ they were moved at.
-    - **reference**: the reference's energies, and gradients, at the same points.
+    - **reference**: what they would cache of the reference, at the same points.
     - **step_size**: for the next move; **accept_prob**: the mean acceptance of the last.
     """
 
@@ -53,7 +39,7 @@ class Particles(NamedTuple):
     @property
     def log_ratio(self) -> Float[Array, " particle"]:
         r"""$E_0(x) - E(x)$, or minus infinity if it is NaN."""
-        ratio = self.reference["logdensity"] + self.chains.move_state.logdensity
+        ratio = self.chains.move_state.logdensity - self.reference["logdensity"]
         return jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
 
 
@@ -76,7 +62,9 @@ class Annealing(eqx.Module):
         fixed = Sampler(self.sampler.move, NO_ADAPTATION)
         chains = start(rng_key, fixed, self.energy, points, 0)
         step_size = as_floats(self.sampler.move.step_size)
-        return Particles(chains, self._refer(chains), step_size, jnp.ones(()))
+        return Particles(
+            chains, caches_of(self.reference, chains.move_state), step_size, jnp.ones(())
+        )
 
     def move_at(self, particles: Particles, beta: Scalar) -> Particles:
         r"""`particles` after transitions that leave $e^{-E_\beta}$ invariant."""
@@ -85,51 +73,20 @@ class Annealing(eqx.Module):
         step_size = particles.step_size
         move = self.sampler.move.with_step(step_size)
         path = GeometricPath(reference=self.reference, energy=self.energy, beta=beta)
-        heated = _heated(particles.chains, particles.reference, beta)
-        moved, tuning = advance_to_tune(move, path, heated, self.num_steps)
+        chains = particles.chains
+        on_path = heated(chains.move_state, particles.reference, beta)
+        chains = chains._replace(move_state=on_path)
+        moved, tuning = advance_to_tune(move, path, chains, self.num_steps)
         gained = moved.totals[:, 0] - particles.chains.totals[:, 0]
         accept_prob = jnp.nan_to_num(gained / self.num_steps).mean()
         step_size = self.sampler.adaptation.follow(step_size, tuning, _GAIN)
-        reference = self._refer(moved)
-        return Particles(_cooled(moved, reference, beta), reference, step_size, accept_prob)
-
-    def _refer(self, chains: ChainState) -> dict[str, Any]:
-        state = chains.move_state
-        if "logdensity_grad" not in state._fields:
-            return {"logdensity": jax.vmap(self.reference)(state.position)}
-        values, slopes = jax.vmap(jax.value_and_grad(self.reference))(state.position)
-        return {"logdensity": values, "logdensity_grad": slopes}
+        reference = caches_of(self.reference, moved.move_state)
+        cool = moved._replace(move_state=cooled(moved.move_state, reference, beta))
+        return Particles(cool, reference, step_size, accept_prob)
 
 
 #: How fast the step size follows between temperatures.
 _GAIN = 1.5
-
-
-def _heated(chains: ChainState, reference: dict[str, Any], beta: Scalar) -> ChainState:
-    r"""The target's caches converted to those of the path: $-(1-\beta)E_0 - \beta E$."""
-
-    def mix(cached: Array, of_reference: Array) -> Array:
-        return beta * cached - (1 - beta) * of_reference
-
-    return _with_caches(chains, reference, mix)
-
-
-def _cooled(chains: ChainState, reference: dict[str, Any], beta: Scalar) -> ChainState:
-    def separate(cached: Array, of_reference: Array) -> Array:
-        return (cached + (1 - beta) * of_reference) / beta
-
-    return _with_caches(chains, reference, separate)
-
-
-def _with_caches(
-    chains: ChainState, reference: dict[str, Any], combine: Callable[[Array, Array], Array]
-) -> ChainState:
-    state = chains.move_state
-    caches = {
-        name: jax.tree.map(combine, getattr(state, name), value)
-        for name, value in reference.items()
-    }
-    return chains._replace(move_state=state._replace(**caches))
 
 
 #: More steps than this mean that the reference misses the target.

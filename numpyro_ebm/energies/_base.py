@@ -55,8 +55,7 @@ class AbstractEnergy(eqx.Module):
     #: only some of the coordinates are.
     levels: ClassVar[tuple[float, ...] | None] = None
 
-    #: If points are dicts of a NumPyro model's sites: those whose prior or Jacobian this energy
-    #: includes.
+    #: If points are dicts: the sites of a NumPyro model whose prior or Jacobian it includes.
     sites: ClassVar[tuple[Any, ...]] = ()
 
     log_z = _UNKNOWN
@@ -187,11 +186,10 @@ class Sum(AbstractEnergy):
         return show_sum(*map(repr, self.terms))
 
 
-class Scaled(AbstractEnergy):
-    r"""$w\,E(x)$: a weighted expert, or one at temperature $1/w$. The weight does not train."""
+class AbstractView(AbstractEnergy):
+    """An energy made from another one, on the same points."""
 
-    energy: AbstractEnergy
-    weight: Frozen | Array
+    energy: eqx.AbstractVar[AbstractEnergy]
 
     @property
     def event_shape(self) -> Shape | None:
@@ -202,12 +200,19 @@ class Scaled(AbstractEnergy):
         return self.energy.support
 
     @property
-    def reference(self) -> Any:
-        return proper_part(self.energy)
-
-    @property
     def sites(self) -> tuple[Any, ...]:
         return self.energy.sites
+
+
+class Scaled(AbstractView):
+    r"""$w\,E(x)$: a weighted expert, or one at temperature $1/w$. The weight does not train."""
+
+    energy: AbstractEnergy
+    weight: Frozen | Array
+
+    @property
+    def reference(self) -> Any:
+        return proper_part(self.energy)
 
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.weight) * self.energy(x)

@@ -4,6 +4,7 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -81,7 +82,12 @@ class Flat(AbstractEnergy):
         return repr(self.energy)
 
 
-def flattened(energy: AbstractEnergy) -> AbstractEnergy:
-    """`energy`, if its points are arrays, else on vectors."""
+def flattened(
+    energy: AbstractEnergy,
+) -> tuple[AbstractEnergy, Callable[[Array], dict[str, Array]] | None]:
+    """`energy` on arrays, and the map from there to its points if they are dicts of sites."""
     is_model = energy.event_shape is None and bool(models_in(energy))
-    return Flat(energy) if energy.sites or is_model else energy
+    if not energy.sites and not is_model:
+        return energy, None
+    flat = Flat(energy)
+    return flat, flat.unflatten

@@ -133,9 +133,7 @@ def _random(trace: dict[str, Any]) -> Iterator[str]:
     """What is drawn anew each time, and belongs to no site."""
     for name, site in trace.items():
         if site["type"] == "param" and not site["args"]:
-            yield (
-                f"the value of `numpyro.param` `{name}` is drawn at random: give it a number"
-            )
+            yield f"the value of `numpyro.param` `{name}` is drawn at random: give it a number"
 
 
 def _subsamples(trace: dict[str, Any]) -> Iterator[str]:

@@ -17,13 +17,13 @@ from numpyro.distributions.constraints import Constraint
 from .._checks import as_finite
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, ArrayLike, EnergyLike, Float, Key, Point, Sampler, Scalar, Shape
-from ._base import AbstractEnergy, as_energy, energy_named, proper_part
+from ._base import AbstractEnergy, AbstractView, as_energy, energy_named, proper_part
 from ._formula import show_number, show_term
 from ._log_z import LogZ
 from ._supports import hull, is_real, same_support
 
 
-class Normalized(AbstractEnergy):
+class Normalized(AbstractView):
     r"""$E(x)$ with its $\log Z$, so $\log p(x) = -E(x) - \log Z$ is a log-density.
 
     The constant belongs to the energy's current parameters. It doesn't train: an
@@ -47,14 +47,6 @@ class Normalized(AbstractEnergy):
         as_finite("log_z", log_z.estimate if isinstance(log_z, LogZ) else log_z)
         constant = log_z if isinstance(log_z, LogZ) else LogZ(log_z, std_error)
         self.constant = freeze(constant)
-
-    @property
-    def event_shape(self) -> Shape | None:
-        return self.energy.event_shape
-
-    @property
-    def support(self) -> Constraint | None:
-        return self.energy.support
 
     @property
     def log_z(self) -> Scalar:
@@ -199,18 +191,10 @@ class Mixture(AbstractEnergy):
         return f"-log({' + '.join(parts)})"
 
 
-class Confined(AbstractEnergy):
+class Confined(AbstractView):
     """An energy that is infinite outside its support."""
 
     energy: AbstractEnergy
-
-    @property
-    def event_shape(self) -> Shape | None:
-        return self.energy.event_shape
-
-    @property
-    def support(self) -> Constraint | None:
-        return self.energy.support
 
     def __call__(self, x: Point) -> Scalar:
         support: Any = self.support

@@ -9,12 +9,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from numpyro.distributions.constraints import Constraint
 
 from .._checks import as_floats
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, EnergyLike, Key, Point, Sampler, Scalar, Shape
-from ._base import AbstractEnergy, as_energy
+from ._base import AbstractEnergy, AbstractView, as_energy
 from ._flat import flattened
 from ._levels import discrete_levels
 from ._log_z import LogZ
@@ -22,7 +21,7 @@ from ._model import models_in
 from ._points import check_energy
 
 
-class Referenced(AbstractEnergy):
+class Referenced(AbstractView):
     """$E(x)$ itself, with another `reference`, which does not train."""
 
     energy: AbstractEnergy
@@ -31,14 +30,6 @@ class Referenced(AbstractEnergy):
     def __init__(self, energy: EnergyLike, reference: EnergyLike) -> None:
         self.energy = as_energy(energy)
         self.reference = freeze(as_energy(reference))
-
-    @property
-    def event_shape(self) -> Shape | None:
-        return self.energy.event_shape
-
-    @property
-    def support(self) -> Constraint | None:
-        return self.energy.support
 
     @property
     def log_z(self) -> Scalar | None:
@@ -59,10 +50,6 @@ class Referenced(AbstractEnergy):
     @property
     def variance(self) -> Array | None:
         return self.energy.variance
-
-    @property
-    def sites(self) -> tuple[Any, ...]:
-        return self.energy.sites
 
     def __call__(self, x: Point) -> Scalar:
         return self.energy(x)
@@ -106,7 +93,7 @@ def reference_for(reference: Any, energy: AbstractEnergy, name: str) -> Abstract
     """`reference`, or that of `energy`; raises unless it has a sampler and covers `energy`."""
     given = None if reference is None else as_energy(unfreeze(reference))
     if given is not None and energy.event_shape is not None:
-        given = flattened(given)
+        given, _ = flattened(given)
     found = find_reference(energy) if given is None else given
     if found is None and models_in(energy):
         problems = [model.no_prior for model in models_in(energy)]

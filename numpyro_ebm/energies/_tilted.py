@@ -9,7 +9,7 @@ from numpyro.distributions.constraints import Constraint
 from .._checks import check_positive
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import EnergyLike, Point, Scalar, Shape
-from ._base import AbstractEnergy, as_energy, energy_named
+from ._base import AbstractEnergy, AbstractView, as_energy, energy_named
 from ._bridges import DistributionEnergy
 from ._formula import show_sum
 
@@ -49,7 +49,7 @@ class Tilted(AbstractEnergy):
         return show_sum(repr(self.energy), _show_log(unfreeze(self.reference)))
 
 
-class Bounded(AbstractEnergy):
+class Bounded(AbstractView):
     r"""$b\tanh(E(x)/b)$: close to $E$ where that is small, and always between $-b$ and $b$.
 
     `Tilted(Bounded(network, 30.0), reference)` is a proper density, whatever the network.
@@ -66,14 +66,6 @@ class Bounded(AbstractEnergy):
     def __init__(self, energy: EnergyLike, bound: float) -> None:
         check_positive("bound", bound)
         self.energy, self.bound = as_energy(energy), float(bound)
-
-    @property
-    def event_shape(self) -> Shape | None:
-        return self.energy.event_shape
-
-    @property
-    def support(self) -> Constraint | None:
-        return self.energy.support
 
     def __call__(self, x: Point) -> Scalar:
         return self.bound * jnp.tanh(self.energy(x) / self.bound)

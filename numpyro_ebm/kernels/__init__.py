@@ -11,6 +11,7 @@ from ..chains import (
     run_chains as run_chains,
 )
 from ._barker import BarkerMH as BarkerMH, BarkerMove as BarkerMove
+from ._fitted import FittedGaussian as FittedGaussian
 from ._ghmc import GHMC as GHMC, GHMCMove as GHMCMove
 from ._gibbs import (
     BlockGibbs as BlockGibbs,
@@ -34,7 +35,6 @@ from ._mclmc import (
 )
 from ._numpyro import AbstractKernel as AbstractKernel
 from ._nuts import NUTS as NUTS, NUTSMove as NUTSMove
-from ._path import FittedGaussian as FittedGaussian
 from ._populations import (
     AbstractPopulation as AbstractPopulation,
     AnnealedLangevin as AnnealedLangevin,

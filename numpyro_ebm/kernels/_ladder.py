@@ -10,7 +10,7 @@ from jax.scipy.special import erfinv
 
 from .._types import Array, Float, Point
 from ..chains import AbstractAdaptation, Adaptation, AdaptState, Report, averaged
-from ._path import Fit, FittedGaussian
+from ._fitted import Fit, FittedGaussian
 from ._replicas import TemperingMove
 
 

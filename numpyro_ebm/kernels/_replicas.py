@@ -4,7 +4,6 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -14,9 +13,17 @@ import jax.random as jr
 
 from .._trainable import unfreeze
 from .._types import Array, Energy, EnergyLike, Float, Int, Key, Metric, Point, Scalar, Shape
-from ..chains import AbstractMove, GeometricPath, Report, settle
+from ..chains import (
+    AbstractMove,
+    GeometricPath,
+    Report,
+    caches_of,
+    cooled,
+    heated,
+    settle,
+)
 from ..energies import AbstractEnergy, as_energy
-from ._path import Fit, FittedGaussian, Zero
+from ._fitted import Fit, FittedGaussian, Zero
 
 
 class TemperingState(NamedTuple):
@@ -167,26 +174,23 @@ class TemperingMove(AbstractMove):
         def move(key: Key, old: Any, cached: Any, step_size: Scalar, beta: Scalar) -> tuple:
             inner = self.inner.with_step(step_size)
             path = GeometricPath(reference=reference, energy=energy, beta=beta)
-            start = _with_caches(old, cached, lambda e, e0: beta * e + (1 - beta) * e0)
+            start = heated(old, cached, beta)
             new, info = inner.step(key, start, path)
             return settle(start, new, inner.report(info))
-
-        def cool(new: Any, cached: Any, beta: Scalar) -> Any:
-            return _with_caches(new, cached, lambda e, e0: (e - (1 - beta) * e0) / beta)
 
         # All replicas of all chains along one axis: nested ones cost a network a third more.
         keys = _merged(jax.vmap(lambda key: jr.split(key, num))(rng_keys))
         known = states.replicas, states.reference
         old, cached = _merged(jax.tree.map(lambda x: x[:, :num], known))
         if self.fitted is not None:  # It may have changed since.
-            cached = _caches(reference, old)
+            cached = caches_of(reference, old)
         tiled = (
             jnp.tile(self.step_size, len(rng_keys)),
             jnp.tile(self.beta[:num], len(rng_keys)),
         )
         moved, reports = jax.vmap(move)(keys, old, cached, *tiled)
-        cached = _caches(reference, moved)
-        moved = jax.vmap(cool)(moved, cached, tiled[1])
+        cached = caches_of(reference, moved)
+        moved = jax.vmap(cooled)(moved, cached, tiled[1])
         return _apart(((moved, cached), reports), len(rng_keys))
 
     def _draw(
@@ -198,7 +202,7 @@ class TemperingMove(AbstractMove):
             return self.inner.init(rng_key, reference.sampler(rng_key, ()), energy)
 
         fresh = jax.vmap(draw)(rng_keys)
-        return _apart((fresh, _caches(reference, fresh)), len(rng_keys))
+        return _apart((fresh, caches_of(reference, fresh)), len(rng_keys))
 
     def _swap(
         self,
@@ -234,7 +238,7 @@ class TemperingMove(AbstractMove):
     def _gathered(
         self, reference: AbstractEnergy, replicas: Any, **known: Any
     ) -> TemperingState:
-        cached = _caches(reference, replicas)
+        cached = caches_of(reference, replicas)
         return TemperingState(
             position=jax.tree.map(lambda x: x[0], replicas.position),
             logdensity=replicas.logdensity[0],
@@ -252,22 +256,6 @@ def _merged(tree: Any) -> Any:
 
 def _apart(tree: Any, num_chains: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(num_chains, -1, *x.shape[1:]), tree)
-
-
-def _caches(reference: AbstractEnergy, replicas: Any) -> dict[str, Any]:
-    """What `replicas` cache of the target, of the reference."""
-    if "logdensity_grad" not in replicas._fields:
-        return {"logdensity": -jax.vmap(reference)(replicas.position)}
-    values, slopes = jax.vmap(jax.value_and_grad(reference))(replicas.position)
-    return {"logdensity": -values, "logdensity_grad": jax.tree.map(jnp.negative, slopes)}
-
-
-def _with_caches(state: Any, cached: dict[str, Any], combine: Callable[..., Array]) -> Any:
-    new = {
-        name: jax.tree.map(combine, getattr(state, name), of_reference)
-        for name, of_reference in cached.items()
-    }
-    return state._replace(**new)
 
 
 def _log_ratio(log_z: Scalar | None, replicas: Any, cached: dict[str, Any]) -> Array:

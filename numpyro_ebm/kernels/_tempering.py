@@ -22,9 +22,9 @@ from ..energies import (
     is_discrete,
     unconstrained_from,
 )
+from ._fitted import FittedGaussian
 from ._ladder import TemperingAdaptation
 from ._numpyro import AbstractKernel
-from ._path import FittedGaussian
 from ._replicas import KEPT, TemperingMove
 from ._sampler import check_kernel, step_adaptation, with_arrays
 
@@ -155,6 +155,7 @@ class ParallelTempering(AbstractKernel):
             return potential
         energy = as_energy(potential)
         if self.reference is not None:
+            _check_on_sites(self._given)
             check_reference("reference", self._given, energy)
             return Referenced(energy, self._given)
         model = ModelEnergy(self.model, *model_args, **(model_kwargs or {}))
@@ -176,6 +177,15 @@ class ParallelTempering(AbstractKernel):
 
     def get_diagnostics_str(self, state: Any) -> str:
         return f"acc. prob={state.mean_accept_prob:.2f}"
+
+
+def _check_on_sites(reference: AbstractEnergy) -> None:
+    if reference.event_shape is not None:
+        raise ValueError(
+            f"`reference` lives on points of shape {reference.event_shape}, and a model on the "
+            "dict of its unconstrained sites: leave it out, to start from the prior, or give "
+            "an `ebm.energies.ModelPrior`."
+        )
 
 
 def _ladder(temperatures: Any, num_temperatures: int) -> np.ndarray:

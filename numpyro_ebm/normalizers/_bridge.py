@@ -21,12 +21,13 @@ from ..energies import (
     confined,
     is_discrete,
     judged,
+    reference_for,
     unconstrained,
 )
 from ..kernels import NUTS, AbstractKernel, AbstractPopulation, check_exact
 from ..sampling import sample
 from ._base import BLOCK, AbstractLongMethod, rounding, with_common_checks
-from ._reference import check_density, check_same_space, reference_for
+from ._reference import check_density, check_same_space
 
 
 class BridgeSampling(AbstractLongMethod):

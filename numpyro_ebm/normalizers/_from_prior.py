@@ -13,8 +13,8 @@ from ._sequential import SequentialMonteCarlo
 class FromPrior(AbstractLongMethod):
     """Islands of particles from the prior, then a bridge from their ends to a Gaussian.
 
-    If the posterior is nearly Gaussian, the bridge is twenty times as precise as the weights of
-    the islands. It stands only if those are sound, and agree: draws that miss a mode, or its
+    If the posterior is nearly Gaussian, the bridge is about ten times as precise as the weights
+    of the islands. It stands only if those are sound, and agree: draws that miss a mode, or its
     weight, make a bridge that is precise and wrong.
     """
 

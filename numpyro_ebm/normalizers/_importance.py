@@ -19,11 +19,12 @@ from ..energies import (
     is_real,
     is_within,
     judged,
+    reference_for,
 )
 from ..kernels import MALA, AbstractKernel, as_sampler
 from ._base import BLOCK, AbstractLongMethod, AbstractNormalizer, rounding, weighted
 from ._ends import checks_of, run_on
-from ._reference import annealing, check_density, check_same_space, reference_for
+from ._reference import annealing, check_density, check_same_space
 from ._schedule import NOT_REACHED, Schedule, pilot, respaced, without_adaptation
 
 

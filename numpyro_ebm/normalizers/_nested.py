@@ -17,7 +17,6 @@ from .._types import Array, EnergyLike, Key, Scalar
 from ..chains import Annealing, blackjax
 from ..energies import (
     AbstractEnergy,
-    Flat,
     LogZ,
     as_energy,
     flattened,
@@ -90,11 +89,10 @@ class NestedSampling(AbstractLongMethod):
         """
         check_key(rng_key)
         start = time.perf_counter()
-        energy = as_energy(energy)
-        flat = flattened(energy)
-        points, log_weights, log_z = self._explore(rng_key, flat, progress_bar)
-        if isinstance(flat, Flat) and flat is not energy:
-            points = jax.vmap(flat.unflatten)(points)
+        energy, unflatten = flattened(as_energy(energy))
+        points, log_weights, log_z = self._explore(rng_key, energy, progress_bar)
+        if unflatten is not None:
+            points = jax.vmap(unflatten)(points)
         if not log_z.ok:
             warnings.warn(f"`sample`: {log_z}", stacklevel=user_level())
         return WeightedDraws(points, log_weights, log_z, time.perf_counter() - start)
@@ -208,16 +206,16 @@ def _integrate(
         [blackjax().ns.base.NSInfo(particles, None) for particles in scalars],
         update_info=False,
     )
-    # Each of a hundred columns simulates how the contours may have shrunk.
+    # Each of two hundred columns simulates how the contours may have shrunk.
     log_weights = utils.log_weights(rng_key, info, shape=_NUM_PATHS)
     log_zs = logsumexp(log_weights, axis=0)
     mean_weights = logsumexp(log_weights, axis=1)
-    ess = jnp.exp(2 * logsumexp(mean_weights) - logsumexp(2 * mean_weights))
+    normalised = mean_weights - logsumexp(mean_weights)
+    ess = jnp.exp(-logsumexp(2 * normalised))
     positions = state.particles.position
     noise = rounding(jax.vmap(path.reference)(positions), jax.vmap(path.energy)(positions))
     log_z = LogZ(log_zs.mean(), log_zs.std(), ess=ess, df=jnp.inf, method="NestedSampling")
     checks = {"the effective sample size is below 50": ~(ess >= 50)}
-    normalised = mean_weights - logsumexp(mean_weights)
     return normalised, with_common_checks(log_z, noise), checks
 
 

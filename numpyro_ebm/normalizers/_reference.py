@@ -10,9 +10,8 @@ from ..energies import (
     box_of,
     discrete_levels,
     energy_named,
-    find_reference as find_reference,
     is_discrete,
-    reference_for as reference_for,
+    reference_for,
     same_support,
     unconstrained_from,
 )

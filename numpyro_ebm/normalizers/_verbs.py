@@ -18,6 +18,7 @@ from ..energies import (
     Normalized,
     NormalizedConditional,
     as_energy,
+    find_reference,
     flattened,
     is_conditional,
     is_discrete,
@@ -33,7 +34,6 @@ from ._enumeration import Enumeration
 from ._from_prior import FromPrior
 from ._integrability import check_integrable
 from ._quadrature import Quadrature
-from ._reference import find_reference
 from ._sequential import SequentialMonteCarlo
 
 
@@ -103,7 +103,7 @@ def _integrand(energy: Any, event_shape: Shape | None) -> AbstractEnergy:
             raise ValueError(f"{model!r} has no evidence: {model.trace.not_evidence}.")
         args, kwargs = unfreeze(model.arguments)
         check_normalization(model.model, *args, **kwargs)
-    return flattened(energy)
+    return flattened(energy)[0]
 
 
 def _estimate(

@@ -188,8 +188,9 @@ def _populate(
 ) -> Draws:
     check_key(rng_key)
     start = time.perf_counter()
-    given = energy if is_conditional(energy) else as_energy(energy, event_shape)
-    energy = given if is_conditional(given) else flattened(given)
+    unflatten = None
+    if not is_conditional(energy):
+        energy, unflatten = flattened(as_energy(energy, event_shape))
     num_chains, num_samples = size
     state = _begin(sampler, energy, jr.split(rng_key, num_chains), num_samples)
     go_on = functools.partial(_go_on, sampler, energy)
@@ -198,8 +199,8 @@ def _populate(
     populations = _finish(sampler, energy, state)
     num_steps = int(populations.num_steps.max())
     values = populations.values
-    if energy is not given:  # Its points are dicts.
-        values = jax.vmap(jax.vmap(energy.unflatten))(values)
+    if unflatten is not None:
+        values = jax.vmap(jax.vmap(unflatten))(values)
     draws = Draws(
         values,
         populations.accept_prob,

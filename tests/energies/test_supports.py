@@ -24,11 +24,10 @@ from numpyro.distributions.transforms import (
 from scipy.special import logsumexp
 
 import numpyro_ebm as ebm
-from numpyro_ebm.energies import box_of, check_points, is_discrete, is_real
+from numpyro_ebm.energies import box_of, check_points, find_reference, is_discrete, is_real
 from numpyro_ebm.energies._constraints import Box
 from numpyro_ebm.energies._supports import hull, intersection, is_within
 from numpyro_ebm.energies._transforms import codomain_of, domain_of
-from numpyro_ebm.normalizers._reference import find_reference
 
 
 class HalfSquare(ebm.AbstractEnergy):

@@ -9,7 +9,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
-from numpyro_ebm.normalizers._reference import find_reference
+from numpyro_ebm.energies import find_reference
 
 ROOT = np.random.default_rng(0).normal(size=(5, 5))
 PRECISION = ROOT @ ROOT.T + np.eye(5)

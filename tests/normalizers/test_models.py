@@ -215,6 +215,12 @@ def test_a_model_and_experts_are_one_integral(x64):
     exact = BINOMIAL + np.log(4 / 12)
     log_z = ebm.log_partition(jr.key(0), model + expert)
     assert float(log_z.estimate) == pytest.approx(exact, abs=1e-6)
+    density = ebm.normalize(jr.key(0), model)
+    assert float(ebm.log_partition(jr.key(0), density).estimate) == float(density.log_z)
+    with_constant = ebm.log_partition(
+        jr.key(0), ebm.Normalized(model, 7.0), ebm.Quadrature([-20.0], [20.0])
+    )
+    assert float(with_constant.estimate) == pytest.approx(BINOMIAL, abs=1e-6)
     separate = model + ebm.OnSite(dist.Normal(0, 1), "w")
     with pytest.raises(ValueError, match="not one of all sites"):
         ebm.log_partition(jr.key(0), separate, ebm.SequentialMonteCarlo())
