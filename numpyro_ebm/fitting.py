@@ -54,10 +54,10 @@ def fit(
     It whitens the data, and tilts a Student-t density of them by a network, which is
     [`Bounded`][numpyro_ebm.energies.Bounded], so that there is a normaliser. It teaches two
     networks, of SiLU and of tanh, to tell data from draws of that density, until they no longer
-    improve on rows set aside, and keeps the one that does better there. Of fewer than 1500
-    rows, it sets aside others two, three or four times, and averages the energies that it
-    kept. At last it estimates $\log Z$. Each step is a line of the source: copy it to change
-    one. Consistent for continuous data that the Student-t density covers. Shown by
+    improve on rows set aside, and keeps the one that does better there. With fewer than 1500
+    rows, it does this two to four times, sets other rows aside each time, and averages the
+    energies. Finally it estimates $\log Z$. Each step is a line of the source: copy it to
+    change one. Consistent for continuous data that the Student-t density covers. Shown by
     `tests/test_fitting.py`; `benchmarks/recipes.py` compares it with other objectives.
 
     **Arguments**

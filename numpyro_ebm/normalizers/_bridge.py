@@ -72,7 +72,7 @@ class BridgeSampling(AbstractLongMethod):
 
     def run(self, rng_key: Key, energy: AbstractEnergy, *, progress_bar: bool) -> LogZ:
         draw_key, proposal_key = jr.split(rng_key)
-        is_exact = energy.sampler is not None
+        is_exact = jnp.asarray(energy.sampler is not None)
         proposal = self.proposal
         if proposal is not None:
             proposal = reference_for(proposal, energy, "proposal")
@@ -84,8 +84,8 @@ class BridgeSampling(AbstractLongMethod):
             )
         draws, health = self._draw(draw_key, energy, progress_bar)
         log_z = bridge_from(proposal_key, energy, draws, proposal)
-        is_known = jnp.asarray(is_exact)
-        return eqx.tree_at(lambda z: z.upper_is_exact, judged(log_z, health), is_known)
+        log_z = judged(log_z, health)
+        return eqx.tree_at(lambda z: z.upper_is_exact, log_z, is_exact)
 
     def ratio(
         self,

@@ -96,8 +96,9 @@ def plot_barrier(source: Any, *, ax: Axes | None = None) -> Axes:
 
 
 def _statistics(source: Any) -> Any:
-    tempering_report(source)  # Raises if it is not a tempered run.
-    return to_arviz(source)["sample_stats"]
+    tree = to_arviz(source)
+    tempering_report(tree)  # Raises if it is not a tempered run.
+    return tree["sample_stats"]
 
 
 def _is_rising(rung: np.ndarray, num_rungs: int) -> np.ndarray:
