@@ -196,7 +196,7 @@ def check(energy):
 
 
 #: What has no normaliser, what only claims to have one, and what no grid holds.
-UNTRUE = {"FunctionEnergy", "Normalized", "Mixture", "Funnel"}
+UNTRUE = {"FunctionEnergy", "Bounded", "Normalized", "Mixture", "Funnel"}
 DISCRETE = {"IsingModel", "BernoulliRBM"}
 
 

@@ -163,7 +163,8 @@ def test_moments(inner, path):
 @pytest.mark.parametrize("path", [{"temperatures": 6.0}, {"reference": WIDE}])
 def test_energies_of_another_rung_would_be_seen(path, monkeypatch):
     # What each replica caches, as if nothing had been tempered.
-    monkeypatch.setattr(replicas, "_with_caches", lambda state, cached, combine: state)
+    for name in ("heated", "cooled"):
+        monkeypatch.setattr(replicas, name, lambda state, cached, beta: state)
     with pytest.raises((AssertionError, UserWarning)):
         check_moments(ebm.MALA(), num_samples=1001, **path)
 
