@@ -43,6 +43,7 @@ class LogZ(eqx.Module):
     - **df**: degrees of freedom of the error's Student-t law; infinite means normal.
     - **checks**: what would make the error meaningless, and whether it happened.
     - **method**: the name of the estimator.
+    - **seconds**: how long it took, compilation included; 0 if nobody knows.
 
     **Raises** `ValueError` if the estimate is not finite or an error is NaN or negative,
     unless a check failed.
@@ -58,6 +59,7 @@ class LogZ(eqx.Module):
     checks: dict[str, Any] = eqx.field(default_factory=dict)
     method: str = eqx.field(static=True, default="given")
     ess_of: str = eqx.field(static=True, default="")
+    seconds: Scalar = eqx.field(converter=as_floats, default=0.0)
 
     def __check_init__(self) -> None:
         is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))

@@ -57,6 +57,7 @@ class ModelEnergy(AbstractEnergy):
     trace: ModelSites = eqx.field(static=True)
 
     def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        args, kwargs = jax.tree.map(_own, (args, kwargs))
         self.model = model
         self.arguments = freeze((args, kwargs))
         self.trace = sites_of(model, args, kwargs)
@@ -131,7 +132,14 @@ class ModelEnergy(AbstractEnergy):
             funsor = importlib.import_module("numpyro.contrib.funsor")
             first_dim = -self.trace.num_plates - 1
             model = funsor.enum(funsor.config_enumerate(model), first_dim)
-        return jnp.asarray(potential_energy(model, args, kwargs, values, enum=is_summed))
+        try:
+            return jnp.asarray(potential_energy(model, args, kwargs, values, enum=is_summed))
+        except _NEEDS_NUMBERS as error:
+            raise ValueError(
+                f"{self!r} needs the numbers of an argument while it is compiled, as in "
+                "`int(groups.max())`, where arrays among the arguments have none. Bind it to "
+                "the model, `ebm.ModelEnergy(functools.partial(model, groups), y)`."
+            ) from error
 
     def _is_data(self, site: dict[str, Any]) -> bool:
         # Not by name: enumeration gives the sites of a `scan` other names.
@@ -209,6 +217,21 @@ class ModelPrior(AbstractEnergy):
 
     def _formula(self) -> str:
         return f"-log prior[{name_of(self.model.model)}]"
+
+
+def _own(x: Any) -> Any:
+    """What the caller cannot change; NumPy's whole numbers as Python's, to be shapes."""
+    if isinstance(x, np.integer | np.bool_):
+        return x.item()
+    return x.copy() if isinstance(x, np.ndarray) else x
+
+
+#: What a model raises that cannot be traced.
+_NEEDS_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def _is_array(x: Any) -> bool:

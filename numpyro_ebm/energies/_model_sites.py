@@ -12,6 +12,8 @@ import jax.random as jr
 from numpyro import handlers
 from numpyro.distributions import MaskedDistribution, biject_to
 from numpyro.infer import init_to_uniform
+from numpyro.infer.util import log_density
+from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from .._types import Shape
@@ -64,15 +66,50 @@ def sites_of(model: Callable[..., Any], args: tuple, kwargs: dict) -> ModelSites
     """
     _check_handlers(model)
     found: list[ModelSites] = []
+    watch = _WatchKeys(handlers.seed(model, jr.key(0)))
 
     def look() -> None:
-        seeded = handlers.seed(model, jr.key(0))
-        start = handlers.substitute(seeded, substitute_fn=init_to_uniform)
+        start = handlers.substitute(watch, substitute_fn=init_to_uniform)
         trace = handlers.trace(start).get_trace(*args, **kwargs)
         found.append(_from_trace(trace))
 
     jax.eval_shape(look)
-    return found[0]
+    sites = found[0]
+    if watch.asked and not sites.not_evidence and _is_random(model, args, kwargs):
+        return sites._replace(not_evidence=_HIDDEN)
+    return sites
+
+
+class _WatchKeys(Messenger):
+    """Notes whether a model asks for a key of its own."""
+
+    asked: bool = False
+
+    def process_message(self, msg: Any) -> None:
+        self.asked |= msg["type"] == "prng_key"
+
+
+def _is_random(model: Callable[..., Any], args: tuple, kwargs: dict) -> bool:
+    """Whether the density depends on a key, though all sites have values."""
+
+    def density(**key: Any) -> Any:
+        start = handlers.substitute(
+            handlers.seed(model, jr.key(0)), substitute_fn=init_to_uniform
+        )
+        trace = handlers.trace(start).get_trace(*args, **kwargs)
+        values = {
+            name: site["value"] for name, site in trace.items() if site["type"] == "sample"
+        }
+        seeded = handlers.seed(model, jr.wrap_key_data(key["data"]))
+        return log_density(seeded, args, kwargs, values)[0]
+
+    return bool(eval_provenance(density, data=jr.key_data(jr.key(0))))
+
+
+_HIDDEN = (
+    "its density depends on numbers drawn with `numpyro.prng_key()`, which belong to no site: "
+    "draw them by `numpyro.sample`"
+)
 
 
 def _from_trace(trace: dict[str, Any]) -> ModelSites:
@@ -80,7 +117,7 @@ def _from_trace(trace: dict[str, Any]) -> ModelSites:
     latent = {name: site for name, site in random.items() if not site["is_observed"]}
     discrete = tuple(n for n, site in latent.items() if site["fn"].support.is_discrete)
     for name in discrete:
-        _check_enumerable(name, latent[name]["fn"])
+        _check_enumerable(name, latent[name])
     depths = [-f.dim for site in random.values() for f in site["cond_indep_stack"]]
     return ModelSites(
         latent=tuple(_site(n, site) for n, site in latent.items() if n not in discrete),
@@ -100,7 +137,17 @@ def _site(name: str, site: dict[str, Any]) -> Site:
     return Site(name, is_real(support), free)
 
 
-def _check_enumerable(name: str, distribution: Any) -> None:
+def _check_enumerable(name: str, site: dict[str, Any]) -> None:
+    distribution = site["fn"]
+    plates = {f.dim for f in site["cond_indep_stack"]}
+    # The steps of a `scan` come as one batch.
+    shape = () if "_control_flow_done" in site else distribution.batch_shape
+    sizes = enumerate(reversed(shape), 1)
+    if distribution.event_shape or any(n > 1 and -i not in plates for i, n in sizes):
+        raise ValueError(
+            f"Site `{name}` has several discrete values: to sum over them, draw each in a "
+            "`numpyro.plate`."
+        )
     if not distribution.has_enumerate_support:
         raise ValueError(
             f"Site `{name}` is discrete, and `{type(distribution).__name__}` has too many "

@@ -34,6 +34,12 @@ def find_box(energy: Energy, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         values = np.asarray(heights(energy, as_floats(points))).reshape([_LOOKS[dim]] * dim)
         if np.isnan(values).any() or np.isneginf(values).any():
             break
+        if not np.isfinite(values).any():
+            raise ValueError(
+                f"{energy!r} is infinite wherever it was looked at, as far as "
+                f"{np.abs(high).max():.3g}: its density is zero there. If it has any mass, "
+                "give a box, `ebm.Quadrature(low, high)`."
+            )
         inside = values <= values.min() + _DEPTH
         sides = [_side(inside, axis, i, modes[:, i]) for i, axis in enumerate(axes)]
         shrunk = [

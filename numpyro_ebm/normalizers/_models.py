@@ -115,7 +115,8 @@ def _ranked(names: tuple[str, ...], found: list[LogZ], weights: np.ndarray) -> M
     errors = np.array([float(z.std_error) for z in found])
     order = np.argsort(-log_z)
     log_z, errors, weights = log_z[order], errors[order], weights[order]
-    probability = np.asarray(softmax(log_z + np.log(weights)), float)
+    with np.errstate(divide="ignore"):  # A prior probability may be zero.
+        probability = np.asarray(softmax(log_z + np.log(weights)), float)
     # The slopes of the softmax.
     slopes = probability[:, None] * (np.eye(len(names)) - probability)
     is_best = np.arange(len(names)) == 0

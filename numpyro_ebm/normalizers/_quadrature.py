@@ -50,7 +50,8 @@ class Quadrature(AbstractExactMethod):
 
     **Arguments**
 
-    - `low`, `high`: the corners of the box, in the event's shape.
+    - `low`, `high`: the corners of the box, in the event's shape, or two numbers, the ends of
+      every coordinate.
     - `num_points`: nodes per dimension, or a tuple of them; by default 1025, 257 or 65 in one,
       two or three dimensions.
     """
@@ -98,9 +99,20 @@ class Quadrature(AbstractExactMethod):
         return cls(*find_box(energy, shape))
 
     def log_z(self, energy: Energy) -> Scalar:
-        return log_sum(energy, *self.nodes(_support(energy)))
+        return log_sum(energy, *self._on(energy).nodes(_support(energy)))
 
     def estimate(self, rng_key: Key, energy: AbstractEnergy) -> LogZ:
+        return self._on(energy)._estimate(energy)
+
+    def _on(self, energy: Energy) -> "Quadrature":
+        """With the same numbers as ends of each coordinate, if the box is an interval."""
+        shape = energy.event_shape if isinstance(energy, AbstractEnergy) else ()
+        if not shape or self.low.shape or math.prod(shape) > len(_NUM_POINTS):
+            return self
+        low, high = (np.broadcast_to(end, shape) for end in (self.low, self.high))
+        return dataclasses.replace(self, low=low, high=high)
+
+    def _estimate(self, energy: AbstractEnergy) -> LogZ:
         check_energy(energy, self.low.shape)
         if is_discrete(energy):
             raise ValueError(

@@ -1,9 +1,12 @@
 r"""The verbs: estimate $\log Z$, and normalise an energy with it."""
 
+import dataclasses
 import math
+import time
 import warnings
 from typing import Any, cast, overload
 
+import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
@@ -109,9 +112,27 @@ def _integrand(energy: Any, event_shape: Shape | None) -> AbstractEnergy:
 def _estimate(
     method: AbstractNormalizer, rng_key: Key, energy: AbstractEnergy, progress_bar: bool
 ) -> LogZ:
+    if not isinstance(method, AbstractExactMethod):
+        _check_numbers(energy)
+    start = time.perf_counter()
     if isinstance(method, AbstractLongMethod):
-        return method.run(rng_key, energy, progress_bar=progress_bar)
-    return method.estimate(rng_key, energy)
+        log_z = method.run(rng_key, energy, progress_bar=progress_bar)
+    else:
+        log_z = method.estimate(rng_key, energy)
+    if isinstance(log_z.estimate, Tracer):
+        return log_z
+    jax.block_until_ready(log_z)
+    return dataclasses.replace(log_z, seconds=time.perf_counter() - start)
+
+
+def _check_numbers(energy: AbstractEnergy) -> None:
+    """Raise if the energy is inside of a transformation that the method cannot follow."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(energy)):
+        raise ValueError(
+            f"Under `jax.jit`, `vmap` or `grad` the parameters of {energy!r} have no numbers, "
+            "which only methods without a search or draws can do without: give "
+            "`ebm.Quadrature(low, high)` or `ebm.Enumeration()`, or call outside of them."
+        )
 
 
 def log_partition_ratio(
@@ -242,6 +263,7 @@ def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, Abstract
     if is_discrete(energy):
         few = dim <= Enumeration.most
         return (Enumeration() if few else SequentialMonteCarlo()), energy
+    _check_numbers(energy)
     free, _ = unconstrained(energy)
     if 1 <= math.prod(free.event_shape or ()) <= 3:
         return Quadrature.around(free), free

@@ -1,5 +1,6 @@
 """Evidence of NumPyro models, against closed forms, enumeration and quadrature."""
 
+import functools
 import itertools
 import warnings
 
@@ -412,3 +413,86 @@ def test_a_lost_mode_leaves_no_precise_bridge():
     prior = dist.Normal(0, np.hypot(4, 0.1))
     exact = np.logaddexp(10 * prior.log_prob(0.0), 10 + 10 * prior.log_prob(5.0))
     assert not log_z.ok or abs(log_z.estimate - exact) < 4 * log_z.std_error
+
+
+def hidden_noise():
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    noise = jr.normal(numpyro.prng_key())
+    numpyro.sample("y", dist.Normal(mu + noise, 1), obs=1.0)
+
+
+def harmless_key():
+    numpyro.prng_key()
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(mu, 1), obs=1.0)
+
+
+def test_random_numbers_that_no_site_owns_are_refused():
+    """The evidence of one draw of the noise was 1.5 nats too low, and exact to six digits."""
+    with pytest.raises(ValueError, match=r"drawn with `numpyro\.prng_key\(\)`"):
+        estimate(hidden_noise)
+    truth = dist.Normal(0, np.sqrt(2.0)).log_prob(1.0)
+    np.testing.assert_allclose(estimate(harmless_key).estimate, truth, atol=1e-4)
+
+
+def several_at_once():
+    z = numpyro.sample("z", dist.Bernoulli(0.5).expand([3]).to_event(1))
+    numpyro.sample("y", dist.Normal(z, 1).to_event(1), obs=jnp.ones(3))
+
+
+def several_without_a_plate():
+    z = numpyro.sample("z", dist.Bernoulli(0.5 * jnp.ones(3)))
+    numpyro.sample("y", dist.Normal(z, 1).to_event(1), obs=jnp.ones(3))
+
+
+@pytest.mark.parametrize("model", [several_at_once, several_without_a_plate])
+def test_discrete_vectors_without_a_plate_are_refused(model):
+    with pytest.raises(ValueError, match="`z` has several discrete values"):
+        ebm.ModelEnergy(model)
+
+
+def grouped(group, y):
+    with numpyro.plate("groups", int(group.max()) + 1):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(mu[group], 1).to_event(1), obs=y)
+
+
+def test_shapes_from_data_are_bound_to_the_model():
+    y, group = jnp.array([0.0, 1.0]), np.array([0, 1])
+    with pytest.raises(ValueError, match=r"functools\.partial"):
+        estimate(grouped, group, y)
+    truth = dist.Normal(0, np.sqrt(2.0)).log_prob(y).sum()
+    found = estimate(functools.partial(grouped, group), y)
+    np.testing.assert_allclose(found.estimate, truth, atol=1e-4)
+    assert found.seconds > 0
+
+
+def test_data_that_change_in_place_change_no_energy():
+    y = np.ones(())
+    energy = ebm.ModelEnergy(normal, y, np.int64(2))
+    before = energy({"mean": jnp.zeros(())})
+    y += 1
+    assert energy({"mean": jnp.zeros(())}) == before
+
+
+def test_evidence_under_jit_needs_a_box():
+    def by(method):
+        def evidence(y):
+            energy = ebm.ModelEnergy(normal, y, 1.0)
+            return ebm.log_partition(jr.key(0), energy, method).estimate
+
+        return jax.jit(evidence)(jnp.ones(()))
+
+    for method in (None, ebm.ImportanceSampling(), ebm.SequentialMonteCarlo()):
+        with pytest.raises(ValueError, match=r"Under `jax\.jit`"):
+            by(method)
+    np.testing.assert_allclose(by(ebm.Quadrature(-9.0, 9.0)), of_normal(1.0, 1.0), atol=1e-4)
+
+
+def test_a_density_of_zero_everywhere():
+    def impossible():
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.factor("never", 0 * mu - jnp.inf)
+
+    with pytest.raises(ValueError, match="infinite wherever it was looked at"):
+        estimate(impossible)
