@@ -169,3 +169,18 @@ def test_aliases(tmp_path):
     ).groups()
     assert abs(float(exact) - float(value)) < 4 * float(error) < 0.5
     assert (tmp_path / "aliases.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_florentine(tmp_path):
+    printed = run("10_florentine.py", cwd=tmp_path)
+    assert "20 marriages, 3 triangles" in printed
+    assert "chains of graphs agree: True" in printed
+    row = r"^(exact|pseudo-likelihood|calibrated) +(\S+) \+- (\S+) +(\S+) \+- (\S+)$"
+    rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
+    exact, naive, calibrated = rows["exact"], rows["pseudo-likelihood"], rows["calibrated"]
+    for i in (0, 2):
+        assert abs(calibrated[i] - exact[i]) < exact[i + 1]
+        # Without the calibration, it is too narrow; with it, it is no narrower than the truth.
+        assert naive[i + 1] < exact[i + 1] < calibrated[i + 1] < 1.6 * exact[i + 1]
+    assert (tmp_path / "florentine.png").stat().st_size > 10_000

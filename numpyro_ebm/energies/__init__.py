@@ -23,8 +23,19 @@ from ._conditional import (
     is_given as is_given,
 )
 from ._constants import forget_constants as forget_constants
+from ._counts import ConwayMaxwellPoisson as ConwayMaxwellPoisson
 from ._flat import Flat as Flat, flattened as flattened
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
+from ._graphs import (
+    GWESP as GWESP,
+    AbstractGraphStatistic as AbstractGraphStatistic,
+    Edges as Edges,
+    ExponentialRandomGraph as ExponentialRandomGraph,
+    Triangles as Triangles,
+    TwoStars as TwoStars,
+    as_adjacency as as_adjacency,
+    as_dyads as as_dyads,
+)
 from ._ising import IsingModel as IsingModel
 from ._latent import LatentEnergy as LatentEnergy, Marginal as Marginal
 from ._levels import discrete_levels as discrete_levels, is_discrete as is_discrete
@@ -64,6 +75,7 @@ from ._referenced import (
     find_reference as find_reference,
     reference_for as reference_for,
 )
+from ._strauss import StraussProcess as StraussProcess
 from ._student import StudentT as StudentT
 from ._supports import (
     bijection as bijection,

@@ -4,6 +4,7 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -95,6 +96,15 @@ class Transformed(AbstractEnergy):
         if not same_support(*supports):
             return None
         return Transformed(reference, self.transform, is_onto=True)
+
+    @property
+    def gibbs_sweep(self) -> Callable[[Key, Array], Array] | None:
+        """The sweep of the energy behind a bijection, which leaves this one invariant."""
+        sweep = getattr(self.energy, "gibbs_sweep", None) if self.is_onto else None
+        if sweep is None:
+            return None
+        transform = unfreeze(self.transform)
+        return lambda rng_key, x: jnp.asarray(transform.inv(sweep(rng_key, transform(x))))
 
     def __call__(self, x: Point) -> Scalar:
         transform = unfreeze(self.transform)

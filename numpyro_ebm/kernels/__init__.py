@@ -54,3 +54,4 @@ from ._sampler import (
 )
 from ._state import KernelState as KernelState
 from ._tempering import ParallelTempering as ParallelTempering
+from ._ties import TieNoTie as TieNoTie, TieNoTieMove as TieNoTieMove

@@ -66,7 +66,7 @@ class BlockGibbsMove(AbstractMove):
     def draw_start(self, rng_key: Key, energy: Energy, shape: Shape) -> Array:
         if discrete_levels(energy) is None:
             return super().draw_start(rng_key, energy, shape)
-        return _random_units(rng_key, energy, shape)
+        return random_units(rng_key, energy, shape)
 
 
 def _sweep(energy: Energy) -> Callable[[Key, Array], Array]:
@@ -117,7 +117,7 @@ class GibbsWithGradientsMove(AbstractMove):
         return report(info.acceptance_rate)
 
     def draw_start(self, rng_key: Key, energy: Energy, shape: Shape) -> Array:
-        return _random_units(rng_key, energy, shape)
+        return random_units(rng_key, energy, shape)
 
 
 def _levels(energy: Energy) -> tuple[float, float]:
@@ -130,7 +130,7 @@ def _levels(energy: Energy) -> tuple[float, float]:
     return levels
 
 
-def _random_units(rng_key: Key, energy: Energy, shape: Shape) -> Array:
+def random_units(rng_key: Key, energy: Energy, shape: Shape) -> Array:
     low, high = _levels(energy)
     return as_position(jnp.where(jr.bernoulli(rng_key, shape=shape), high, low))
 
@@ -160,7 +160,7 @@ class BlockGibbs(AbstractKernel):
     def __init__(
         self, model: Callable[..., Any] | None = None, potential_fn: Energy | None = None
     ) -> None:
-        _check_no_model(self, model)
+        check_no_model(self, model)
         super().__init__(None, potential_fn, BlockGibbsMove(), NO_ADAPTATION)
 
     @property
@@ -189,7 +189,7 @@ class GibbsWithGradients(AbstractKernel):
     def __init__(
         self, model: Callable[..., Any] | None = None, potential_fn: Energy | None = None
     ) -> None:
-        _check_no_model(self, model)
+        check_no_model(self, model)
         super().__init__(None, potential_fn, GibbsWithGradientsMove(), NO_ADAPTATION)
 
     @property
@@ -200,7 +200,7 @@ class GibbsWithGradients(AbstractKernel):
         return f"acc. prob={state.mean_accept_prob:.2f}"
 
 
-def _check_no_model(kernel: AbstractKernel, model: Any) -> None:
+def check_no_model(kernel: AbstractKernel, model: Any) -> None:
     if model is not None:
         raise ValueError(
             f"`{type(kernel).__name__}` takes a discrete energy as `potential_fn`, not a "
