@@ -19,6 +19,7 @@ from . import (
     normalizers as normalizers,
     objectives as objectives,
     plots as plots,
+    posteriors as posteriors,
     sampling as sampling,
     sites as sites,
     tasks as tasks,
@@ -118,6 +119,15 @@ from .plots import (
     plot_energy as plot_energy,
     plot_scores as plot_scores,
 )
+from .posteriors import (
+    Exchange as Exchange,
+    calibrate_weight as calibrate_weight,
+    check_surrogate as check_surrogate,
+    exchange_report as exchange_report,
+    loss_factor as loss_factor,
+    normalized_by as normalized_by,
+    surrogate_log_z as surrogate_log_z,
+)
 from .sampling import (
     sample as sample,
     sample_moments as sample_moments,
@@ -142,5 +152,5 @@ def __getattr__(name: str) -> NoReturn:
 
 _ROOMS = (
     *(energies, kernels, sampling, normalizers, objectives),
-    *(estimation, diagnostics, tasks, fitting, plots),
+    *(estimation, diagnostics, tasks, posteriors, fitting, plots),
 )

@@ -6,8 +6,10 @@ and `cond`. `check_normalization` traces what every constant and parameter of a 
 on, without a gradient.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -63,9 +65,25 @@ def any_point(shape: tuple[int, ...]) -> Array:
 
 def guard(log_z: Scalar, needed: list[Dependence], where: str) -> Scalar:
     """`log_z` unchanged; raises `UnnormalizedError` if what it misses is differentiated."""
+    if _is_accounted_for.get():
+        return log_z
     for parameters, counted in needed:
         log_z = _guarded(where, log_z, counted, parameters)
     return log_z
+
+
+#: Whether the caller accounts for unknown normalisers, as an exchange does.
+_is_accounted_for: ContextVar[bool] = ContextVar("_is_accounted_for", default=False)
+
+
+@contextlib.contextmanager
+def unguarded() -> Iterator[None]:
+    """Switch the guard off, for code that accounts for unknown normalisers in another way."""
+    token = _is_accounted_for.set(True)
+    try:
+        yield
+    finally:
+        _is_accounted_for.reset(token)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -110,7 +128,7 @@ def check_normalization(model: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
     **Raises** [`UnnormalizedError`][numpyro_ebm.UnnormalizedError], which names the sites.
     """
-    guilty = _guilty_sites(model, args, kwargs)
+    guilty = guilty_sites(model, args, kwargs)
     if guilty:
         sites = (f"site `{name}`: {list_names(names)}" for name, names in guilty.items())
         raise unnormalized("; ".join(sites))
@@ -142,7 +160,7 @@ def unnormalized(where: str) -> UnnormalizedError:
     )
 
 
-def _guilty_sites(model: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, set[str]]:
+def guilty_sites(model: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, set[str]]:
     """The sites whose normaliser is not accounted for, and what it depends on."""
 
     def trace(handler: Any) -> dict[str, Any]:
@@ -213,11 +231,16 @@ def list_names(names: set[str]) -> str:
 
 
 _WAYS_OUT = """\
-Left out, the posterior would be wrong, and nothing would show it. Ways out:
-- an energy that knows its `log_z`, or `ebm.Normalized(energy, log_z)`, where `log_z` depends on
-  the same parameters;
-- learn the energy outside of the model (`ebm.Estimator`), and keep it fixed;
-- under SVI, `ebm.Normalized(energy, ebm.normalizers.MonteCarloLogZ().log_z(energy))`;
-- move and scale a fixed energy:
-  `dist.TransformedDistribution(ebm.EnergyDistribution(energy), transform)`;
-- `constant_z=True`, if the normaliser is in fact constant."""
+Left out, the posterior would be wrong, and nothing would show it. Ways out, by their price:
+- the constant itself: `ebm.EnergyDistribution(ebm.normalized_by(energy, method))`, in few
+  dimensions or for few states, and any energy that knows its `log_z`;
+- `surrogate = ebm.surrogate_log_z(rng_key, family, ...)` before the run, and
+  `ebm.EnergyDistribution(surrogate(theta))` in the model, for few parameters;
+- the same model under `MCMC(ebm.Exchange(model, auxiliary=ebm.MALA()), ...)`;
+- no constant at all, generalised Bayes: in place of the site
+  `ebm.loss_factor(name, objective, energy, data, weight=weight)`, with the weight of
+  `ebm.calibrate_weight`.
+Under SVI, `ebm.Normalized(energy, ebm.normalizers.MonteCarloLogZ().log_z(energy))`. Or infer
+no parameters of the energy: learn it outside of the model (`ebm.Estimator`) and keep it fixed,
+move and scale a fixed one (`dist.TransformedDistribution`), or, if the normaliser is
+in fact constant, say so: `constant_z=True`."""

@@ -74,7 +74,7 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
     ),
     "Frozen": lambda: ebm.as_energy(ebm.freeze(mixture())),
     "Referenced": lambda: ebm.energies.Referenced(
-        ebm.as_energy(network(), (2,)), dist.Normal(0, 3).expand([2]).to_event(1)
+        mixture(), dist.Normal(0, 3).expand([2]).to_event(1)
     ),
 }
 

@@ -22,6 +22,7 @@ LONG = {
     "docs/choose-estimator.md",
     "docs/conditional.md",
     "docs/diagnostics.md",
+    "docs/doubly-intractable.md",
     "docs/evidence.md",
     "docs/getting-started.md",
     "docs/how-to/anomalies.md",

@@ -108,7 +108,41 @@ def pairs():
     return {"conditional": conditional, "y": x + 0.1, "x": x}
 
 
+def at_a_minimum():
+    data = ENERGY.sampler(jr.key(1), (300,))
+    return {"energy": ebm.Gaussian(data.mean(0), np.cov(data.T, bias=True)), "data": data}
+
+
+def locations(x):
+    theta = numpyro.sample("theta", dist.Normal(0, 1).expand([2]).to_event())
+    ebm.loss_factor("x", ebm.ScoreMatching(), ebm.Gaussian(theta, jnp.eye(2)), x)
+
+
+def precisions():
+    def family(theta):
+        return ebm.as_energy(lambda x: 0.5 * jnp.exp(theta) * x**2, ())
+
+    def model(x, energy=family):
+        theta = numpyro.sample("theta", dist.Normal(0, 1))
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("x", ebm.EnergyDistribution(energy(theta)), obs=x)
+
+    x = jr.normal(jr.key(10), (20,))
+    settings = {"num_points": 8, "num_samples": 100, "data": x, **QUIET}
+    surrogate = ebm.surrogate_log_z(jr.key(11), family, (-2.0, 2.0), **settings)
+    mcmc = MCMC(ebm.NUTS(model), num_warmup=100, num_samples=100, **QUIET)
+    mcmc.run(jr.key(12), x, surrogate)
+    spins = jr.rademacher(jr.key(13), (1, 8, 8), float)
+    names = {"surrogate": surrogate, "mcmc": mcmc, "held_out": x, "spins": spins}
+    return {"family": family, "model": model, "x": x, "theta": jnp.zeros(()), **names}
+
+
 SPECIAL = {
+    "posteriors/_check.py": precisions,
+    "posteriors/_exchange_report.py": precisions,
+    "posteriors/_normalized_by.py": precisions,
+    "posteriors/_predictive.py": precisions,
+    "posteriors/_surrogate.py": precisions,
     "_trainable.py": lambda: {"energy": network()},
     "diagnostics/_blackjax.py": a_loop_of_blackjax,
     "diagnostics/_datatree.py": draws,
@@ -135,11 +169,25 @@ SPECIAL = {
     "plots/_energies.py": draws,
     "plots/_conditional.py": pairs,
     "tasks/_predict.py": pairs,
+    "posteriors/_laplace.py": at_a_minimum,
+    "posteriors/_calibration.py": lambda: {
+        "make": lambda loc: ebm.Gaussian(loc, jnp.eye(2)),
+        "objective": ebm.ScoreMatching(),
+        "calibration": ebm.calibrate_weight(
+            jr.key(9), locations, ENERGY.sampler(jr.key(1), (50,))
+        ),
+    },
     "sites/_distribution.py": lambda: {"locs": jnp.zeros((2, 2))},
 }
 #: Arguments of the models that some examples define.
 ARGUMENTS = {
+    "energies/_counts.py": (jnp.ones(3), jnp.ones(3, int)),
     "sites/_distribution.py": (jnp.zeros(2),),
+    "posteriors/_exchange.py": (jnp.ones(5),),
+    "posteriors/_losses.py": (jnp.ones(5),),
+    "posteriors/_normalized_by.py": (jnp.ones(5),),
+    "posteriors/_surrogate.py": (jnp.ones(5),),
+    "posteriors/_calibration.py": (jnp.ones((5, 2)),),
     "normalizers/_surrogate.py": (jnp.ones(5),),
     "sites/_module.py": (jnp.ones((5, 1)), jnp.ones(5)),
 }

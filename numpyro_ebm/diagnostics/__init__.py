@@ -1,5 +1,10 @@
 """Checks: the bridge to ArviZ, chain quality, and whether draws fit."""
 
+from .._radial import (
+    AbstractRadialKernel as AbstractRadialKernel,
+    GaussianKernel as GaussianKernel,
+    InverseMultiquadric as InverseMultiquadric,
+)
 from ._blackjax import from_blackjax as from_blackjax
 from ._comparison import (
     Comparison as Comparison,
@@ -21,11 +26,6 @@ from ._modes import ModeReport as ModeReport, mode_report as mode_report
 from ._predictive import (
     PredictiveCheck as PredictiveCheck,
     predictive_check as predictive_check,
-)
-from ._radial import (
-    AbstractRadialKernel as AbstractRadialKernel,
-    GaussianKernel as GaussianKernel,
-    InverseMultiquadric as InverseMultiquadric,
 )
 from ._stein import (
     SteinTest as SteinTest,

@@ -262,7 +262,7 @@ def version(package: str) -> str:
 def _sample_stats(mcmc: MCMC) -> dict[str, np.ndarray]:
     fields = mcmc.get_extra_fields(group_by_chain=True)
     stats = {
-        _STATS.get(name, str(name)): np.asarray(value)
+        _STATS.get(name, str(name).removeprefix("move_state.")): np.asarray(value)
         for name, value in fields.items()
         if _is_array(value)
     }

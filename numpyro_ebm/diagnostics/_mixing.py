@@ -159,7 +159,12 @@ def mixing_report(
 
 
 def _notes(attrs: Mapping[Any, Any]) -> Iterator[str]:
-    if not attrs.get("is_exact", 1):
+    if attrs.get("kernel") == "Exchange":
+        yield (
+            "The draws of `Exchange` are biased while its auxiliary chains are too short, "
+            "which comparing chains cannot show: see `ebm.exchange_report(rng_key, mcmc)`."
+        )
+    elif not attrs.get("is_exact", 1):
         yield (
             f"`{attrs['kernel']}` is unadjusted: its step size biases the draws, which "
             "comparing chains cannot show, because all share the bias. Test them by "

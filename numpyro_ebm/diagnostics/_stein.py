@@ -10,11 +10,17 @@ import numpy as np
 
 from .._calculus import score
 from .._checks import check_count, check_key
+from .._radial import (
+    AbstractRadialKernel,
+    InverseMultiquadric,
+    at_scale,
+    kernel_products,
+    stein_kernel,
+)
 from .._types import Array, Energy, EnergyLike, Float, Key, PyTree, Scalar, Shape
 from ..energies import AbstractEnergy, is_discrete, is_real
 from ._correlation import decorrelation_time, markov_signs, spread, thin
 from ._points import as_energy_and_chains
-from ._radial import AbstractRadialKernel, InverseMultiquadric, at_scale, kernel_products
 
 
 class SteinTest(eqx.Module):
@@ -127,28 +133,6 @@ def kernel_stein_discrepancy(
     statistic, v_statistic, std_error, p_value = (float(value) for value in found)
     scale = float(jnp.asarray(kernel.length_scale))
     return SteinTest(statistic, v_statistic, std_error, p_value, scale, len(signs), every)
-
-
-def stein_kernel(
-    kernel: AbstractRadialKernel, a: tuple[Array, Array], b: tuple[Array, Array]
-) -> Scalar:
-    r"""$u(x, y)$ for two vectors, each with its score.
-
-    With $t = \lVert x-y\rVert^2/h^2$: $\varphi\,s_x^\top s_y
-    - \bigl(2\varphi'(s_x-s_y)^\top(x-y) + 2d\varphi' + 4t\varphi''\bigr)/h^2$.
-    """
-    (x, s_x), (y, s_y) = a, b
-    squared_scale = jnp.asarray(kernel.length_scale) ** 2
-    t = jnp.sum((x - y) ** 2) / squared_scale
-    value, slope, curvature = kernel.profile(t)
-    # Over all pairs, four matrix products are faster than one sum of differences.
-    along = _dot(s_x, x) + _dot(s_y, y) - _dot(s_x, y) - _dot(s_y, x)
-    mixed = 2 * slope * (along + x.size) + 4 * t * curvature
-    return value * _dot(s_x, s_y) - mixed / squared_scale
-
-
-def _dot(a: Array, b: Array) -> Scalar:
-    return jnp.dot(a, b, precision="highest")
 
 
 @eqx.filter_jit

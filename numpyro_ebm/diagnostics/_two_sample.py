@@ -8,9 +8,9 @@ import numpy as np
 from jax.scipy.special import betainc
 
 from .._checks import check_count, check_key
+from .._radial import AbstractRadialKernel, GaussianKernel, at_scale, kernel_products
 from .._types import Array, Float, Key, Scalar
 from ._points import as_samples
-from ._radial import AbstractRadialKernel, GaussianKernel, at_scale, kernel_products
 
 
 class TwoSampleTest(eqx.Module):

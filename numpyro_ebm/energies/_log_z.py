@@ -44,6 +44,8 @@ class LogZ(eqx.Module):
     - **checks**: what would make the error meaningless, and whether it happened.
     - **method**: the name of the estimator.
     - **seconds**: how long it took, compilation included; 0 if nobody knows.
+    - **is_relative**: whether a constant is missing that is the same for all parameters, so
+      that the estimate serves a posterior, but no evidence.
 
     **Raises** `ValueError` if the estimate is not finite or an error is NaN or negative,
     unless a check failed.
@@ -60,6 +62,7 @@ class LogZ(eqx.Module):
     method: str = eqx.field(static=True, default="given")
     ess_of: str = eqx.field(static=True, default="")
     seconds: Scalar = eqx.field(converter=as_floats, default=0.0)
+    is_relative: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
         is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))

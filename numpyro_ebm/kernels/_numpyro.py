@@ -12,7 +12,7 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from .._checks import check_positive
-from .._guard import check_potential
+from .._guard import check_normalization, check_potential
 from .._show import AsMade
 from .._types import Energy, Key, Point
 from .._values import ByValue
@@ -73,6 +73,10 @@ class AbstractKernel(AsMade, MCMCKernel):
     def as_target(self, energy: AbstractEnergy) -> AbstractEnergy:
         """`energy` with all that the move reads of it; raises if that is not known."""
         return energy
+
+    def check_model(self, model: Callable[..., Any], args: tuple, kwargs: dict) -> None:
+        """Raise if it cannot sample the posterior of `model`."""
+        check_normalization(model, *args, **kwargs)
 
     @property
     def has_target(self) -> bool:

@@ -16,7 +16,6 @@ from numpyro.infer.util import (
 )
 from numpyro.util import is_prng_key
 
-from .._guard import check_normalization
 from .._types import Array, Energy, Key, Point, Shape
 from ..chains import AbstractMove, as_position
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
@@ -56,7 +55,7 @@ class ModelTarget:
         kwargs: dict,
     ) -> Point:
         """Where one chain of `kernel` starts, or one per key, in unconstrained space."""
-        check_normalization(self.model, *args, **kwargs)
+        kernel.check_model(self.model, args, kwargs)
         if GIBBS_SITES_KWARG in kwargs:
             name = type(kernel).__name__
             init_params = _start_block(rng_key, self.model, name, init_params, args, kwargs)

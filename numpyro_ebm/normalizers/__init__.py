@@ -31,6 +31,7 @@ from ._sequential import (
 )
 from ._surrogate import MonteCarloLogZ as MonteCarloLogZ
 from ._verbs import (
+    default_method as default_method,
     log_partition as log_partition,
     log_partition_ratio as log_partition_ratio,
     normalize as normalize,

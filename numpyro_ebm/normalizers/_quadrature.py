@@ -145,6 +145,10 @@ class Quadrature(AbstractExactMethod):
         sizes = tuple(2 * n - 1 for n in self._sizes())
         return dataclasses.replace(self, num_points=sizes)
 
+    def with_halved_points(self) -> "Quadrature":
+        sizes = tuple(max(2, (n + 1) // 2) for n in self._sizes())
+        return dataclasses.replace(self, num_points=sizes)
+
     def nodes(
         self, support: Any = constraints.real
     ) -> tuple[Float[Array, "n *event"], Float[Array, " n"]]:

@@ -39,3 +39,4 @@ from ._starts import (
     FromResampledNoise as FromResampledNoise,
     Persistent as Persistent,
 )
+from ._stein import KernelSteinDiscrepancy as KernelSteinDiscrepancy

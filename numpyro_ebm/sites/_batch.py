@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._types import Array, Point, PyTree, Scalar, Shape
+from .._types import Point, PyTree, Shape
 from ..energies import AbstractEnergy
 
 
@@ -18,12 +18,12 @@ def vmap_times(fn: Callable[..., Any], times: int, out_axes: int = 0) -> Callabl
 
 
 def map_batch(
-    fn: Callable[[PyTree, Point], Scalar],
+    fn: Callable[[PyTree, Point], Any],
     arrays: PyTree,
     batch_shape: Shape,
-    points: Array,
+    points: PyTree,
     shape: Shape,
-) -> Array:
+) -> Any:
     """`fn(arrays, x)` over `points` of leading `shape`, to which `batch_shape` broadcasts."""
     depth = len(shape) - len(batch_shape)
     ones = tuple(i for i, n in enumerate(batch_shape) if n != shape[depth + i])

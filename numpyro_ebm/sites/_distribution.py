@@ -135,10 +135,13 @@ class EnergyDistribution(Distribution):
     @property
     def is_normalized(self) -> bool:
         r"""Whether `log_prob` is a log-density: $\log Z$ is known for this support."""
-        return (
-            eqx.filter_eval_shape(self._log_z, strip(self._arrays, self.batch_shape))
-            is not None
-        )
+
+        def known(arrays: PyTree) -> Any:
+            energy, _ = self._unpack(arrays)
+            return None if self._log_z(arrays) is None else energy.partition
+
+        found = eqx.filter_eval_shape(known, strip(self._arrays, self.batch_shape))
+        return found is not None and not found.is_relative
 
     @property
     def has_exact_sampler(self) -> bool:

@@ -24,9 +24,15 @@ from ._enumeration import (
 
 
 class EnergyFactor(Unit):
-    """The site behind [`factor`][numpyro_ebm.factor]."""
+    """The site behind [`factor`][numpyro_ebm.factor].
+
+    `energy` and `points` are those of a factor of one value, as the model made them; JAX's
+    transformations, such as `scan`, drop them.
+    """
 
     pytree_data_fields = ("needed",)
+    energy: AbstractEnergy | None = None
+    points: Array | None = None
 
     def __init__(self, log_factor: Array, needed: list[Dependence]) -> None:
         self.needed = needed
@@ -99,10 +105,16 @@ def factor(
         evaluate: Callable[..., Any] = energy
         for _ in batch:
             evaluate = jax.vmap(evaluate)
-        pairs = zip(map(as_floats, values), shapes, strict=True)
-        log_factor = -evaluate(*(jnp.broadcast_to(x, batch + e) for x, (_, e) in pairs)) - log_z
+        pairs = zip(values, shapes, strict=True)
+        log_factor = -evaluate(*(_broadcast(x, batch + e) for x, (_, e) in pairs)) - log_z
     site = EnergyFactor(log_factor, needed)
+    if isinstance(energy, AbstractEnergy):
+        site.energy, site.points = energy, _broadcast(values[0], batch + shapes[0][1])
     numpyro.sample(name, site, obs=site.sample(None), infer={"is_auxiliary": True})
+
+
+def _broadcast(value: ArrayLike, shape: Shape) -> Array:
+    return jnp.broadcast_to(as_floats(value), shape)
 
 
 def _check_scalar(energy: Callable[..., Any], points: list[Array]) -> None:

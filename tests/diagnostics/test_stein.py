@@ -7,9 +7,8 @@ from helpers import COVARIANCE, MEAN, count_traces
 from numpyro.distributions import Exponential
 
 import numpyro_ebm as ebm
+from numpyro_ebm._radial import at_scale, kernel_products, stein_kernel
 from numpyro_ebm.diagnostics._correlation import spread
-from numpyro_ebm.diagnostics._radial import at_scale, kernel_products
-from numpyro_ebm.diagnostics._stein import stein_kernel
 
 NORMAL = ebm.Gaussian([0.0], [[1.0]])
 KERNELS = {
