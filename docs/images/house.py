@@ -18,6 +18,7 @@ KNOWN = {
     "sites": "energies in models",
     "estimation": "what drives that",
     "diagnostics": "how one checks",
+    "posteriors": "their parameters",
     "tasks": "what people do",
     "plots": "how one looks",
 }
