@@ -392,7 +392,7 @@ def quartic_model(x):
 @pytest.mark.slow
 def test_a_quartic_energy_without_conjugacy():
     kernel = ebm.Exchange(quartic_model, auxiliary=ebm.MALA(), num_aux_steps=200)
-    mcmc = run(kernel, quartic_data(), num_chains=16, num_samples=1000)
+    mcmc = run(kernel, quartic_data(), num_chains=16, num_samples=1600)
     log_a, b = np.log(draws(mcmc, "a")), draws(mcmc, "b")
     assert_means(log_a, -0.050907)
     assert_means(b, 1.429960)

@@ -154,7 +154,7 @@ def test_nuts_with_a_surrogate_draws_from_the_posterior_of_a_quartic(seed):
     assert_means((blocks - mean) ** 2, sd**2, name="variance")
     check = ebm.check_surrogate(KEY, mcmc, surrogate)
     assert check.ok, check
-    assert check.pareto_k < 0.5
+    assert check.ess > 900  # Nearly equal weights have a tail index of any size.
     assert max(map(abs, check.shift.values())) < 0.1
 
 
