@@ -66,7 +66,7 @@ def test_the_step_size_settles_where_the_kernel_is_tuned():
 
 def test_without_the_surrogate_the_guard_refuses():
     nothing = SimpleNamespace(log_z=lambda energy: jnp.zeros(()))
-    with pytest.raises(ebm.UnnormalizedError, match="under SVI"):
+    with pytest.raises(ebm.UnnormalizedError, match="Under SVI"):
         learn(partial(precision_model, surrogate=nothing), no_guide, DATA)
 
 
