@@ -57,7 +57,7 @@ class ModelEnergy(AbstractEnergy):
     trace: ModelSites = eqx.field(static=True)
 
     def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        args, kwargs = jax.tree.map(_own, (args, kwargs))
+        args, kwargs = jax.tree.map(_copied, (args, kwargs))
         self.model = model
         self.arguments = freeze((args, kwargs))
         self.trace = sites_of(model, args, kwargs)
@@ -219,7 +219,7 @@ class ModelPrior(AbstractEnergy):
         return f"-log prior[{name_of(self.model.model)}]"
 
 
-def _own(x: Any) -> Any:
+def _copied(x: Any) -> Any:
     """What the caller cannot change; NumPy's whole numbers as Python's, to be shapes."""
     if isinstance(x, np.integer | np.bool_):
         return x.item()

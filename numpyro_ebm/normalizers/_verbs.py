@@ -129,9 +129,9 @@ def _check_numbers(energy: AbstractEnergy) -> None:
     """Raise if the energy is inside of a transformation that the method cannot follow."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(energy)):
         raise ValueError(
-            f"Under `jax.jit`, `vmap` or `grad` the parameters of {energy!r} have no numbers, "
-            "which only methods without a search or draws can do without: give "
-            "`ebm.Quadrature(low, high)` or `ebm.Enumeration()`, or call outside of them."
+            f"Under `jax.jit`, `vmap` or `grad` the parameters of {energy!r} have no values "
+            "yet, and only a method that neither searches nor draws can do without them: give "
+            "`ebm.Quadrature(low, high)` or `ebm.Enumeration()`, or call it outside."
         )
 
 

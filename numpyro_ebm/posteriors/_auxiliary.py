@@ -25,6 +25,7 @@ from ..energies import (
 )
 from ..kernels import BlockGibbsMove, GibbsWithGradientsMove, MALAMove
 from ..sites import over_points
+from ._slopes import default_kernel, free_start
 from ._unknown import Likelihood
 
 #: The steps of consecutive transitions, relative to the tuned one. At a proposal far from the
@@ -32,8 +33,6 @@ from ._unknown import Likelihood
 _SHARES = (1.0, 1 / 8, 1.0, 1 / 64)
 #: With fewer transitions all steps are whole.
 _MANY = 8
-#: Where a chain that would start at the boundary starts in unconstrained space.
-_FAR = 10.0
 
 
 class Drawn(NamedTuple):
@@ -203,11 +202,8 @@ def _free(energy: AbstractEnergy, support: Any) -> tuple[AbstractEnergy, Any, An
     if is_discrete(energy) or is_real(support):
         return energy, lambda x: x, lambda x: x
     transform = bijection(support)
-
-    def to_free(x: Point) -> Point:
-        return jnp.nan_to_num(transform.inv(x), nan=jnp.nan, posinf=_FAR, neginf=-_FAR)
-
-    return Transformed(energy, transform, is_onto=True), to_free, transform
+    free = Transformed(energy, transform, is_onto=True)
+    return free, partial(free_start, transform), transform
 
 
 def _back(z: Point, part: Any) -> Point:
@@ -217,14 +213,13 @@ def _back(z: Point, part: Any) -> Point:
 def _default_move(energy: AbstractEnergy) -> AbstractMove:
     if not is_discrete(energy):
         return MALAMove(_STEP)
-    if callable(getattr(energy, "gibbs_sweep", None)):
-        return BlockGibbsMove()
-    if discrete_levels(energy) is None:
+    move = default_kernel(energy).move
+    if isinstance(move, GibbsWithGradientsMove) and discrete_levels(energy) is None:
         raise ValueError(
             f"`auxiliary` must say how the points of {energy!r} move: its coordinates are "
             "discrete and not two-valued, so the energy needs a `sampler`."
         )
-    return GibbsWithGradientsMove()
+    return move
 
 
 #: The step of MALA where its adaptation starts.

@@ -19,6 +19,7 @@ from .._guard import list_names
 from .._types import Array, Float, Key, PyTree, Scalar
 from ._losses import Loss
 from ._minimum import minimize
+from ._unknown import latent_sites
 from ._variability import AbstractVariability, Godambe, Problem
 
 
@@ -168,11 +169,7 @@ def _minimum(problem: Problem, start: Array) -> tuple[Array, Array, Array]:
 
 
 def _transforms(trace: dict[str, Any]) -> dict[str, Any]:
-    latent = {
-        name: site
-        for name, site in trace.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
+    latent = latent_sites(trace)
     return {name: biject_to(site["fn"].support) for name, site in latent.items()}
 
 

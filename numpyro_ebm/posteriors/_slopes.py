@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._types import Array, Float, Key, Scalar, Shape
+from .._types import Array, Float, Key, Point, Scalar, Shape
 from ..chains import NO_ADAPTATION, ChainState, Report, Sampler, advance, start
 from ..energies import AbstractEnergy, as_energy, is_discrete, unconstrained
 from ..kernels import HMC, AbstractKernel, BlockGibbs, GibbsWithGradients, as_sampler
@@ -137,12 +137,16 @@ def _starts(
         return anywhere
     rows = data[jr.randint(row_key, (chains.num_chains,), 0, len(data))]
     if transform is not None:
-        rows = jnp.nan_to_num(jax.vmap(transform.inv)(rows), posinf=_FAR, neginf=-_FAR)
+        rows = jax.vmap(lambda x: free_start(transform, x))(rows)
     at_data = jnp.arange(chains.num_chains) % 2 == 0
     return jnp.where(at_data.reshape(-1, *(1,) * len(shape)), rows, anywhere)
 
 
-#: Where a chain that would start at the boundary starts in unconstrained space.
+def free_start(transform: Any, x: Point) -> Array:
+    """Where a chain starts in unconstrained space; one at the boundary starts inside of it."""
+    return jnp.nan_to_num(transform.inv(x), nan=jnp.nan, posinf=_FAR, neginf=-_FAR)
+
+
 _FAR = 10.0
 
 

@@ -131,7 +131,7 @@ def unknown_sites(
 
     def look() -> dict[str, Any]:
         trace = traced(substitute_fn=init_to_uniform)
-        latent = _latent(trace)
+        latent = latent_sites(trace)
         _check_discrete(latent)
         for name, causes in guilty.items():
             _check_causes(name, causes, trace)
@@ -148,7 +148,8 @@ def unknown_sites(
     return tuple(guilty)
 
 
-def _latent(trace: dict[str, Any]) -> dict[str, Any]:
+def latent_sites(trace: dict[str, Any]) -> dict[str, Any]:
+    """The sites that a sampler moves, by name."""
     return {
         name: site
         for name, site in trace.items()
