@@ -375,8 +375,7 @@ def test_a_stale_cache_would_freeze_the_chains():
         def energy(x, update=update):
             return 0.5 * x @ x + 3.0 * update
 
-        keys, i = jr.split(jr.key(update), 500), jnp.zeros((), int)
-        stale, info = move.step_all(keys, i, stale, energy)
+        stale, info = move.step_all(jr.split(jr.key(update), 500), stale, energy)
         positions, fresh, _ = run_chains(jr.key(update), move, energy, positions, 1)
     assert info.acceptance_rate.mean() < 0.1
     assert fresh.accept_prob.mean() > 0.5
