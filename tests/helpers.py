@@ -68,6 +68,9 @@ ENERGIES: dict[str, Callable[[], ebm.AbstractEnergy]] = {
     "Funnel": lambda: ebm.energies.Funnel(dim=2),
     "StudentT": lambda: ebm.energies.StudentT(5.0, MEAN, np.linalg.cholesky(COVARIANCE)),
     "IsingModel": lambda: ebm.IsingModel((2,), 0.3, 0.2, periodic=False),
+    "PottsModel": lambda: ebm.energies.PottsModel(
+        (2,), 3, 0.4, [0.1, -0.2, 0.0], periodic=False
+    ),
     "BernoulliRBM": lambda: ebm.BernoulliRBM(np.ones((2, 3)), [0.1, 0.2], [0.3, -0.1, 0.0]),
     "GaussianBernoulliRBM": lambda: ebm.energies.GaussianBernoulliRBM(
         np.array([[0.5, -1.0], [1.0, 0.3]]), [0.1, 0.2], [0.3, -0.1]

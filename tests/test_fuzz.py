@@ -67,6 +67,10 @@ CALLS = {
         {"df": 3.0, "loc": np.zeros(2), "scale_tril": np.eye(2)},
     ),
     "IsingModel": (ebm.IsingModel, {"shape": (3, 3), "coupling": 0.1, "field": 0.2}),
+    "PottsModel": (
+        ebm.energies.PottsModel,
+        {"shape": (3, 3), "num_states": 3, "coupling": 0.1, "field": [0.0, 0.1, 0.2]},
+    ),
     "BernoulliRBM": (
         ebm.BernoulliRBM,
         {"weights": np.ones((2, 3)), "visible_bias": np.ones(2), "hidden_bias": np.ones(3)},

@@ -87,8 +87,8 @@ class AbstractMove(eqx.Module):
             name = type(self).__name__.removesuffix("Move")
             raise TypeError(
                 f"`{name}` moves through real points, and {energy!r} has discrete ones: use "
-                "`ebm.GibbsWithGradients()` or `ebm.BlockGibbs()` for two-valued units, and "
-                "NumPyro's `DiscreteGibbs` for sites of a model."
+                "`ebm.GibbsWithGradients()` or `ebm.BlockGibbs()` for units of a few values, "
+                "and NumPyro's `DiscreteGibbs` for sites of a model."
             )
 
     def with_step(self, step_size: Array) -> "AbstractMove":

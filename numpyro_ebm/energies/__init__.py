@@ -38,7 +38,11 @@ from ._graphs import (
 )
 from ._ising import IsingModel as IsingModel
 from ._latent import LatentEnergy as LatentEnergy, Marginal as Marginal
-from ._levels import discrete_levels as discrete_levels, is_discrete as is_discrete
+from ._levels import (
+    discrete_levels as discrete_levels,
+    has_few_states as has_few_states,
+    is_discrete as is_discrete,
+)
 from ._log_z import LogZ as LogZ, judged as judged
 from ._model import (
     ModelEnergy as ModelEnergy,
@@ -58,6 +62,7 @@ from ._normalized import (
 )
 from ._on_site import OnSite as OnSite
 from ._points import check_energy as check_energy, check_points as check_points
+from ._potts import PottsModel as PottsModel
 from ._preprocessing import (
     Logit as Logit,
     Standardize as Standardize,
@@ -74,6 +79,11 @@ from ._referenced import (
     check_reference as check_reference,
     find_reference as find_reference,
     reference_for as reference_for,
+)
+from ._states import (
+    all_states as all_states,
+    draw_levels as draw_levels,
+    other_levels as other_levels,
 )
 from ._strauss import StraussProcess as StraussProcess
 from ._student import StudentT as StudentT

@@ -51,8 +51,8 @@ class AbstractEnergy(eqx.Module):
 
     event_shape: eqx.AbstractVar[Shape | None]
 
-    #: The two values of a coordinate, if points are spins, which no gradient moves; empty if
-    #: only some of the coordinates are.
+    #: The values of each coordinate, if they are a few that no gradient moves, such as those
+    #: of spins; empty if only some of the coordinates are of that kind.
     levels: ClassVar[tuple[float, ...] | None] = None
 
     #: If points are dicts: the sites of a NumPyro model whose prior or Jacobian it includes.

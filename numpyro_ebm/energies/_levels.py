@@ -1,12 +1,17 @@
 """Whether coordinates are continuous, and the values of those that are not."""
 
+import math
 from typing import Any
 
 import jax
+import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from numpyro.distributions import constraints
 
+from .._types import Shape
 from ._base import AbstractEnergy
+from ._states import MAX_STATES, is_enumerable
 from ._supports import elementwise
 
 
@@ -15,24 +20,24 @@ def is_discrete(energy: Any) -> bool:
     return bool(_discrete_parts(energy))
 
 
-def discrete_levels(energy: Any) -> tuple[float, float] | None:
-    """The two levels of a discrete energy's coordinates; `None` if there are not two."""
-    parts = _discrete_parts(energy)
-    levels = {part.levels if isinstance(part, AbstractEnergy) else (0.0, 1.0) for part in parts}
-    counts = [x for x in parts if not isinstance(x, AbstractEnergy) and not _is_binary(x)]
-    if len(levels) != 1 or counts:
-        return None
-    match levels.pop():
-        case (low, high):
-            return low, high
-    return None
+def discrete_levels(energy: Any) -> tuple[float, ...] | None:
+    """The values of a discrete energy's coordinates; `None` if they are not the same few."""
+    levels = {_levels_of(part) for part in _discrete_parts(energy)}
+    return (levels.pop() or None) if len(levels) == 1 else None
+
+
+def has_few_states(energy: Any, shape: Shape) -> bool:
+    """Whether all points of a discrete energy can be listed."""
+    levels = discrete_levels(energy)
+    return levels is not None and is_enumerable(math.prod(shape), len(levels))
 
 
 def show_levels(energy: AbstractEnergy) -> str:
     levels = discrete_levels(energy)
     if levels is None:
         return "integers" if is_discrete(energy) else "real values"
-    return f"the values {levels[0]:g} and {levels[1]:g}"
+    *others, last = (f"{level:g}" for level in levels)
+    return f"the values {', '.join(others)} and {last}"
 
 
 def _discrete_parts(energy: Any) -> list[Any]:
@@ -44,5 +49,15 @@ def _discrete_parts(energy: Any) -> list[Any]:
     return [x for x in jax.tree.leaves(energy, is_leaf=says_so) if says_so(x)]
 
 
-def _is_binary(distribution: dist.Distribution) -> bool:
-    return elementwise(distribution.support) is constraints.boolean
+def _levels_of(part: Any) -> tuple[float, ...] | None:
+    if isinstance(part, AbstractEnergy):
+        return part.levels
+    support = elementwise(part.support)
+    if support is constraints.boolean:
+        return 0.0, 1.0
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if low is None or high is None or any(isinstance(x, Tracer) for x in (low, high)):
+        return None
+    if np.ndim(low) or np.ndim(high) or high - low >= MAX_STATES:
+        return None
+    return tuple(map(float, range(int(low), int(high) + 1)))

@@ -8,7 +8,6 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 
 from .._checks import as_floats
 from .._trainable import Frozen, freeze, unfreeze
@@ -19,6 +18,7 @@ from ._levels import discrete_levels
 from ._log_z import LogZ
 from ._model import models_in
 from ._points import check_energy
+from ._states import draw_levels
 
 
 class Referenced(AbstractView):
@@ -59,22 +59,21 @@ class Referenced(AbstractView):
 
 
 class UniformUnits(AbstractEnergy):
-    r"""Zero for all $2^d$ states of two-valued units: all are equally likely."""
+    r"""Zero for all $k^d$ states of units of $k$ levels: all are equally likely."""
 
     levels: Any = eqx.field(static=True)
     event_shape: Shape = eqx.field(static=True)
 
     @property
     def log_z(self) -> Scalar:
-        return as_floats(math.prod(self.event_shape) * math.log(2))
+        return as_floats(math.prod(self.event_shape) * math.log(len(self.levels)))
 
     def __call__(self, x: Array) -> Scalar:
         return 0 * jnp.sum(x)
 
     def sampler(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        low, high = self.levels
-        up = jr.bernoulli(rng_key, shape=(*sample_shape, *self.event_shape))
-        return as_floats(jnp.where(up, high, low))
+        probs = jnp.full(len(self.levels), 1 / len(self.levels))
+        return draw_levels(rng_key, self.levels, probs, (*sample_shape, *self.event_shape))
 
 
 def find_reference(energy: AbstractEnergy) -> AbstractEnergy | None:

@@ -1,19 +1,54 @@
-"""All states of a few binary units."""
+"""Points whose coordinates take a few values: all of them, random ones, and neighbours."""
 
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
 from .._checks import as_floats
-from .._types import Array, Float
+from .._types import Array, Float, Int, Key, Shape
 
 #: 2^20 states of 20 units take 80 MB.
-_MAX_ENUMERATED = 20
+MAX_STATES = 2**20
+
+
+def is_enumerable(num_coordinates: int, num_levels: int = 2) -> bool:
+    return num_levels**num_coordinates <= MAX_STATES
+
+
+def all_states(levels: Sequence[float], shape: Shape) -> Float[Array, "n *event"]:
+    """All points of a shape whose coordinates take some values."""
+    size, num = math.prod(shape), len(levels)
+    digits = np.arange(num**size)[:, None] // num ** np.arange(size) % num
+    return as_floats(np.asarray(levels)[digits].reshape(-1, *shape))
 
 
 def bits(size: int) -> Float[Array, "n {size}"]:
     """All words of `size` bits."""
-    words = np.arange(2**size)[:, None] >> np.arange(size) & 1
-    return as_floats(words)
+    return all_states((0.0, 1.0), (size,))
 
 
-def is_enumerable(num_units: int) -> bool:
-    return num_units <= _MAX_ENUMERATED
+def draw_levels(
+    rng_key: Key, levels: Sequence[float], probs: Float[Array, "... k"], shape: Shape
+) -> Float[Array, "*shape"]:
+    """One level per coordinate; `probs` are the probabilities of the levels, in their order."""
+    # The probability of the second level or above, of the third or above, ...
+    above = jnp.cumsum(probs[..., :0:-1], -1)[..., ::-1]
+    index = jnp.sum(jr.uniform(rng_key, shape, above.dtype)[..., None] < above, -1)
+    return as_floats(jnp.asarray(levels)[index])
+
+
+def level_index(levels: Sequence[float], x: Array) -> Int[Array, "..."]:
+    """Which of the levels each coordinate has."""
+    return jnp.argmin(jnp.abs(x[..., None] - jnp.asarray(levels, x.dtype)), -1)
+
+
+def other_levels(levels: Sequence[float], x: Array) -> Array:
+    """The levels that each coordinate does not have, in their order, along a last axis."""
+    if len(levels) == 2:
+        return (sum(levels) - x)[..., None]
+    others = jnp.arange(len(levels) - 1)
+    index = others + (others >= level_index(levels, x)[..., None])
+    return jnp.asarray(levels, x.dtype)[index]

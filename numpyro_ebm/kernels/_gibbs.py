@@ -1,4 +1,4 @@
-"""Discrete energies: blocks of independent units, and single flips proposed by a gradient."""
+"""Discrete energies: blocks of independent units, and changes proposed by a gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import jax.random as jr
 
 from .._types import Array, Energy, Key, Metric, Point, Scalar, Shape
 from ..chains import NO_ADAPTATION, AbstractMove, Report, as_position, report
-from ..energies import AbstractEnergy, discrete_levels
+from ..energies import AbstractEnergy, discrete_levels, draw_levels, other_levels
 from ._numpyro import AbstractKernel
 
 
@@ -73,15 +73,18 @@ def _sweep(energy: Energy) -> Callable[[Key, Array], Array]:
     sweep = getattr(energy, "gibbs_sweep", None)
     if sweep is None:
         raise TypeError(
-            "`BlockGibbs` needs an energy that knows its blocks, an RBM or an Ising model, got "
-            f"{energy!r}. One that is tempered or annealed has lost them; "
+            "`BlockGibbs` needs an energy that knows its blocks, such as an RBM, an Ising or a "
+            f"Potts model, got {energy!r}. One that is tempered or annealed has lost them; "
             "`GibbsWithGradients` takes any discrete energy."
         )
     return sweep
 
 
 class GibbsWithGradientsMove(AbstractMove):
-    r"""Flip unit $i$ with probability $\propto e^{-\Delta_i/2}$, $\Delta_i$ by the gradient."""
+    r"""Change unit $i$ to level $v$ with probability $\propto e^{-\Delta_{iv}/2}$.
+
+    $\Delta_{iv}$, the change of the energy, is estimated by the gradient.
+    """
 
     step_size: float | Scalar = 1.0
     inverse_mass_matrix: Metric | None = None
@@ -96,18 +99,26 @@ class GibbsWithGradientsMove(AbstractMove):
 
     def step(self, rng_key: Key, state: FlipState, energy: Energy) -> tuple[Any, Any]:
         flip_key, accept_key = jr.split(rng_key)
-        low, high = _levels(energy)
+        levels = _levels(energy)
 
-        def log_flips(state: FlipState) -> Array:
-            change = (low + high - 2 * state.position) * state.logdensity_grad
-            return jax.nn.log_softmax(0.5 * change.reshape(-1))
+        def log_changes(state: FlipState) -> tuple[Array, Array]:
+            others = other_levels(levels, state.position)
+            slopes = state.logdensity_grad[..., None]
+            change = (others - state.position[..., None]) * slopes
+            return others.reshape(-1), jax.nn.log_softmax(0.5 * change.reshape(-1))
 
-        forth = log_flips(state)
-        i = jr.categorical(flip_key, forth)
+        others, forth = log_changes(state)
+        choice = jr.categorical(flip_key, forth)
+        i = choice // (len(levels) - 1)
         flat = state.position.reshape(-1)
-        flipped = flat.at[i].set(low + high - flat[i]).reshape(state.position.shape)
-        proposal = self.init(flip_key, flipped, energy)
-        log_ratio = proposal.logdensity - state.logdensity + log_flips(proposal)[i] - forth[i]
+        changed = flat.at[i].set(others[choice]).reshape(state.position.shape)
+        proposal = self.init(flip_key, changed, energy)
+        others, back = log_changes(proposal)
+        # The way back sets unit i to the level that it has now.
+        return_to = (len(levels) - 1) * i + jnp.argmin(
+            jnp.abs(others.reshape(-1, len(levels) - 1)[i] - flat[i])
+        )
+        log_ratio = proposal.logdensity - state.logdensity + back[return_to] - forth[choice]
         acceptance = jnp.nan_to_num(jnp.exp(jnp.minimum(0, log_ratio)))
         accepted = jr.uniform(accept_key, (), acceptance.dtype) < acceptance
         new = jax.tree.map(lambda y, x: jnp.where(accepted, y, x), proposal, state)
@@ -120,19 +131,20 @@ class GibbsWithGradientsMove(AbstractMove):
         return random_units(rng_key, energy, shape)
 
 
-def _levels(energy: Energy) -> tuple[float, float]:
+def _levels(energy: Energy) -> tuple[float, ...]:
     levels = discrete_levels(energy)
     if levels is None:
         raise TypeError(
-            "`GibbsWithGradients` needs an energy of two-valued units, such as `IsingModel` or "
-            f"`BernoulliRBM`, got {energy!r}."
+            "`GibbsWithGradients` needs an energy of units with the same few values, such as "
+            f"`IsingModel`, `PottsModel` or `BernoulliRBM`, got {energy!r}."
         )
     return levels
 
 
 def random_units(rng_key: Key, energy: Energy, shape: Shape) -> Array:
-    low, high = _levels(energy)
-    return as_position(jnp.where(jr.bernoulli(rng_key, shape=shape), high, low))
+    levels = _levels(energy)
+    probs = jnp.full(len(levels), 1 / len(levels))
+    return as_position(draw_levels(rng_key, levels, probs, shape))
 
 
 class BlockGibbs(AbstractKernel):
@@ -153,7 +165,8 @@ class BlockGibbs(AbstractKernel):
 
     - `potential_fn`: a [`BernoulliRBM`][numpyro_ebm.BernoulliRBM],
       [`GaussianBernoulliRBM`][numpyro_ebm.energies.GaussianBernoulliRBM],
-      [`IsingModel`][numpyro_ebm.IsingModel], or an energy with a method
+      [`IsingModel`][numpyro_ebm.IsingModel],
+      [`PottsModel`][numpyro_ebm.energies.PottsModel], or an energy with a method
       `gibbs_sweep(rng_key, x)` that leaves its distribution invariant.
     """
 
@@ -172,13 +185,15 @@ class BlockGibbs(AbstractKernel):
 
 
 class GibbsWithGradients(AbstractKernel):
-    r"""Gibbs with gradients [Grathwohl et al. 2021], for any energy of two-valued units.
+    r"""Gibbs with gradients [Grathwohl et al. 2021], for energies of units with a few values.
 
-    One gradient of the energy, extended to real points, estimates for all units at once how a
-    flip would change it. This picks a unit, and Metropolis accepts or rejects its flip.
-    Asymptotically exact for any energy; the better the gradient predicts a flip, the higher the
-    acceptance. One gradient per transition, at most one flip. Shown by
-    `tests/kernels/test_discrete.py` against enumeration.
+    One gradient of the energy, extended to real points, estimates for all units and values at
+    once what a change of one unit would cost. This picks a unit and its new value, and
+    Metropolis accepts or rejects. Asymptotically exact for any energy; the better the gradient
+    predicts a change, the higher the acceptance. Where values are labels (`x == 2`), the
+    gradient is zero and predicts nothing: all changes are equally likely to be proposed. One
+    gradient per transition, at most one change. Shown by `tests/kernels/test_discrete.py`
+    against enumeration.
 
     **Arguments**
 

@@ -76,7 +76,7 @@ def _log_chance(count: Array, size: int) -> Array:
 
 def _levels(energy: Energy) -> tuple[float, float]:
     levels = discrete_levels(energy)
-    if levels is None:
+    if levels is None or len(levels) != 2:
         raise TypeError(
             "`TieNoTie` needs an energy of two-valued units, such as "
             f"`energies.ExponentialRandomGraph`, got {energy!r}."

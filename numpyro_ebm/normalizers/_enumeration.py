@@ -1,22 +1,28 @@
 """Normalisers by enumerating all states."""
 
 import math
-from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 
 from .._types import Array, EnergyLike, Float, Key, Scalar, Shape
-from ..energies import AbstractEnergy, LogZ, as_energy, discrete_levels
+from ..energies import (
+    AbstractEnergy,
+    LogZ,
+    all_states,
+    as_energy,
+    discrete_levels,
+    has_few_states,
+)
 from ._base import AbstractExactMethod, log_sum, rounding, with_common_checks
 
 
 class Enumeration(AbstractExactMethod):
-    r"""$\log\sum_x e^{-E(x)}$ over all states of up to 20 two-valued coordinates.
+    r"""$\log\sum_x e^{-E(x)}$ over all states of coordinates with a few values.
 
-    Exact, and differentiable. Shown by `tests/normalizers/test_exact.py` against the closed
-    forms of Ising models and Boltzmann machines.
+    Exact, and differentiable, for up to $2^{20}$ states. Shown by
+    `tests/normalizers/test_exact.py` against the closed forms of Ising and Potts models and of
+    Boltzmann machines.
 
     **Arguments**
 
@@ -24,9 +30,6 @@ class Enumeration(AbstractExactMethod):
     """
 
     event_shape: Shape | None = eqx.field(static=True, default=None)
-
-    #: The most coordinates whose states are listed.
-    most: ClassVar[int] = 20
 
     def log_z(self, energy: AbstractEnergy) -> Scalar:
         states = self.states(energy)
@@ -44,18 +47,16 @@ class Enumeration(AbstractExactMethod):
             shape = as_energy(energy).event_shape
         if levels is None or shape is None:
             raise ValueError(
-                "`Enumeration` needs an energy of two-valued coordinates that knows its event "
-                f"shape (or `event_shape=`), got {energy!r}."
+                "`Enumeration` needs an energy whose coordinates take the same few values, and "
+                f"that knows its event shape (or `event_shape=`), got {energy!r}."
             )
-        size = math.prod(shape)
-        if size > self.most:
+        if not has_few_states(energy, shape):
+            size = math.prod(shape)
             raise ValueError(
-                f"`Enumeration` is for up to {self.most} coordinates, got {size}: 2^{size} "
-                "states are too many to list."
+                "`Enumeration` lists up to 2^20 states, those of 20 coordinates with two "
+                f"values; got {size} coordinates with {len(levels)} values."
             )
-        bits = (np.arange(2**size)[:, None] >> np.arange(size)) & 1
-        states = np.asarray(levels)[bits].reshape(-1, *shape)
-        return jnp.asarray(states, jnp.result_type(float))
+        return all_states(levels, shape)
 
 
 @eqx.filter_jit

@@ -23,6 +23,7 @@ from ..energies import (
     as_energy,
     find_reference,
     flattened,
+    has_few_states,
     is_conditional,
     is_discrete,
     judged,
@@ -261,7 +262,7 @@ def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, Abstract
         )
     dim = math.prod(shape)
     if is_discrete(energy):
-        few = dim <= Enumeration.most
+        few = has_few_states(energy, shape)
         return (Enumeration() if few else SequentialMonteCarlo()), energy
     _check_numbers(energy)
     free, _ = unconstrained(energy)

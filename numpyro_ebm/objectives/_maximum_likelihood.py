@@ -18,9 +18,9 @@ from ._batch import Data, as_batch
 class MaximumLikelihood(AbstractObjective):
     r"""$\mathbb E[E(x)] + \log Z$, the mean negative log-likelihood, exactly.
 
-    For energies in up to three dimensions, or of up to 20 two-valued coordinates: the reference
-    for all other objectives. Efficient. Each step evaluates the energy at every node of the
-    method; the result is a [`Normalized`][numpyro_ebm.Normalized] energy. Shown by
+    For energies in up to three dimensions, or with up to $2^{20}$ states: the reference for all
+    other objectives. Efficient. Each step evaluates the energy at every node of the method; the
+    result is a [`Normalized`][numpyro_ebm.Normalized] energy. Shown by
     `tests/objectives/test_population.py`.
 
     ```python

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 
 from .._checks import as_floats
 from .._types import Array, Energy, Float, Key, Scalar, Shape
-from ..energies import AbstractEnergy, as_energy, discrete_levels, is_discrete
+from ..energies import AbstractEnergy, as_energy, discrete_levels, draw_levels, is_discrete
 
 
 class GaussianNoise(eqx.Module):
@@ -32,20 +32,20 @@ class GaussianNoise(eqx.Module):
         return jnp.log(jnp.diagonal(self.inverse_tril)).sum() - 0.5 * (z**2).sum(-1) - constant
 
 
-class TwoValuedNoise(eqx.Module):
-    """Independent two-level coordinates; `probs` are the probabilities of the upper level."""
+class LevelNoise(eqx.Module):
+    """Independent coordinates of a few levels, with their probabilities along a last axis."""
 
-    probs: Float[Array, "*event"]
-    levels: tuple[float, float] = eqx.field(static=True)
+    probs: Float[Array, "*event k"]
+    levels: tuple[float, ...] = eqx.field(static=True)
 
     def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        low, high = self.levels
-        up = jr.bernoulli(rng_key, self.probs, (*sample_shape, *self.probs.shape))
-        return jnp.where(up, high, low).astype(self.probs.dtype)
+        shape = (*sample_shape, *self.probs.shape[:-1])
+        return draw_levels(rng_key, self.levels, self.probs, shape)
 
     def log_prob(self, x: Array) -> Array:
-        log_probs = jnp.where(x == self.levels[1], jnp.log(self.probs), jnp.log1p(-self.probs))
-        return log_probs.sum(tuple(range(x.ndim - self.probs.ndim, x.ndim)))
+        has_level = x[..., None] == jnp.asarray(self.levels, x.dtype)
+        log_probs = jnp.where(has_level, jnp.log(self.probs), 0)
+        return log_probs.sum(tuple(range(x.ndim - self.probs.ndim + 1, x.ndim + 1)))
 
 
 class NoiseEnergy(AbstractEnergy):
@@ -79,10 +79,13 @@ def fitted_noise(energy: Energy, data: Array, widening: float = 1.0) -> Any:
     if is_discrete(energy):
         levels = discrete_levels(energy)
         if levels is None:
-            raise ValueError(f"Give the noise: {energy!r} is not of two-valued coordinates.")
-        share = (values == levels[1]).mean(0)
+            raise ValueError(
+                f"Give the noise: the coordinates of {energy!r} have no few common values."
+            )
+        shares = (values[..., None] == np.asarray(levels)).mean(0)
         # No state is impossible.
-        return TwoValuedNoise(as_floats(np.clip(share, 0.01, 0.99)), levels)
+        clipped = np.clip(shares, 0.01, 0.99)
+        return LevelNoise(as_floats(clipped / clipped.sum(-1, keepdims=True)), levels)
     flat = values.reshape(len(values), -1)
     covariance = widening**2 * np.atleast_2d(np.cov(flat.T, bias=True))
     # Constant pixels, or more pixels than images, make the covariance singular.

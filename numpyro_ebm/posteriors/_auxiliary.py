@@ -217,7 +217,7 @@ def _default_move(energy: AbstractEnergy) -> AbstractMove:
     if isinstance(move, GibbsWithGradientsMove) and discrete_levels(energy) is None:
         raise ValueError(
             f"`auxiliary` must say how the points of {energy!r} move: its coordinates are "
-            "discrete and not two-valued, so the energy needs a `sampler`."
+            "discrete without a few common values, so the energy needs a `sampler`."
         )
     return move
 

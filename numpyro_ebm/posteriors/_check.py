@@ -14,7 +14,7 @@ from .._arviz import array_stats
 from .._checks import check_count, check_key, user_level
 from .._show import Printed, Rows
 from .._types import Array, Float, Key, PyTree
-from ..energies import is_discrete, is_real
+from ..energies import has_few_states, is_discrete, is_real
 from ..normalizers import AbstractExactMethod, Enumeration
 from ._design import region_of
 from ._draws import draws_of, thinned
@@ -158,7 +158,7 @@ def _exact_method(surrogate: SurrogateLogZ, draws: PyTree) -> AbstractExactMetho
     energy = surrogate(jax.tree.map(lambda x: x[0], draws)).energy
     size = math.prod(surrogate.event_shape)
     if is_discrete(energy):
-        return Enumeration() if size <= Enumeration.most else None
+        return Enumeration() if has_few_states(energy, surrogate.event_shape) else None
     if not is_real(energy.support) or not 1 <= size <= _MOST_DIMENSIONS:
         return None
     return quadrature_for(surrogate.family, draws, surrogate.event_shape)

@@ -104,7 +104,7 @@ def loss_factor(
       improper.
     - `KernelSteinDiscrepancy`: the same blindness, and to whatever varies faster than its
       length scale. Robust to outliers. All pairs of rows.
-    - `PseudoLikelihood`, `RatioMatching` of two-valued data: inefficient if coordinates depend
+    - `PseudoLikelihood`, `RatioMatching` of discrete data: inefficient if coordinates depend
       strongly on each other.
     - `NoiseContrastiveEstimation`: blind where its noise has no mass. It needs `rng_key`, and
       log Z as a parameter: `ebm.Normalized(energy, log_z)` with a prior on `log_z`.
@@ -167,7 +167,7 @@ def check_objective(objective: Any) -> None:
     if isinstance(objective, ContrastiveDivergence):
         raise TypeError(
             "`ContrastiveDivergence` is a gradient without a value, and cannot be a factor: "
-            "use `ebm.ScoreMatching()`, or `ebm.PseudoLikelihood()` for two-valued data."
+            "use `ebm.ScoreMatching()`, or `ebm.PseudoLikelihood()` for discrete data."
         )
 
 

@@ -8,8 +8,8 @@ from ..energies import LogZ, judged
 
 #: The smallest effective number of islands, as a fraction.
 _LEAST_SHARE = 0.6
-#: The largest spread of their log Z; for a skewed law, 8 islands cover 85 % at 0.8.
-_MOST_SPREAD = 0.45
+#: The largest spread of their log Z. If it truly is 1.2, 8 islands show less once in 60 times.
+_MOST_SPREAD = 0.35
 #: The fewest of them from whose spread an error is known.
 FEWEST = 4
 
@@ -36,7 +36,7 @@ def disagreement(log_zs: Float[Array, " island"], ess: Scalar) -> dict[str, Arra
     """Whether islands differ so much that large values may have been missed."""
     return {
         "a few islands outweigh the others": ess < _LEAST_SHARE * len(log_zs),
-        "the islands disagree by about half a nat or more: use more particles or steps": (
+        "the islands disagree by about a third of a nat or more: use more particles or steps": (
             log_zs.std(ddof=1) > _MOST_SPREAD
         ),
     }

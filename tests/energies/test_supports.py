@@ -197,7 +197,7 @@ def check(energy):
 
 #: What has no normaliser, what only claims to have one, and what no grid holds.
 UNTRUE = {"FunctionEnergy", "Bounded", "Normalized", "Mixture", "Funnel"}
-DISCRETE = {"IsingModel", "BernoulliRBM"}
+DISCRETE = {"IsingModel", "PottsModel", "BernoulliRBM"}
 
 
 @pytest.mark.slow

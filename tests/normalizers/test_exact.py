@@ -31,6 +31,7 @@ SPINS = {
     "torus": lambda: ebm.IsingModel((3, 3), 0.4),
     "ring in a field": lambda: ebm.IsingModel((6,), 0.3, 0.2),
     "free lattice": lambda: ebm.IsingModel((2, 4), 0.3, -0.1, periodic=False),
+    "labels on a ring": lambda: ebm.energies.PottsModel((7,), 4, 0.6),
     "Boltzmann machine": lambda: ebm.BernoulliRBM(
         np.random.default_rng(0).normal(size=(14, 3)), np.ones(14), np.zeros(3)
     ),
@@ -72,10 +73,13 @@ def test_enumeration_sees_each_state_once():
             "one to three dimensions, got a box in 4",
         ),
         (lambda: ebm.Quadrature([0.0], [1.0], 1), "`num_points` must be at least 2"),
-        (lambda: ebm.Enumeration().log_z(ebm.Gaussian(MEAN, COVARIANCE)), "two-valued"),
+        (
+            lambda: ebm.Enumeration().log_z(ebm.Gaussian(MEAN, COVARIANCE)),
+            "the same few values",
+        ),
         (
             lambda: ebm.Enumeration().log_z(ebm.IsingModel((5, 5), 0.1)),
-            "up to 20 coordinates, got 25",
+            "got 25 coordinates with 2 values",
         ),
     ],
 )

@@ -182,7 +182,9 @@ def test_two_constants_that_disagree_are_reported():
     data = 3 + 0.5 * np.random.default_rng(0).normal(size=(1000, 1))
     noise = dist.Normal(3.0, 2.0).expand([1]).to_event(1)
     objective = ebm.NoiseContrastiveEstimation(noise)
-    with pytest.warns(UserWarning, match="misfits the data, has not settled, or has memorised them"):
+    with pytest.warns(
+        UserWarning, match="misfits the data, has not settled, or has memorised them"
+    ):
         result = run(objective, Precision(jnp.zeros(())), data, 400, 3e-2)
     log_z, truth = result.energy.log_z, LOG_Z - 0.5 * result.energy.energy.log_precision
     assert abs(log_z - truth) < 4 * result.energy.std_error < 0.5

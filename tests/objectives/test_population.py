@@ -91,6 +91,19 @@ def test_ising(objective, coupling, x64):
 
 
 @pytest.mark.parametrize("objective", DISCRETE, ids=lambda objective: type(objective).__name__)
+def test_three_labels(objective, x64):
+    truth = ebm.energies.PottsModel((4,), 3, 0.5, [0.2, -0.3, 0.1], periodic=False)
+    states = ebm.Enumeration().states(truth)
+    data, weights = weighted(truth, states, jnp.zeros(len(states)))
+    start = ebm.energies.PottsModel((4,), 3, 0.0, np.zeros(3), periodic=False)
+    fitted = fit(objective, start, data, weights)
+    energy = fitted.energy if isinstance(fitted, ebm.Normalized) else fitted
+    # A field that is the same for all labels cancels.
+    field = energy.field - energy.field.mean()
+    np.testing.assert_allclose([energy.coupling, *field], [0.5, 0.2, -0.3, 0.1], atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", DISCRETE, ids=lambda objective: type(objective).__name__)
 def test_a_boltzmann_machine_by_its_marginal_energy(objective, x64):
     """Its hidden units are summed out; from near the truth it comes back to it."""
     rng = np.random.default_rng(0)

@@ -38,7 +38,7 @@ from numpyro.infer.util import log_density
 
 import numpyro_ebm as ebm
 
-OF_UNITS = {"IsingModel", "BernoulliRBM"}
+OF_UNITS = {"IsingModel", "PottsModel", "BernoulliRBM"}
 CONTINUOUS = {name: make for name, make in ENERGIES.items() if name not in OF_UNITS}
 each_energy = pytest.mark.parametrize("make", CONTINUOUS.values(), ids=CONTINUOUS)
 X = jnp.array([0.3, -1.2])
