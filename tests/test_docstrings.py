@@ -183,6 +183,7 @@ SPECIAL = {
 ARGUMENTS = {
     "energies/_counts.py": (jnp.ones(3), jnp.ones(3, int)),
     "sites/_distribution.py": (jnp.zeros(2),),
+    "energies/_potts.py": (jnp.ones((3, 3)),),
     "posteriors/_exchange.py": (jnp.ones(5),),
     "posteriors/_losses.py": (jnp.ones(5),),
     "posteriors/_normalized_by.py": (jnp.ones(5),),

@@ -83,6 +83,7 @@ from ._referenced import (
 from ._states import (
     all_states as all_states,
     draw_levels as draw_levels,
+    has_level as has_level,
     other_levels as other_levels,
 )
 from ._strauss import StraussProcess as StraussProcess

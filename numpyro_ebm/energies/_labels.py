@@ -75,16 +75,17 @@ def transfer_log_z(
     def with_line(table: Array, line: Array) -> Array:
         """A table whose last axes are the labels of a line, with their own energy added."""
         for i, field in enumerate(line):
-            axes = [1] * width
-            axes[i] = num_states
+            axes = [1] * (width + 1)
+            axes[i + 1] = num_states
             table = table + field.reshape(axes)
-        return table + along
+        return table + along[None]
 
     def coupled(table: Array) -> Array:
         """Each label of the last line is replaced by that of the next, at the end."""
         for _ in range(width):
             first = jnp.moveaxis(table, 1, -1)
-            table = logsumexp(first[..., None] + bond, axis=-2)
+            bonds = jnp.broadcast_to(bond, (*first.shape, num_states))
+            table = logsumexp(first[..., None] + bonds, axis=-2)
         return table
 
     @jax.checkpoint

@@ -18,7 +18,7 @@ from .._checks import as_shape, check_count, finite
 from .._types import Array, Float, Key, Sampler, Scalar, Shape
 from ._base import AbstractEnergy
 from ._labels import can_transfer, graph_colors, lattice_edges, neighbours, transfer_log_z
-from ._states import all_states, is_enumerable
+from ._states import all_states, has_level, is_enumerable
 
 
 class PottsModel(AbstractEnergy):
@@ -136,7 +136,7 @@ class PottsModel(AbstractEnergy):
         for color, key in enumerate(jr.split(rng_key, colors.max() + 1)):
             # A place that is missing from the table of neighbours has a label of its own.
             around = jnp.append(flat, -1.0)[table]
-            equal = jnp.sum(around[..., None] == jnp.asarray(self.levels, x.dtype), 1)
+            equal = jnp.sum(has_level(self.levels, around), 1)
             drawn = jr.categorical(key, fields + self.coupling * equal).astype(x.dtype)
             flat = jnp.where(colors == color, drawn, flat)
         return flat.reshape(self.shape)
@@ -146,8 +146,7 @@ class PottsModel(AbstractEnergy):
         energy = -self.coupling * jnp.sum((flat[i] == flat[j]).astype(x.dtype))
         if self.field is None:
             return energy
-        has_label = x[..., None] == jnp.asarray(self.levels, x.dtype)
-        return energy - jnp.sum(jnp.where(has_label, self.field, 0))
+        return energy - jnp.sum(jnp.where(has_level(self.levels, x), self._fields(), 0))
 
     def _log_z(self, fields: Float[Array, "*shape k"]) -> Scalar:
         if self._can_transfer():

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import as_floats
-from .._types import Array, Float, Int, Key, Shape
+from .._types import Array, Bool, Float, Key, Shape
 
 #: 2^20 states of 20 units take 80 MB.
 MAX_STATES = 2**20
@@ -36,19 +36,24 @@ def draw_levels(
     """One level per coordinate; `probs` are the probabilities of the levels, in their order."""
     # The probability of the second level or above, of the third or above, ...
     above = jnp.cumsum(probs[..., :0:-1], -1)[..., ::-1]
+    above = jnp.broadcast_to(above, (*shape, len(levels) - 1))
     index = jnp.sum(jr.uniform(rng_key, shape, above.dtype)[..., None] < above, -1)
     return as_floats(jnp.asarray(levels)[index])
 
 
-def level_index(levels: Sequence[float], x: Array) -> Int[Array, "..."]:
-    """Which of the levels each coordinate has."""
-    return jnp.argmin(jnp.abs(x[..., None] - jnp.asarray(levels, x.dtype)), -1)
+def has_level(levels: Sequence[float], x: Array) -> Bool[Array, "... k"]:
+    """Whether each coordinate has each of the levels."""
+    return x[..., None] == _along_last(levels, x)
 
 
 def other_levels(levels: Sequence[float], x: Array) -> Array:
     """The levels that each coordinate does not have, in their order, along a last axis."""
     if len(levels) == 2:
         return (sum(levels) - x)[..., None]
-    others = jnp.arange(len(levels) - 1)
-    index = others + (others >= level_index(levels, x)[..., None])
-    return jnp.asarray(levels, x.dtype)[index]
+    own = jnp.argmin(jnp.abs(x[..., None] - _along_last(levels, x)), -1)
+    index = jnp.expand_dims(jnp.arange(len(levels) - 1), tuple(range(x.ndim)))
+    return jnp.asarray(levels, x.dtype)[index + (index >= own[..., None])]
+
+
+def _along_last(levels: Sequence[float], x: Array) -> Array:
+    return jnp.expand_dims(jnp.asarray(levels, x.dtype), tuple(range(x.ndim)))

@@ -260,10 +260,9 @@ def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, Abstract
         raise ValueError(
             "`event_shape` is needed, because this energy doesn't know the shape of one point."
         )
-    dim = math.prod(shape)
     if is_discrete(energy):
-        few = has_few_states(energy, shape)
-        return (Enumeration() if few else SequentialMonteCarlo()), energy
+        method = Enumeration() if has_few_states(energy, shape) else SequentialMonteCarlo()
+        return method, energy
     _check_numbers(energy)
     free, _ = unconstrained(energy)
     if 1 <= math.prod(free.event_shape or ()) <= 3:
@@ -274,8 +273,8 @@ def default_method(energy: AbstractEnergy) -> tuple[AbstractNormalizer, Abstract
         return SequentialMonteCarlo(), energy
     raise ValueError(
         f"`method` is needed: quadrature by default is for up to three dimensions, {energy!r} "
-        f"has {dim}, and it has no reference distribution to anneal from. Give one that is "
-        "wider than the target, "
+        f"has {math.prod(shape)}, and it has no reference distribution to anneal from. Give "
+        "one that is wider than the target, "
         "`ebm.SequentialMonteCarlo(reference=dist.MultivariateNormal(...))`, or tilt one, "
         "`ebm.Tilted(network, reference)`, when you build the energy. "
         "`ebm.BridgeSampling()` needs none, but chains that mix."

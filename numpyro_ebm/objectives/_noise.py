@@ -10,7 +10,14 @@ import numpyro.distributions as dist
 
 from .._checks import as_floats
 from .._types import Array, Energy, Float, Key, Scalar, Shape
-from ..energies import AbstractEnergy, as_energy, discrete_levels, draw_levels, is_discrete
+from ..energies import (
+    AbstractEnergy,
+    as_energy,
+    discrete_levels,
+    draw_levels,
+    has_level,
+    is_discrete,
+)
 
 
 class GaussianNoise(eqx.Module):
@@ -43,8 +50,7 @@ class LevelNoise(eqx.Module):
         return draw_levels(rng_key, self.levels, self.probs, shape)
 
     def log_prob(self, x: Array) -> Array:
-        has_level = x[..., None] == jnp.asarray(self.levels, x.dtype)
-        log_probs = jnp.where(has_level, jnp.log(self.probs), 0)
+        log_probs = jnp.where(has_level(self.levels, x), jnp.log(self.probs), 0)
         return log_probs.sum(tuple(range(x.ndim - self.probs.ndim + 1, x.ndim + 1)))
 
 

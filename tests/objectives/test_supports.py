@@ -118,8 +118,8 @@ def test_integers_are_refused(objective):
         objective.init(jr.key(0), ebm.IsingModel((3,), 0.1), jnp.ones((2, 3)))
 
 
-def test_pseudo_likelihood_wants_two_levels():
-    with pytest.raises(ValueError, match="two-valued"):
+def test_pseudo_likelihood_wants_a_few_levels():
+    with pytest.raises(ValueError, match="the same few"):
         ebm.PseudoLikelihood().init(
             jr.key(0), ebm.Gaussian(np.zeros(2), np.eye(2)), jnp.ones((3, 2))
         )
