@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from .._checks import check_key, check_positive, user_level
 from .._trainable import partition_trainable, unfreeze
 from .._types import Array, ArrayLike, Float, Key, PyTree, Scalar
+from ..energies import forget_constants
 from ..objectives import AbstractObjective
 from ._losses import Loss, check_objective, loss_of
 
@@ -70,7 +71,10 @@ class LaplacePosterior(eqx.Module):
     scale: Array
 
     def sample(self, rng_key: Key, num_draws: int) -> Any:
-        """Energies whose arrays have a leading axis, as `eqx.filter_vmap` takes them."""
+        """Energies whose arrays have a leading axis, as `eqx.filter_vmap` takes them.
+
+        They do not know their `log_z`, even if `energy` does: each has its own.
+        """
         check_key(rng_key)
         return eqx.filter_vmap(self._draw)(jr.split(rng_key, num_draws))
 
@@ -150,8 +154,8 @@ def laplace(
 
 
 def _flattened(energy: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """The trainable numbers of an energy, and the way back."""
-    params, rest = partition_trainable(energy)
+    """The trainable numbers of an energy, and the way back, to energies without constants."""
+    params, rest = partition_trainable(forget_constants(energy))
     flat, unravel = ravel_pytree(params)
 
     def rebuild(flat: Array) -> PyTree:

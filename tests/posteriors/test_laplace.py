@@ -138,3 +138,14 @@ def test_what_cannot_be_approximated():
         laplace(ebm.ScoreMatching(), Location(jnp.full(2, jnp.nan)), data, prior_precision=1.0)
     with pytest.raises(ValueError, match="`prior_precision` must be positive"):
         laplace(ebm.ScoreMatching(), Location(jnp.zeros(2)), data, prior_precision=0.0)
+
+
+def test_draws_forget_the_constant_of_the_centre():
+    """Each draw has another constant, so that of a trained energy would be a wrong one."""
+    data = np.asarray(jr.normal(jr.key(0), (50, 2)))
+    centre = ebm.Normalized(Location(jnp.asarray(data.mean(0))), 1.0)
+    posterior = laplace(ebm.ScoreMatching(), centre, data, prior_precision=1e-3)
+    drawn = posterior.sample(jr.key(1), 3)
+    assert posterior.energy.log_z == 1.0
+    assert drawn.log_z is None
+    assert drawn.loc.shape == (3, 2)
