@@ -18,6 +18,7 @@ from ..energies import (
     Given,
     as_energy,
     check_energy,
+    check_level,
     check_points,
     is_conditional,
     is_discrete,
@@ -91,6 +92,7 @@ class LogScore(AbstractScore):
                 f"{remedy}. Where nothing can, compare energies by "
                 "`ebm.diagnostics.HyvarinenScore()`, which needs none."
             )
+        check_level(energy, label)
 
     def common_error(self, energy: AbstractEnergy) -> Scalar:
         known = energy.partition

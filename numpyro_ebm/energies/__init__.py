@@ -43,7 +43,13 @@ from ._levels import (
     has_few_states as has_few_states,
     is_discrete as is_discrete,
 )
-from ._log_z import LogZ as LogZ, judged as judged
+from ._log_z import (
+    LogZ as LogZ,
+    check_level as check_level,
+    judged as judged,
+    lacks_level as lacks_level,
+    missing_level as missing_level,
+)
 from ._model import (
     ModelEnergy as ModelEnergy,
     ModelPrior as ModelPrior,

@@ -151,6 +151,11 @@ def lacks_constant(distribution: dist.Distribution) -> bool:
     return _contains(distribution, lambda x: getattr(x, "is_normalized", True) is False)
 
 
+def is_relative(distribution: dist.Distribution) -> bool:
+    """Whether it is, or contains, an energy whose normaliser lacks a constant."""
+    return _contains(distribution, lambda x: getattr(x, "is_relative", False) is True)
+
+
 def _contains_any(distribution: dist.Distribution, types: tuple[type, ...]) -> bool:
     return _contains(distribution, lambda node: isinstance(node, types))
 

@@ -135,6 +135,27 @@ class LogZ(eqx.Module):
         return facts
 
 
+def lacks_level(energy: Any) -> bool:
+    """Whether the `log_z` of an energy lacks a constant that all parameters share."""
+    known = eqx.filter_eval_shape(lambda energy: energy.partition, energy)
+    return known is not None and known.is_relative
+
+
+def check_level(energy: Any, label: str) -> None:
+    """Raise if its `log_z` lacks a constant."""
+    if lacks_level(energy):
+        raise ValueError(missing_level(label))
+
+
+def missing_level(label: str) -> str:
+    return (
+        f"The log Z of {label} is known up to a constant only. That serves a posterior, but no "
+        "density and no evidence: give its surrogate a level, "
+        "`ebm.surrogate_log_z(..., level=ebm.SequentialMonteCarlo())`, or "
+        "`level=(theta, log_z)` at parameters where it is known."
+    )
+
+
 def judged(log_z: LogZ, checks: dict[str, Any]) -> LogZ:
     """`log_z` with more checks, and an infinite error if one of them failed."""
     checks = {text: jnp.asarray(failed, bool) for text, failed in checks.items()}

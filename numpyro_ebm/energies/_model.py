@@ -29,6 +29,7 @@ from .._types import Array, Key, Scalar, Shape
 from ._base import AbstractEnergy
 from ._fingerprint import fingerprint
 from ._formula import name_of
+from ._log_z import missing_level
 from ._model_sites import ModelSites, Site, sites_of
 
 
@@ -80,6 +81,13 @@ class ModelEnergy(AbstractEnergy):
     def reference(self) -> "ModelPrior | None":
         """The prior, unless it is improper or cannot be sampled."""
         return None if self.no_prior else ModelPrior(self)
+
+    def check_evidence(self) -> None:
+        """Raise if its integral is not an evidence."""
+        if self.trace.not_evidence:
+            raise ValueError(f"{self!r} has no evidence: {self.trace.not_evidence}.")
+        if self.trace.relative:
+            raise ValueError(missing_level(f"site `{self.trace.relative[0]}` of {self!r}"))
 
     def init(
         self, rng_key: Key, init_strategy: Callable[..., Any] = init_to_uniform

@@ -17,7 +17,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from .._types import Shape
-from ._bridges import has_sampler, is_normalized, lacks_constant
+from ._bridges import has_sampler, is_normalized, is_relative, lacks_constant
 from ._supports import is_real
 
 
@@ -40,6 +40,7 @@ class ModelSites(NamedTuple):
     - **latent**: those that are continuous.
     - **discrete**: names of latent sites that are summed out.
     - **unnormalized**: names of sites that are energies without a normaliser.
+    - **relative**: those whose normaliser is known up to a constant only.
     - **num_plates**: how deep plates are nested, which enumeration has to know.
     - **not_evidence**: why its integral is not an evidence, as part of a sentence; empty if it
       is one, at least up to the constants of `unnormalized` sites.
@@ -51,6 +52,7 @@ class ModelSites(NamedTuple):
     latent: tuple[Site, ...]
     discrete: tuple[str, ...]
     unnormalized: tuple[str, ...]
+    relative: tuple[str, ...]
     num_plates: int
     not_evidence: str
     not_drawn: str
@@ -123,6 +125,7 @@ def _from_trace(trace: dict[str, Any]) -> ModelSites:
         latent=tuple(_site(n, site) for n, site in latent.items() if n not in discrete),
         discrete=discrete,
         unnormalized=tuple(n for n, site in random.items() if lacks_constant(site["fn"])),
+        relative=tuple(n for n, site in random.items() if is_relative(site["fn"])),
         num_plates=max(depths, default=0),
         not_evidence=next(
             itertools.chain(_subsamples(trace), _random(trace), _improper(latent)), ""

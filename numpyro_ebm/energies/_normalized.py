@@ -19,7 +19,7 @@ from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, ArrayLike, EnergyLike, Float, Key, Point, Sampler, Scalar, Shape
 from ._base import AbstractEnergy, AbstractView, as_energy, energy_named, proper_part
 from ._formula import show_number, show_term
-from ._log_z import LogZ
+from ._log_z import LogZ, check_level
 from ._supports import hull, is_real, same_support
 
 
@@ -117,6 +117,7 @@ class Mixture(AbstractEnergy):
                     "weight. If you know the constant, wrap it: "
                     "`ebm.Normalized(energy, log_z)`."
                 )
+            check_level(energy, f"`energies[{i}]`")
         shapes = {energy.event_shape for energy in self.energies} - {None}
         if len(shapes) > 1:
             raise ValueError(

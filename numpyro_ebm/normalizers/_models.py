@@ -11,7 +11,7 @@ from jax.nn import softmax
 from .._checks import as_finite, check_key
 from .._show import Printed, Rows
 from .._types import ArrayLike, Float, Key
-from ..energies import LogZ, ModelEnergy
+from ..energies import LogZ, ModelEnergy, missing_level
 from ._base import AbstractNormalizer
 from ._verbs import log_partition
 
@@ -152,6 +152,8 @@ def _as_model(name: str, model: Any) -> ModelEnergy:
             f"`models[{name!r}]` must be an `ebm.ModelEnergy`, a model, or `(model, args)`, "
             f"got {type(model).__name__}."
         )
+    if model.trace.relative:
+        raise ValueError(missing_level(f"site `{model.trace.relative[0]}` of `{name}`"))
     if model.trace.unnormalized:
         raise ValueError(
             f"Site `{model.trace.unnormalized[0]}` of `models[{name!r}]` is an energy without "

@@ -21,6 +21,7 @@ from ..energies import (
     Normalized,
     NormalizedConditional,
     as_energy,
+    check_level,
     find_reference,
     flattened,
     has_few_states,
@@ -93,20 +94,19 @@ def log_partition(
         return log_z
     if not isinstance(method, AbstractExactMethod):
         log_z = judged(log_z, {_IMPROPER: not _is_integrable(energy)})
-    for model in models_in(energy):
-        log_z = judged(log_z, lost_at_boundaries(rng_key, model))
+    for each in models_in(energy):
+        log_z = judged(log_z, lost_at_boundaries(rng_key, each))
     _warn("log_partition", log_z)
     return log_z
 
 
 def _integrand(energy: Any, event_shape: Shape | None) -> AbstractEnergy:
     """`energy` on arrays; raises if a model in it has no constant."""
-    energy = as_energy(energy, event_shape)
-    for model in models_in(energy):
-        if model.trace.not_evidence:
-            raise ValueError(f"{model!r} has no evidence: {model.trace.not_evidence}.")
-        args, kwargs = unfreeze(model.arguments)
-        check_normalization(model.model, *args, **kwargs)
+    for each in models_in(energy := as_energy(energy, event_shape)):
+        each.check_evidence()
+        args, kwargs = unfreeze(each.arguments)
+        check_normalization(each.model, *args, **kwargs)
+    check_level(energy, repr(energy))
     return flattened(energy)[0]
 
 

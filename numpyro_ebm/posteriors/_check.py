@@ -18,7 +18,7 @@ from ..energies import has_few_states, is_discrete, is_real
 from ..normalizers import AbstractExactMethod, Enumeration
 from ._design import region_of
 from ._draws import draws_of, thinned
-from ._gradient_process import fit_process
+from ._gradient_process import fit_process, independent
 from ._normalized_by import normalized_by, quadrature_for
 from ._surrogate import SurrogateLogZ
 
@@ -200,7 +200,7 @@ def _by_chains(
     fresh = surrogate.chains.slopes(rng_key, some, None)
     own = jax.vmap(jax.grad(surrogate.process.value))(jnp.asarray(some, float))
     rest = fresh.gradients - np.asarray(own, float)
-    process = fit_process(some, rest, fresh.noise, region.center, region.scale)
+    process = fit_process(some, rest, independent(fresh.noise), region.center, region.scale)
     errors = process.errors(z, region.center)
     return process.values(z), float(np.sqrt(np.mean(errors**2)))
 

@@ -1,5 +1,7 @@
 r"""A Gaussian process for a scalar field that is seen through noisy gradients."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +18,12 @@ class GradientProcess(eqx.Module):
     $f(u) = b^\top u + \tfrac12 u^\top C u + r(u)$ with $C \succeq 0$, where $r$ is a Gaussian
     process with the kernel $s^2 e^{-\frac12 |(u - u')/\ell|^2}$, whose gradients are seen with
     known noise [Solak et al. 2003]. Coordinates are standardised: $z = c + Lu$. Beyond the
-    points $r$ returns to zero, and what is left is convex.
+    points $r$ returns to zero, and what is left is convex. The quadratic is estimated too, and
+    its error counts: universal kriging.
 
     - **center**, **scale**, **inverse**: $c$, $L$ and $L^{-1}$.
-    - **slope**, **curvature**: $b$ and $C$.
+    - **slope**, **curvature**: $b$ and $C$; **drift**: of their gradients at the points,
+      decorrelated, and **drift_root**: a root of their covariance.
     - **points**, **lengths**, **amplitude**: of the process; **weights**: $K^{-1}$ times the
       gradients of $r$, **root**: the inverse of the Cholesky factor of $K$.
     - **inflation**: of its variances, by the errors at gradients left out; at least one.
@@ -35,6 +39,8 @@ class GradientProcess(eqx.Module):
     amplitude: float
     weights: Float[np.ndarray, "n d"]
     root: Float[np.ndarray, "m m"]
+    drift: Float[np.ndarray, "m q"]
+    drift_root: Float[np.ndarray, "q q"]
     inflation: float
 
     def standardized(self, z: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k d"]:
@@ -58,8 +64,11 @@ class GradientProcess(eqx.Module):
         apart = self._cross(u) - self._cross(v)
         distance = np.sum(((u - v) / self.lengths) ** 2, 1)
         prior = 2 * self.amplitude**2 * -np.expm1(-0.5 * distance)
-        known = np.sum((apart @ self.root.T) ** 2, 1)
-        return np.sqrt(self.inflation * np.maximum(prior - known, 0))
+        explained = apart @ self.root.T
+        known = np.sum(explained**2, 1)
+        rest = _features(u, np) - _features(v, np) - explained @ self.drift
+        drift = np.sum((rest @ self.drift_root) ** 2, 1)
+        return np.sqrt(self.inflation * (np.maximum(prior - known, 0) + drift))
 
     def traced_error(self, z: Float[Array, " d"], base: Float[Array, " d"]) -> Scalar:
         """`errors` of one point under a trace, where single precision rounds it up."""
@@ -67,10 +76,14 @@ class GradientProcess(eqx.Module):
         distance = jnp.sum(((u - v) / as_floats(self.lengths)) ** 2)
         prior = 2 * self.amplitude**2 * -jnp.expm1(-0.5 * distance)
         apart = self._traced_cross(u) - self._traced_cross(v)
-        known = jnp.sum((as_floats(self.root) @ apart) ** 2)
+        explained = as_floats(self.root) @ apart
+        known = jnp.sum(explained**2)
+        rest = _features(u, jnp) - _features(v, jnp) - explained @ as_floats(self.drift)
+        drift = jnp.sum((rest @ as_floats(self.drift_root)) ** 2)
         floor = 100 * jnp.finfo(prior.dtype).eps * prior
         # A root of zero would have no gradient.
-        return jnp.sqrt(self.inflation * jnp.maximum(prior - known, floor) + 1e-12)
+        error = self.inflation * (jnp.maximum(prior - known, floor) + drift)
+        return jnp.sqrt(error + 1e-12)
 
     def _standardized(self, z: Float[Array, " d"]) -> Array:
         return as_floats(self.inverse) @ (z - as_floats(self.center))
@@ -91,22 +104,73 @@ class GradientProcess(eqx.Module):
 def fit_process(
     z: Float[np.ndarray, "n d"],
     gradients: Float[np.ndarray, "n d"],
-    noise: Float[np.ndarray, "n d d"],
+    noise: Float[np.ndarray, "m m"],
     center: Float[np.ndarray, " d"],
     scale: Float[np.ndarray, "d d"],
 ) -> GradientProcess:
-    """The process given `gradients` at `z`, whose errors have the covariances `noise`.
+    """The process given `gradients` at `z`, whose errors have the covariance `noise`.
 
     The lengths and the amplitude maximise the marginal likelihood.
     """
     inverse = solve_triangular(scale, np.eye(len(center)), lower=True)
     u = (z - center) @ inverse.T
-    gradients = gradients @ scale
-    noise = np.einsum("ai,nab,bj->nij", scale, noise, scale)
-    slope, curvature = _quadratic(u, gradients, noise)
-    rest = (gradients - slope - u @ curvature).ravel()
-    noise = _blocks(noise)
+    seen = (gradients @ scale).ravel()
+    noise = _scaled(noise, scale)
+    lengths, amplitude = _smoothness(u, seen, noise)
+    kernel, _ = _kernel(u, lengths, amplitude)
+    jitter = _JITTER * np.mean(np.diag(kernel)) * np.eye(len(seen))
+    factor = cholesky(kernel + noise + jitter, lower=True)
+    root = solve_triangular(factor, np.eye(len(seen)), lower=True)
+    slopes = _slopes_of_features(u)
+    drift = root @ slopes
+    # So weak that it only matters if there are fewer gradients than coefficients.
+    ridge = np.eye(drift.shape[1]) / (_WIDE * np.mean(seen**2) + 1e-30)
+    covariance = np.linalg.inv(drift.T @ drift + ridge)
+    slope, curvature = _convex(covariance @ drift.T @ (root @ seen), u.shape[1])
+    quadratic = (slope + u @ curvature).ravel()
+    weights = root.T @ (root @ (seen - quadratic))
+    unseen = root.T @ (np.eye(len(root)) - drift @ covariance @ drift.T) @ root
+    return GradientProcess(
+        center,
+        scale,
+        inverse,
+        slope,
+        curvature,
+        u,
+        lengths,
+        amplitude,
+        weights.reshape(u.shape),
+        root,
+        drift,
+        cholesky(covariance, lower=True),
+        max(1.0, _left_out(unseen, seen, u.shape[1])),
+    )
+
+
+#: How much wider the prior of a coefficient is than the gradients, in variance.
+_WIDE = 1e4
+
+
+def independent(noise: Float[np.ndarray, "n d d"]) -> Float[np.ndarray, "m m"]:
+    """The covariance of all errors, if those at different points are independent."""
+    n, size, _ = noise.shape
+    full = np.zeros((n, size, n, size))
+    full[np.arange(n), :, np.arange(n)] = noise
+    return full.reshape(n * size, n * size)
+
+
+def _scaled(noise: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The covariance of gradients in standardised coordinates."""
+    size = len(scale)
+    blocks = noise.reshape(len(noise) // size, size, -1, size)
+    return np.einsum("ai,namb,bj->nimj", scale, blocks, scale).reshape(noise.shape)
+
+
+def _smoothness(u: np.ndarray, seen: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
+    """The lengths and the amplitude of the rest, by its marginal likelihood."""
     size = u.shape[1]
+    slope, curvature = _quadratic(u, seen.reshape(u.shape), np.diag(noise).reshape(u.shape))
+    rest = seen - (slope + u @ curvature).ravel()
     spread = np.sqrt(np.mean(rest**2)) + np.sqrt(np.mean(np.diag(noise)))
     start = np.append(np.full(size, np.log(1.5)), np.log(1.5 * spread))
     bounds = [*([(np.log(0.1), np.log(30.0))] * size), (start[-1] - 12, start[-1] + 8)]
@@ -119,26 +183,35 @@ def fit_process(
         bounds=bounds,
         options={"maxiter": 40},
     )
-    lengths, amplitude = np.exp(found.x[:-1]), float(np.exp(found.x[-1]))
-    kernel, _ = _kernel(u, lengths, amplitude)
-    jitter = _JITTER * np.mean(np.diag(kernel)) * np.eye(len(rest))
-    factor = cholesky(kernel + noise + jitter, lower=True)
-    root = solve_triangular(factor, np.eye(len(rest)), lower=True)
-    weights = root.T @ (root @ rest)
-    inflation = max(1.0, _left_out(root, weights, size))
-    return GradientProcess(
-        center,
-        scale,
-        inverse,
-        slope,
-        curvature,
-        u,
-        lengths,
-        amplitude,
-        weights.reshape(u.shape),
-        root,
-        inflation,
-    )
+    return np.exp(found.x[:-1]), float(np.exp(found.x[-1]))
+
+
+def _features(u: Any, numbers: Any) -> Any:
+    r"""$u_i$ and $u_i u_j$, halved if $i = j$: the terms of a quadratic."""
+    i, j = np.triu_indices(u.shape[-1])
+    products = u[..., i] * u[..., j] * np.where(i == j, 0.5, 1.0).astype(u.dtype)
+    return numbers.concatenate([u, products], -1)
+
+
+def _slopes_of_features(u: np.ndarray) -> np.ndarray:
+    """The gradients of the features at `u`, `(n * d, q)`."""
+    n, size = u.shape
+    i, j = np.triu_indices(size)
+    k = np.arange(len(i))
+    products = np.zeros((n, size, len(i)))
+    products[:, i, k] = u[:, j]
+    products[:, j, k] = u[:, i]
+    eye = np.broadcast_to(np.eye(size), (n, size, size))
+    return np.concatenate([eye, products], -1).reshape(n * size, -1)
+
+
+def _convex(coefficients: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and curvature from coefficients, the latter made positive semi-definite."""
+    curvature = np.zeros((size, size))
+    i, j = np.triu_indices(size)
+    curvature[i, j] = curvature[j, i] = coefficients[size:]
+    values, vectors = np.linalg.eigh(curvature)
+    return coefficients[:size], vectors * np.maximum(values, 0) @ vectors.T
 
 
 #: Added to the diagonal of a covariance, relative to it.
@@ -146,30 +219,17 @@ _JITTER = 1e-10
 
 
 def _quadratic(
-    u: np.ndarray, gradients: np.ndarray, noise: np.ndarray
+    u: np.ndarray, gradients: np.ndarray, variances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The convex quadratic whose gradients are closest."""
-    size = u.shape[1]
-    weights = 1 / np.sqrt(_typical(noise) + np.trace(noise, axis1=1, axis2=2))
+    total = variances.sum(1)
+    weights = 1 / np.sqrt(np.median(total) + total)
     columns = np.column_stack([np.ones(len(u)), u]) * weights[:, None]
     found = np.linalg.lstsq(columns, gradients * weights[:, None], rcond=1e-8)[0]
     curvature = 0.5 * (found[1:] + found[1:].T)
     values, vectors = np.linalg.eigh(curvature)
     curvature = vectors * np.maximum(values, 0) @ vectors.T
-    slope = np.average(gradients - u @ curvature, axis=0, weights=weights**2)
-    assert slope.shape == (size,)
-    return slope, curvature
-
-
-def _typical(noise: np.ndarray) -> float:
-    return float(np.median(np.trace(noise, axis1=1, axis2=2)))
-
-
-def _blocks(noise: np.ndarray) -> np.ndarray:
-    n, size, _ = noise.shape
-    full = np.zeros((n, size, n, size))
-    full[np.arange(n), :, np.arange(n)] = noise
-    return full.reshape(n * size, n * size)
+    return np.average(gradients - u @ curvature, axis=0, weights=weights**2), curvature
 
 
 def _kernel(
@@ -214,11 +274,11 @@ def _loss(
     return float(loss), np.append(slope, np.sum(change * kernel))
 
 
-def _left_out(root: np.ndarray, weights: np.ndarray, size: int) -> float:
+def _left_out(inverse: np.ndarray, seen: np.ndarray, size: int) -> float:
     """The mean square of the errors at points left out, in units of those expected."""
-    inverse = root.T @ root
     blocks = inverse.reshape(-1, size, len(inverse) // size, size)
     own = blocks[np.arange(len(blocks)), :, np.arange(len(blocks))]
-    parts = weights.reshape(-1, size)
+    own = own + _JITTER * np.trace(own, axis1=1, axis2=2)[:, None, None] * np.eye(size)
+    parts = (inverse @ seen).reshape(-1, size)
     squares = np.einsum("ni,nij,nj->n", parts, np.linalg.inv(own), parts)
     return float(np.mean(squares) / size)

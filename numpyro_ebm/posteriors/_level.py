@@ -46,8 +46,10 @@ def level_along(
     t = 0.5 - 0.5 * np.cos(np.pi * (np.arange(num) + 0.5) / num)
     found = chains.slopes(rng_key, first + t[:, None] * way, None)
     gradients = found.gradients @ way[:, None]
-    noise = np.einsum("a,nab,b->n", way, found.noise, way)[:, None, None]
-    process = fit_process(t[:, None], gradients, noise, np.array([0.5]), np.array([[0.3]]))
+    noise = np.einsum("a,nab,b->n", way, found.noise, way)
+    process = fit_process(
+        t[:, None], gradients, np.diag(noise), np.array([0.5]), np.array([[0.3]])
+    )
     ends = np.array([[0.0], [1.0]])
     low, high = process.values(ends)
     error = np.hypot(process.errors(ends[1:], ends[0])[0], float(known.std_error))

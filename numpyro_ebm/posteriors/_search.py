@@ -1,6 +1,7 @@
 r"""Rounds of design points, from the prior to the posterior."""
 
 import functools
+from collections.abc import Generator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._driver import Progress, drive
 from .._types import Array, Float, Key
 from ._design import NUM_CANDIDATES, Approach, Region, approach, are_alike
-from ._gradient_process import GradientProcess, fit_process
+from ._gradient_process import GradientProcess
+from ._pooled import fit
 from ._slopes import Chains, Slopes
 
 
@@ -35,24 +38,44 @@ class Search(NamedTuple):
     max_rounds: int
     tolerance: float
 
-    def run(self, rng_key: Key) -> Found:
+    def run(self, rng_key: Key, progress_bar: bool) -> Found:
+        """Where the rounds end; Ctrl-C stops them between two, and abandons them."""
+        rounds, found = self._rounds(rng_key), []
+
+        def call(length: int) -> Progress:
+            try:
+                return Progress(1, next(rounds))
+            except StopIteration as end:
+                found.append(end.value)
+                return Progress(0, "", ends=True)
+
+        most = _ROUNDS_OF_A_PRIOR if self.data is None else self.max_rounds + _PILOTS - 1
+        bar = {"progress_bar": progress_bar, "resume": None, "label": "surrogate of log Z"}
+        drive(call, most + 1, **bar)
+        return found[0]
+
+    def _rounds(self, rng_key: Key) -> Generator[str, None, Found]:
+        """One look per step, with a text that says how far it has come."""
         seed = np.random.default_rng(np.asarray(jr.randint(rng_key, (4,), 0, 2**31 - 1)))
         slopes, region = self._look(jr.fold_in(rng_key, 0), self.prior, seed), self.prior
+        yield "prior"
         num_pilots = _ROUNDS_OF_A_PRIOR if self.data is None else _PILOTS
         for i in range(1, num_pilots):
             more = self._look(jr.fold_in(rng_key, self.max_rounds + i), self.prior, seed)
             slopes = slopes.joined(more)
+            yield "prior"
         if self.data is None:
-            process = fit(slopes, region)
+            process = fit(self.chains, slopes, region)
             return Found(process, region, slopes, float("nan"), _unmixed(slopes, region))
-        process, problems = fit(slopes, region), ()
+        process, problems = fit(self.chains, slopes, region), ()
         near = self.approach(process, region, Approach(region, slopes.points, 0.0), seed)
         for i in range(1, self.max_rounds):
             slopes = slopes.joined(self._look(jr.fold_in(rng_key, i), near.region, seed))
             region = near.region
-            process = fit(_near(slopes, region), region)
+            process = fit(self.chains, _near(slopes, region), region)
             near = self.approach(process, region, near, seed)
             error = self._error(process, near)
+            yield f"t {near.temperature:.2g}, n log Z +- {error:.2g}"
             is_known = near.temperature == 1 and error <= self.tolerance
             if is_known and are_alike(near.region, region):
                 break
@@ -97,12 +120,6 @@ class Search(NamedTuple):
 
 #: Rounds that fill a prior, without data and with them.
 _ROUNDS_OF_A_PRIOR, _PILOTS = 4, 2
-
-
-def fit(slopes: Slopes, region: Region) -> GradientProcess:
-    return fit_process(
-        slopes.points, slopes.gradients, slopes.noise, region.center, region.scale
-    )
 
 
 def _near(slopes: Slopes, region: Region) -> Slopes:

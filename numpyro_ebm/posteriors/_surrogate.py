@@ -29,7 +29,14 @@ from ._gradient_process import GradientProcess
 from ._level import level_along, level_by
 from ._parameters import Parameters
 from ._search import Search
-from ._slopes import Chains, Slopes, as_family, default_kernel
+from ._slopes import (
+    Chains,
+    Family,
+    Slopes,
+    default_kernel,
+    natural_coordinates,
+    probes,
+)
 
 
 class SurrogateLogZ(Printed, eqx.Module):
@@ -152,9 +159,11 @@ def surrogate_log_z(
 
     Chains at design points give gradients, $\nabla\log Z = -E[\nabla_\theta E_\theta(x)]$, with
     their errors; a Gaussian process with derivative observations [Solak et al. 2003] integrates
-    them. With `data`, rounds of points approach the posterior, each as closely as the surrogate
-    of the one before can be trusted, and end when $n\log Z$ is known to `tolerance` over the
-    posterior. Without, the points fill the box or the prior once. Then
+    them. Energies that are linear in $\theta$ or in its unconstrained vector share the draws of
+    all points [Shirts and Chodera 2008]. With `data`, rounds of points approach the
+    posterior, each as closely as the surrogate of the one before can be trusted, and
+    end when $n\log Z$ is known to `tolerance` over it. Without, the points fill the box or
+    the prior once. Then
     `ebm.EnergyDistribution(surrogate(theta))` stands in the model, and NUTS runs at full speed.
 
     Asymptotically exact in the number of points and draws; its bias is estimated by
@@ -201,7 +210,7 @@ def surrogate_log_z(
         )
     search = Search(chains, prior, points, num_points, max_rounds, tolerance)
     slope_key, level_key = jr.split(rng_key)
-    found = search.run(slope_key)
+    found = search.run(slope_key, progress_bar)
     center = found.region.center
     if isinstance(level, tuple):
         first = np.asarray(parameters.flatten(level[0]), float)
@@ -268,7 +277,7 @@ def _chains(
     kernel: AbstractKernel | None,
     counts: tuple[int, ...],
 ) -> Chains:
-    free = as_family(family, parameters.unflatten, event_shape)
+    free = Family(family, parameters, event_shape)
     energy = free(jnp.asarray(prior.center, float))
     shape = energy.event_shape
     if shape is None:
@@ -281,4 +290,7 @@ def _chains(
     check_free_kernel(kernel)
     check_exact(kernel)
     as_sampler(kernel).move.check(energy)
-    return Chains(free, kernel, shape, *counts[1:4])
+    x = probes(kernel, energy, shape)
+    some = prior.points(8, np.random.default_rng(0))
+    natural = natural_coordinates(free, parameters.unflatten(prior.center), some, x)
+    return Chains(free, natural, kernel, shape, *counts[1:4])

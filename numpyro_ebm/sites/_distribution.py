@@ -16,7 +16,7 @@ from numpyro.distributions.util import validate_sample
 from .._checks import as_floats, as_shape, check_count, check_key
 from .._guard import Dependence, any_point, dependences, guard
 from .._types import Array, ArrayLike, EnergyLike, Key, Point, PyTree, Scalar, Shape
-from ..energies import AbstractEnergy, Normalized, as_energy, check_energy, same_support
+from ..energies import AbstractEnergy, LogZ, Normalized, as_energy, check_energy, same_support
 from ..kernels import MALA, AbstractKernel
 from ..sampling import SiteDraws
 from ._batch import check_batch, is_data, map_batch, strip, vmap_times
@@ -110,8 +110,7 @@ class EnergyDistribution(Distribution):
         energy = as_energy(energy, None if batch_shape else event_shape)
         one = check_batch(energy, batch_shape)
         shape = event_shape_of(as_energy(one, event_shape), event_shape)
-        axes = enumerated_axes()
-        if axes and (batch_shape or not is_stated):
+        if (axes := enumerated_axes()) and (batch_shape or not is_stated):
             check_enumerated(one, shape, support, axes)
         check_energy(one, shape)
         own = energy.support
@@ -135,13 +134,19 @@ class EnergyDistribution(Distribution):
     @property
     def is_normalized(self) -> bool:
         r"""Whether `log_prob` is a log-density: $\log Z$ is known for this support."""
+        return self._relative() is False
 
-        def known(arrays: PyTree) -> Any:
-            energy, _ = self._unpack(arrays)
-            return None if self._log_z(arrays) is None else energy.partition
+    @property
+    def is_relative(self) -> bool:
+        r"""Whether $\log Z$ is known up to a constant that all parameters share."""
+        return self._relative() is True
 
-        found = eqx.filter_eval_shape(known, strip(self._arrays, self.batch_shape))
-        return found is not None and not found.is_relative
+    def _relative(self) -> Any:
+        arrays = strip(self._arrays, self.batch_shape)
+        return getattr(eqx.filter_eval_shape(self._partition, arrays), "is_relative", None)
+
+    def _partition(self, arrays: PyTree) -> LogZ | None:
+        return None if self._log_z(arrays) is None else self._unpack(arrays)[0].partition
 
     @property
     def has_exact_sampler(self) -> bool:
@@ -152,9 +157,8 @@ class EnergyDistribution(Distribution):
     def log_z_error(self) -> Scalar:
         r"""The standard error of $\log Z$ in `log_prob`, summed over a batch."""
 
-        def error(arrays: PyTree) -> Scalar:
-            known = None if self._log_z(arrays) is None else self._unpack(arrays)[0].partition
-            return jnp.zeros(()) if known is None else known.std_error
+        def error(arrays: PyTree) -> Any:
+            return getattr(self._partition(arrays), "std_error", jnp.zeros(()))
 
         return vmap_times(error, len(self.batch_shape))(self._arrays).sum()
 
@@ -163,13 +167,12 @@ class EnergyDistribution(Distribution):
         if not self.batch_shape:
             return self._unpack(self._arrays)[1]
 
-        # Bounds of a batch broadcast against `(*batch_shape, *event_shape)`.
-        def pad(array: Array, ndim: int) -> Array:
-            own = array.shape[array.ndim - ndim :]
-            return array.reshape(self.batch_shape + (1,) * (self.event_dim - ndim) + own)
+        def pad(array: Array, ndim: int) -> Array:  # Bounds of a batch broadcast.
+            lead = self.batch_shape + (1,) * (self.event_dim - ndim)
+            return array.reshape(lead + array.shape[array.ndim - ndim :])
 
         pairs = zip(self._arrays, self._static[2], strict=True)
-        return self._unpack([a if a is None else pad(a, ndim) for a, ndim in pairs])[1]
+        return self._unpack([a if a is None else pad(a, n) for a, n in pairs])[1]
 
     @property
     def has_rsample(self) -> bool:

@@ -12,7 +12,7 @@ from numpyro.distributions import Unit
 from .._checks import as_floats
 from .._guard import Dependence, any_point, dependences, guard, list_names
 from .._types import Array, ArrayLike, EnergyLike, Shape
-from ..energies import AbstractEnergy, as_energy
+from ..energies import AbstractEnergy, as_energy, lacks_level
 from ._enumeration import (
     Enumerated,
     enumerated_axes,
@@ -31,11 +31,15 @@ class EnergyFactor(Unit):
     """
 
     pytree_data_fields = ("needed",)
+    pytree_aux_fields = ("is_relative",)
     energy: AbstractEnergy | None = None
     points: Array | None = None
 
-    def __init__(self, log_factor: Array, needed: list[Dependence]) -> None:
+    def __init__(
+        self, log_factor: Array, needed: list[Dependence], is_relative: bool = False
+    ) -> None:
         self.needed = needed
+        self.is_relative = is_relative
         super().__init__(log_factor)
 
     def dependences(self) -> list[Dependence]:
@@ -107,7 +111,8 @@ def factor(
             evaluate = jax.vmap(evaluate)
         pairs = zip(values, shapes, strict=True)
         log_factor = -evaluate(*(_broadcast(x, batch + e) for x, (_, e) in pairs)) - log_z
-    site = EnergyFactor(log_factor, needed)
+    is_relative = isinstance(energy, AbstractEnergy) and lacks_level(energy)
+    site = EnergyFactor(log_factor, needed, is_relative)
     if isinstance(energy, AbstractEnergy):
         site.energy, site.points = energy, _broadcast(values[0], batch + shapes[0][1])
     numpyro.sample(name, site, obs=site.sample(None), infer={"is_auxiliary": True})

@@ -1,6 +1,7 @@
 """Surrogates of log Z, against enumeration and quadrature."""
 
 import functools
+import pickle
 import time
 
 import equinox as eqx
@@ -87,7 +88,7 @@ def test_a_process_integrates_noisy_gradients_and_knows_its_error():
     points, others = (rng.normal(size=(n, 2)) * [1, 0.3] + [2, 0] for n in (64, 200))
     gradients = np.asarray(jax.vmap(jax.grad(field))(points), float)
     gradients += 0.01 * rng.normal(size=gradients.shape)
-    noise = np.tile(0.01**2 * np.eye(2), (64, 1, 1))
+    noise = 0.01**2 * np.eye(128)
     center, scale = points.mean(0), np.linalg.cholesky(np.cov(points.T))
     process = fit_process(points, gradients, noise, center, scale)
     values = process.values(others) - process.values(center[None])
@@ -102,6 +103,19 @@ def test_a_process_integrates_noisy_gradients_and_knows_its_error():
     np.testing.assert_allclose(traced, values, atol=2e-3)
     rounded = jax.vmap(lambda z: process.traced_error(z, center))(others)
     np.testing.assert_allclose(rounded, errors, rtol=0.2, atol=2e-3)
+
+
+def test_the_error_of_the_quadratic_part_counts():
+    """In a small region log Z is a quadratic, and the rest that is smooth vanishes."""
+    rng, squares = np.random.default_rng(0), []
+    points, noise = 0.01 * rng.normal(size=(16, 2)), 0.3**2 * np.eye(32)
+    truth = 0.5 * np.sum(points**2, 1)
+    for _ in range(20):
+        gradients = points + 0.3 * rng.normal(size=points.shape)
+        process = fit_process(points, gradients, noise, np.zeros(2), 0.01 * np.eye(2))
+        values = process.values(points) - process.values(np.zeros((1, 2)))
+        squares.append(((values - truth) / process.errors(points, np.zeros(2))) ** 2)
+    assert 0.4 < np.mean(squares) < 2.5
 
 
 def test_the_marginal_likelihood_has_the_slope_it_says():
@@ -228,6 +242,13 @@ def test_parameters_of_each_datum():
     assert check.log_weights.shape == (40,)
 
 
+def test_a_surrogate_is_pickled():
+    surrogate = lattice_surrogate()
+    again = pickle.loads(pickle.dumps(surrogate))
+    assert again.log_z(jnp.array(0.3)) == surrogate.log_z(jnp.array(0.3))
+    assert again(0.3).energy(jnp.ones((4, 4))) == surrogate(0.3).energy(jnp.ones((4, 4)))
+
+
 def test_arguments_that_cannot_be():
     prior = quartic_prior(50)
 
@@ -311,6 +332,7 @@ def test_without_a_level_a_site_is_no_density_and_a_path_gives_one():
     assert relative.level.is_relative
     assert "unknown" in repr(relative)
     assert np.isinf(relative.std_error({"K": 0.1, "h": 0.0}))
+    _check_that_nothing_takes_it_for_a_density(relative)
     free = 36 * jnp.log(2 * jnp.cosh(0.1))
     known = ({"K": 0.0, "h": 0.1}, free)
     surrogate = ebm.surrogate_log_z(KEY, family, box, level=known, **size)
@@ -319,6 +341,34 @@ def test_without_a_level_a_site_is_no_density_and_a_path_gives_one():
         truth = free if theta["K"] == 0 else _by_transfer(6, theta["K"])
         assert abs(found - truth) < 4 * surrogate.std_error(theta)
         assert surrogate.std_error(theta) < 0.2
+
+
+def _check_that_nothing_takes_it_for_a_density(relative):
+    spins = jnp.ones((2, 6, 6))
+
+    def model():
+        K = numpyro.sample("K", dist.Uniform(0, 0.3))
+        with numpyro.plate("data", 2):
+            ebm.factor("x", relative({"K": K, "h": jnp.array(0.0)}), spins)
+
+    def site_model():
+        p = numpyro.sample("p", dist.LogNormal(0, 1))
+        constant = ebm.energies.LogZ(-0.5 * jnp.log(p), np.inf, is_relative=True)
+        site = ebm.EnergyDistribution(ebm.Normalized(Spring(p), constant))
+        numpyro.sample("x", site, obs=1.0)
+
+    energy = relative({"K": 0.1, "h": 0.0})
+    unknown = "known up to a constant only.*give its surrogate a level"
+    for refused in (
+        lambda: ebm.log_partition(KEY, ebm.ModelEnergy(model)),
+        lambda: ebm.log_partition(KEY, ebm.ModelEnergy(site_model)),
+        lambda: ebm.compare_models(KEY, {"one": model, "two": model}),
+        lambda: ebm.log_partition(KEY, energy),
+        lambda: ebm.log_likelihood(energy, spins),
+        lambda: ebm.Mixture([energy, lattice(0.1)], [0.5, 0.5]),
+    ):
+        with pytest.raises(ValueError, match=unknown):
+            refused()
 
 
 def _by_transfer(size, coupling):
