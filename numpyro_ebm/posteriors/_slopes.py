@@ -213,11 +213,11 @@ _FAR = 10.0
 def probes(kernel: AbstractKernel, energy: AbstractEnergy, shape: Shape) -> Array:
     """A few points where chains might start."""
     target, transform = unconstrained(kernel.as_target(energy))
-    free = shape if transform is None else target.event_shape
+    free: Any = shape if transform is None else target.event_shape
     keys = jr.split(jr.key(0), 8)
     move = as_sampler(kernel).move
     found = jax.vmap(lambda key: move.draw_start(key, target, free))(keys)
-    return found if transform is None else jax.vmap(transform)(found)
+    return found if transform is None else jnp.asarray(jax.vmap(transform)(found))
 
 
 def default_kernel(energy: AbstractEnergy) -> AbstractKernel:

@@ -278,7 +278,8 @@ def _chains(
     counts: tuple[int, ...],
 ) -> Chains:
     free = Family(family, parameters, event_shape)
-    energy = free(jnp.asarray(prior.center, float))
+    center = jnp.asarray(prior.center, float)
+    energy = free(center)
     shape = energy.event_shape
     if shape is None:
         raise ValueError(
@@ -292,5 +293,5 @@ def _chains(
     as_sampler(kernel).move.check(energy)
     x = probes(kernel, energy, shape)
     some = prior.points(8, np.random.default_rng(0))
-    natural = natural_coordinates(free, parameters.unflatten(prior.center), some, x)
+    natural = natural_coordinates(free, parameters.unflatten(center), some, x)
     return Chains(free, natural, kernel, shape, *counts[1:4])
