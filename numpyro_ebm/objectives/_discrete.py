@@ -13,7 +13,7 @@ from ._base import AbstractPointwiseObjective
 from ._batch import Data
 
 
-class _AbstractFlips(AbstractPointwiseObjective):
+class _AbstractSingleChanges(AbstractPointwiseObjective):
     """A sum over coordinates of a function of the energy costs of changing one."""
 
     needs_real: ClassVar[bool] = False
@@ -38,7 +38,7 @@ class _AbstractFlips(AbstractPointwiseObjective):
         return jnp.sum(jax.vmap(self.of_costs)(costs))
 
 
-class PseudoLikelihood(_AbstractFlips):
+class PseudoLikelihood(_AbstractSingleChanges):
     r"""$-\mathbb E\sum_i\log p(x_i\mid x_{-i})$ [Besag 1975].
 
     For energies whose coordinates take a few values, such as
@@ -52,7 +52,7 @@ class PseudoLikelihood(_AbstractFlips):
         return logsumexp(jnp.append(-costs, 0.0))
 
 
-class RatioMatching(_AbstractFlips):
+class RatioMatching(_AbstractSingleChanges):
     r"""$\mathbb E\sum_{x'}\left(1 + p(x)/p(x')\right)^{-2}$.
 
     Score matching for discrete data [Hyvärinen 2007], where $x'$ are all points that differ

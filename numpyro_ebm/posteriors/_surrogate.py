@@ -160,11 +160,11 @@ def surrogate_log_z(
     Chains at design points give gradients, $\nabla\log Z = -E[\nabla_\theta E_\theta(x)]$, with
     their errors; a Gaussian process with derivative observations [Solak et al. 2003] integrates
     them. Energies that are linear in $\theta$ or in its unconstrained vector share the draws of
-    all points [Shirts and Chodera 2008]. With `data`, rounds of points approach the
-    posterior, each as closely as the surrogate of the one before can be trusted, and
-    end when $n\log Z$ is known to `tolerance` over it. Without, the points fill the box or
-    the prior once. Then
-    `ebm.EnergyDistribution(surrogate(theta))` stands in the model, and NUTS runs at full speed.
+    all points [Shirts and Chodera 2008]. With `data`, rounds of points approach the posterior,
+    each as closely as the surrogate of the one before can be trusted, and end when $n\log Z$ is
+    known to `tolerance` over the posterior. Without, the points fill the box or the prior once.
+    Then `ebm.EnergyDistribution(surrogate(theta))` stands in the model, and NUTS runs at full
+    speed.
 
     Asymptotically exact in the number of points and draws; its bias is estimated by
     [`check_surrogate`][numpyro_ebm.check_surrogate], which also corrects it. It must not be

@@ -8,7 +8,7 @@ from ..energies import LogZ, judged
 
 #: The smallest effective number of islands, as a fraction.
 _LEAST_SHARE = 0.6
-#: The largest spread of their log Z. If it truly is 1.2, 8 islands show less once in 60 times.
+#: The largest spread of their log Z. If it truly is 1.2, 8 islands show less once in 50 times.
 _MOST_SPREAD = 0.35
 #: The fewest of them from whose spread an error is known.
 FEWEST = 4
