@@ -112,6 +112,8 @@ class DistributionEnergy(AbstractEnergy):
         inside = jnp.all(support(x))
         # Outside, NumPyro's log_prob may be finite, or NaN.
         safe = jnp.where(inside, x, support.feasible_like(x))
+        if _looks_up_values(self.distribution):
+            safe = safe.astype(int)
         return jnp.where(inside, -jnp.asarray(self.distribution.log_prob(safe)), jnp.inf)
 
     def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
@@ -133,6 +135,12 @@ def from_distribution(distribution: dist.Distribution) -> DistributionEnergy:
             f"Make its batch one event with `.to_event({len(distribution.batch_shape)})`."
         )
     return DistributionEnergy(distribution)
+
+
+def _looks_up_values(distribution: dist.Distribution) -> bool:
+    """Whether values are indices into a table, which have to be integers."""
+    tables = dist.CategoricalProbs, dist.CategoricalLogits
+    return distribution.is_discrete is True and _contains_any(distribution, tables)
 
 
 def is_normalized(distribution: dist.Distribution) -> bool:

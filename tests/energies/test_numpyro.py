@@ -136,6 +136,31 @@ def test_supports_are_kept_by_their_energies():
     assert box(jnp.array([0.5, 0.5])) == 0
 
 
+PROBS = jnp.array([0.2, 0.5, 0.3])
+MIXTURE = dist.MixtureSameFamily(
+    dist.Categorical(jnp.array([0.2, 0.8])), dist.Normal(jnp.arange(2.0), 0.5)
+)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "value"),
+    [
+        (dist.Categorical(PROBS), 2),
+        (dist.Categorical(logits=PROBS).expand([2]).to_event(1), [2, 0]),
+        (dist.OrderedLogistic(0.3, jnp.arange(2.0)), 1),
+        (MIXTURE, 0.7),
+        (dist.Binomial(4, 0.3), 3),
+        (dist.Bernoulli(0.3), 1),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_values_are_floats_of_any_distribution(distribution, value):
+    energy = ebm.as_energy(distribution)
+    truth = -distribution.log_prob(jnp.asarray(value))
+    np.testing.assert_allclose(energy(jnp.asarray(value, float)), truth, rtol=1e-6)
+    np.testing.assert_allclose(energy(jnp.asarray(value)), truth, rtol=1e-6)
+
+
 def discrete():
     numpyro.sample("k", dist.Poisson(0.5))
 
