@@ -98,14 +98,19 @@ print(ebm.compare(densities, test))
 # %% [markdown]
 # ## The picture
 #
-# Points are estimates with 95 % intervals; bars reach from the lower to the upper bound.
+# Points are estimates with 95 % intervals; bars reach from the lower to the upper bound. An
+# empty point is an estimate that warns of its error, and has no interval: few of the noise's
+# draws look like digits.
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
 for row, log_z in enumerate(estimates.values()):
-    low, high = log_z.interval()
-    ax.hlines(row, low, high, color="tab:orange")
-    ax.plot(float(log_z.estimate), row, "o", color="tab:orange")
+    filling = "full" if log_z.ok else "none"
+    ax.plot(
+        float(log_z.estimate), row, "o", color="tab:orange", fillstyle=filling
+    )
+    if log_z.ok:
+        ax.hlines(row, *log_z.interval(), color="tab:orange")
     bounds = np.array([log_z.lower, log_z.upper])
     if np.isfinite(bounds).all():
         ax.barh(

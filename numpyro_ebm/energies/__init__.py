@@ -40,6 +40,7 @@ from ._ising import IsingModel as IsingModel
 from ._latent import LatentEnergy as LatentEnergy, Marginal as Marginal
 from ._levels import (
     discrete_levels as discrete_levels,
+    discrete_support as discrete_support,
     has_few_states as has_few_states,
     is_discrete as is_discrete,
 )

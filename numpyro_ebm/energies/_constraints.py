@@ -91,6 +91,31 @@ class BoxTransform(Transform):
         return jnp.where(above & below, between, half)
 
 
+class Levels(Constraint):
+    """One of a few values at each coordinate."""
+
+    is_discrete = True  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, values: tuple[float, ...]) -> None:
+        self.values = values
+
+    def __call__(self, x: Any) -> Any:
+        return jnp.isin(x, jnp.asarray(self.values))
+
+    def feasible_like(self, prototype: Any) -> Array:
+        return jnp.full(jnp.shape(prototype), self.values[0])
+
+    def tree_flatten(self) -> tuple:
+        return (), ((), {"values": self.values})
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        same = isinstance(other, Levels) and self.values == other.values
+        return same if static else jnp.asarray(same)
+
+    def __repr__(self) -> str:
+        return f"Levels{self.values}"
+
+
 class Preimage(Constraint):
     """The points that a one-to-one transform maps into a constraint."""
 

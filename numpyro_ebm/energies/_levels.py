@@ -11,6 +11,7 @@ from numpyro.distributions import constraints
 
 from .._types import Shape
 from ._base import AbstractEnergy
+from ._constraints import Levels
 from ._states import MAX_STATES, is_enumerable
 from ._supports import elementwise
 
@@ -24,6 +25,17 @@ def discrete_levels(energy: Any) -> tuple[float, ...] | None:
     """The values of a discrete energy's coordinates; `None` if they are not the same few."""
     levels = {_levels_of(part) for part in _discrete_parts(energy)}
     return (levels.pop() or None) if len(levels) == 1 else None
+
+
+def discrete_support(energy: AbstractEnergy) -> constraints.Constraint | None:
+    """The constraint on a discrete energy's coordinates; `None` if it is not known."""
+    levels = {_levels_of(part) for part in _discrete_parts(energy)}
+    if len(levels) > 1:
+        return None
+    if values := levels.pop():
+        return Levels(values)
+    support = energy.support
+    return support if support is not None and support.is_discrete else None
 
 
 def has_few_states(energy: Any, shape: Shape) -> bool:

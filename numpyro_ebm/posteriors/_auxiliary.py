@@ -23,9 +23,9 @@ from ..energies import (
     is_discrete,
     is_real,
 )
-from ..kernels import BlockGibbsMove, GibbsWithGradientsMove, MALAMove
+from ..kernels import BlockGibbsMove, GibbsWithGradientsMove, MALAMove, default_kernel
 from ..sites import over_points
-from ._slopes import default_kernel, free_start
+from ._slopes import free_start
 from ._unknown import Likelihood
 
 #: The steps of consecutive transitions, relative to the tuned one. At a proposal far from the

@@ -15,10 +15,9 @@ from .._checks import as_data, check_count, check_key, user_level
 from .._types import Array, ArrayLike, Float, Key, PyTree, Scalar
 from ..chains import run_alone
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
-from ..kernels import AbstractKernel, as_sampler, check_exact
+from ..kernels import AbstractKernel, as_sampler, check_exact, default_kernel
 from ..sampling import SiteDraws
 from ._draws import num_draws
-from ._slopes import default_kernel
 
 
 class PredictiveLogLikelihood(eqx.Module):

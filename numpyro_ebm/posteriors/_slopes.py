@@ -11,8 +11,8 @@ import numpy as np
 
 from .._types import Array, Float, Key, Point, Scalar, Shape
 from ..chains import NO_ADAPTATION, ChainState, Report, Sampler, advance, start
-from ..energies import AbstractEnergy, as_energy, is_discrete, unconstrained
-from ..kernels import HMC, AbstractKernel, BlockGibbs, GibbsWithGradients, as_sampler
+from ..energies import AbstractEnergy, as_energy, unconstrained
+from ..kernels import HMC, AbstractKernel, as_sampler
 from ._parameters import Parameters
 
 
@@ -218,17 +218,6 @@ def probes(kernel: AbstractKernel, energy: AbstractEnergy, shape: Shape) -> Arra
     move = as_sampler(kernel).move
     found = jax.vmap(lambda key: move.draw_start(key, target, free))(keys)
     return found if transform is None else jnp.asarray(jax.vmap(transform)(found))
-
-
-def default_kernel(energy: AbstractEnergy) -> AbstractKernel:
-    """A kernel that moves on points like those of `energy`."""
-    if not is_discrete(energy):
-        return HMC()  # MALA can get stuck in light tails.
-    try:
-        BlockGibbs().move.check(energy)
-    except TypeError:  # It has no blocks.
-        return GibbsWithGradients()
-    return BlockGibbs()
 
 
 def natural_coordinates(

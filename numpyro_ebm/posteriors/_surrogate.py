@@ -22,21 +22,20 @@ from .._checks import (
 from .._show import Printed, Rows
 from .._types import Array, Key, PyTree, Scalar, Shape
 from ..energies import LogZ, Normalized, as_energy, check_energy
-from ..kernels import AbstractKernel, as_sampler, check_exact, check_free_kernel
+from ..kernels import (
+    AbstractKernel,
+    as_sampler,
+    check_exact,
+    check_free_kernel,
+    default_kernel,
+)
 from ..normalizers import AbstractNormalizer
 from ._design import Region, box_region, region_of
 from ._gradient_process import GradientProcess
 from ._level import level_along, level_by
 from ._parameters import Parameters
 from ._search import Search
-from ._slopes import (
-    Chains,
-    Family,
-    Slopes,
-    default_kernel,
-    natural_coordinates,
-    probes,
-)
+from ._slopes import Chains, Family, Slopes, natural_coordinates, probes
 
 
 class SurrogateLogZ(Printed, eqx.Module):

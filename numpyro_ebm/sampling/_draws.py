@@ -73,17 +73,23 @@ class SiteDraws(AbstractDraws):
       an exact draw.
     - **num_steps**: the length of each chain, `0` if draws are exact.
     - **is_exact**: whether the method leaves the distribution of the energy invariant.
+    - **is_tuned**: whether a step size was tuned. Kernels of discrete energies have none.
     """
 
     values: Array
     accept_prob: Float[Array, "*n"]
     num_steps: int = eqx.field(static=True)
     is_exact: bool = eqx.field(static=True, default=True)
+    is_tuned: bool = eqx.field(static=True, default=True)
 
     @property
     def stuck(self) -> Array:
-        """Which chains accepted less than one proposal in ten, if the kernel accepts at all."""
-        return ~(self.accept_prob >= 0.1) & self.is_exact
+        """Which chains accepted less than one proposal in ten, if the kernel accepts at all.
+
+        Without a step that is tuned for it, fewer than one in all.
+        """
+        least = 0.1 if self.is_tuned else 1 / max(self.num_steps, 1)
+        return ~(self.accept_prob >= least) & self.is_exact
 
 
 class Draws(AbstractDraws):

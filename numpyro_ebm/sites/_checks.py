@@ -8,7 +8,7 @@ from numpyro.distributions import constraints
 
 from .._guard import any_point, list_names, unnormalized
 from .._types import Shape
-from ..energies import AbstractEnergy, is_discrete
+from ..energies import AbstractEnergy, discrete_support, is_discrete
 from ._enumeration import (
     Enumerated,
     enumerated_constants,
@@ -49,6 +49,35 @@ def event_shape_of(energy: AbstractEnergy, event_shape: Shape | None) -> Shape:
     return shape
 
 
+def support_of_site(energy: AbstractEnergy, support: Any, event_shape: Shape) -> Any:
+    """The constraint on one whole point, as stated or as the energy knows it."""
+    if is_discrete(energy):
+        return as_constraint(_discrete(energy, support), event_shape)
+    constraint = as_constraint(energy.support if support is None else support, event_shape)
+    if constraint.is_discrete:
+        raise ValueError(
+            f"`support` {constraint} is discrete, but {energy!r} does not say which values its "
+            "coordinates take. Add a distribution on them: `energy + dist.Bernoulli(0.5)`, "
+            "expanded `.to_event()`; or give an energy class its `levels`."
+        )
+    return constraint
+
+
+def _discrete(energy: AbstractEnergy, support: Any) -> Any:
+    if support is not None:
+        raise ValueError(
+            f"{energy!r} is discrete and knows the values of its coordinates; leave out "
+            f"`support`, got {support}."
+        )
+    found = discrete_support(energy)
+    if found is None:
+        raise ValueError(
+            f"The coordinates of {energy!r} are discrete, but its experts do not agree on "
+            "their values. Spins are -1 and 1, units of an RBM 0 and 1."
+        )
+    return found
+
+
 def as_constraint(support: Any, event_shape: Shape) -> Any:
     """`support` as a constraint on one whole point."""
     if support is None:
@@ -67,16 +96,6 @@ def as_constraint(support: Any, event_shape: Shape) -> Any:
     if support.event_dim > len(event_shape):
         raise ValueError(f"`support` {support} does not fit points of shape {event_shape}.")
     return constraints.independent(support, len(event_shape) - support.event_dim)
-
-
-def check_continuous(energy: AbstractEnergy, support: Any) -> None:
-    if is_discrete(energy) or support.is_discrete:
-        raise ValueError(
-            f"{energy!r} on {support} is discrete, and no gradient moves its points. For "
-            "observed spins, add `ebm.factor(name, energy, spins)` to the model. For latent "
-            "ones, add it beside a uniform NumPyro prior, such as `dist.Bernoulli(0.5)`, and "
-            "sample by NumPyro's `DiscreteHMCGibbs`. For draws, call `energy.sample(rng_key)`."
-        )
 
 
 def check_weights(site: Any, axes: list[Enumerated]) -> None:

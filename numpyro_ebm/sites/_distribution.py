@@ -1,6 +1,5 @@
 """`EnergyDistribution`: an energy as a NumPyro site."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,29 +8,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from .._checks import as_floats, as_shape, check_count, check_key
 from .._guard import Dependence, any_point, dependences, guard
 from .._types import Array, ArrayLike, EnergyLike, Key, Point, PyTree, Scalar, Shape
-from ..energies import AbstractEnergy, LogZ, Normalized, as_energy, check_energy, same_support
-from ..kernels import MALA, AbstractKernel
+from ..energies import (
+    AbstractEnergy,
+    LogZ,
+    Normalized,
+    as_energy,
+    check_energy,
+    discrete_levels,
+    same_support,
+)
+from ..kernels import MALA, AbstractKernel, default_kernel
 from ..sampling import SiteDraws
-from ._batch import check_batch, is_data, map_batch, strip, vmap_times
+from ._batch import check_batch, map_batch, strip, vmap_times
 from ._checks import (
     as_constraint,
-    check_continuous,
     check_enumerated,
     check_weights,
     event_shape_of,
+    support_of_site,
 )
 from ._draw import compiled_draw, draw, warn_of_bad_health
 from ._enumeration import enumerated_axes
+from ._packed import PackedDistribution
 
 
-class EnergyDistribution(Distribution):
+class EnergyDistribution(PackedDistribution):
     r"""$p(x) \propto e^{-E(x)}$ on a support, as a NumPyro distribution.
 
     ```python
@@ -56,6 +64,11 @@ class EnergyDistribution(Distribution):
     funnels. Outside `jax.jit`, `sample` warns if chains got stuck or diverged; `draw` returns
     their health.
 
+    Spins, labels and units are sites, too: observed, latent and moved by the kernel of
+    NumPyro's `HMCGibbs`, or a single label that NumPyro enumerates. Their chains start at
+    uniform values and move by [`BlockGibbs`][numpyro_ebm.BlockGibbs] where the energy knows
+    blocks, else by [`GibbsWithGradients`][numpyro_ebm.GibbsWithGradients].
+
     An energy that depends on an enumerated discrete site is a batch of energies, one per value.
     Weighting the values requires their $\log Z$:
 
@@ -73,19 +86,20 @@ class EnergyDistribution(Distribution):
     - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes.
     - `event_shape`: the shape of one point, if the energy does not know it.
     - `support`: a NumPyro constraint on one point, or a list of them, one per coordinate; by
-      default the energy's own. The energy is a density on the support itself; samplers move in
-      unconstrained space and add the Jacobian.
+      default the energy's own, the only one of a discrete energy. The energy is a density on
+      the support itself; samplers move in unconstrained space and add the Jacobian.
     - `batch_shape`: leading axes that *every* array of the energy has, as produced by
       `eqx.filter_vmap(make_energy)(parameters)`: one energy per batch element. By default none.
-    - `sampler`: the kernel behind `sample`; with `None`, `sample` is not implemented.
+    - `sampler`: the kernel behind `sample`; with `None`, `sample` is not implemented. A
+      discrete energy has its own default.
     - `num_steps`: the length of the chain behind one draw.
     - `constant_z`: opt out of the guard, because $Z$ does not depend on what is inferred, or
       because the model intends a factor $e^{-E}$ without $Z$.
 
     **Raises** `ValueError` if the energy is not scalar on one point of shape `event_shape`, if
-    it is discrete, or if its arrays may depend on an enumerated site and no `batch_shape` is
-    given; [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value
-    of an enumerated site with unknown normalisers.
+    it is discrete with an unknown support, or if its arrays may depend on an enumerated site
+    and no `batch_shape` is given; [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it
+    has one energy per value of an enumerated site with unknown normalisers.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -113,14 +127,16 @@ class EnergyDistribution(Distribution):
         if (axes := enumerated_axes()) and (batch_shape or not is_stated):
             check_enumerated(one, shape, support, axes)
         check_energy(one, shape)
-        own = energy.support
-        constraint = as_constraint(own if support is None else support, shape)
-        check_continuous(energy, constraint)
+        constraint = support_of_site(energy, support, shape)
         # Whether the energy's `log_z` and exact draws are for this support.
-        self._is_own = own is not None and same_support(constraint, as_constraint(own, shape))
+        own = energy.support
+        self._is_own = constraint.is_discrete or (
+            own is not None and same_support(constraint, as_constraint(own, shape))
+        )
         # `scan` and `vmap` add their leading axes to these zeros, if to nothing else.
         self._pack((energy, constraint, np.zeros(batch_shape)), len(batch_shape))
-        self.sampler = sampler
+        is_default = constraint.is_discrete and sampler == MALA()
+        self.sampler = default_kernel(energy) if is_default else sampler
         self.num_steps = num_steps
         self.constant_z = constant_z
         super().__init__(batch_shape, shape, validate_args=validate_args)
@@ -162,7 +178,7 @@ class EnergyDistribution(Distribution):
 
         return vmap_times(error, len(self.batch_shape))(self._arrays).sum()
 
-    @constraints.dependent_property(is_discrete=False)  # pyright: ignore
+    @constraints.dependent_property  # pyright: ignore
     def support(self) -> Any:
         if not self.batch_shape:
             return self._unpack(self._arrays)[1]
@@ -173,6 +189,21 @@ class EnergyDistribution(Distribution):
 
         pairs = zip(self._arrays, self._static[2], strict=True)
         return self._unpack([a if a is None else pad(a, n) for a, n in pairs])[1]
+
+    @property
+    def has_enumerate_support(self) -> bool:  # pyright: ignore
+        """Whether NumPyro can sum over the values: of a site of single labels."""
+        return self.event_shape == () and self._levels() is not None
+
+    def enumerate_support(self, expand: bool = True) -> Array:
+        levels = self._levels()
+        if self.event_shape or levels is None:
+            return super().enumerate_support(expand)
+        values = jnp.asarray(levels).reshape(-1, *(1,) * len(self.batch_shape))
+        return jnp.broadcast_to(values, (len(levels), *self.batch_shape)) if expand else values
+
+    def _levels(self) -> tuple[float, ...] | None:
+        return discrete_levels(self.energy)
 
     @property
     def has_rsample(self) -> bool:
@@ -226,41 +257,6 @@ class EnergyDistribution(Distribution):
             return self._dependences(*self._unpack(arrays))
 
         return vmap_times(needed, len(self.batch_shape))(self._arrays)
-
-    def promoted(self) -> "EnergyDistribution":
-        """The site with the batch shape that `scan` or `vmap` put in front of all arrays."""
-        new = copy.copy(self)
-        *_, zeros = self._arrays
-        new._batch_shape = jnp.shape(zeros)  # pyright: ignore[reportArgumentType]
-        return new
-
-    def __copy__(self) -> "EnergyDistribution":
-        new = object.__new__(type(self))
-        vars(new).update(vars(self))
-        return new
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Equinox modules can be pickled, their JAX tree structure cannot.
-        energy, support = self._unpack(self._arrays)
-        tree = (energy, support, self._arrays[-1])
-        return {**vars(self), "_arrays": tree, "_static": len(self.batch_shape)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._pack(state["_arrays"], state["_static"])
-
-    def _pack(self, tree: PyTree, batch_ndim: int) -> None:
-        leaves, treedef = jax.tree.flatten(tree)
-        # Non-arrays (an activation, say) go where NumPyro hashes and compares them.
-        self._arrays = [leaf if is_data(leaf) else None for leaf in leaves]
-        static = tuple(None if is_data(leaf) else leaf for leaf in leaves)
-        ndims = tuple(jnp.ndim(x) - batch_ndim if is_data(x) else 0 for x in leaves)
-        self._static = (static, treedef, ndims)
-
-    def _unpack(self, arrays: PyTree) -> tuple[AbstractEnergy, Any]:
-        static, treedef, _ = self._static
-        pairs = zip(arrays, static, strict=True)
-        return treedef.unflatten([s if a is None else a for a, s in pairs])[:2]
 
     def _log_z(self, arrays: PyTree) -> Scalar | None:
         energy, _ = self._unpack(arrays)

@@ -10,8 +10,8 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import user_level
-from .._types import Key, PyTree, Shape
-from ..chains import can_resample, resampled_starts, run_alone
+from .._types import Array, Energy, Key, PyTree, Shape
+from ..chains import ChainState, can_resample, resampled_starts, run_alone
 from ..energies import Transformed, bijection, is_real
 from ..kernels import as_sampler
 from ..normalizers._integrability import check_integrable
@@ -42,6 +42,8 @@ def _draw_one(site: Any, arrays: PyTree, rng_key: Key, sample_shape: Shape) -> S
             "such as `sampler=ebm.NUTS()`."
         )
     size = math.prod(sample_shape)
+    if support.is_discrete:
+        return _draw_levels(site, energy, rng_key, sample_shape)
     transform = bijection(support)
     start_key, chain_key = jr.split(rng_key)
     shape = transform.inverse_shape(site.event_shape)
@@ -52,23 +54,40 @@ def _draw_one(site: Any, arrays: PyTree, rng_key: Key, sample_shape: Shape) -> S
             start_key, (size, *shape), jnp.result_type(float), minval=-2, maxval=2
         )
     potential = Transformed(site.sampler.as_target(energy), transform, is_onto=True)
-    end = run_alone(
-        jr.split(chain_key, size),
-        as_sampler(site.sampler),
-        potential,
-        start,
-        site.num_steps,
-    )
-    values = jax.vmap(transform)(end.z[:, 0]).reshape(sample_shape + site.event_shape)
+    end = _run(site, chain_key, potential, start)
+    return _collect(site, jax.vmap(transform)(end.z[:, 0]), end, sample_shape)
+
+
+def _draw_levels(site: Any, energy: Any, rng_key: Key, sample_shape: Shape) -> SiteDraws:
+    start_key, chain_key = jr.split(rng_key)
+    move = as_sampler(site.sampler).move
+    move.check(energy)
+    keys = jr.split(start_key, math.prod(sample_shape))
+    start = jax.vmap(lambda key: move.draw_start(key, energy, site.event_shape))(keys)
+    end = _run(site, chain_key, energy, start)
+    return _collect(site, end.z[:, 0], end, sample_shape)
+
+
+def _run(site: Any, rng_key: Key, energy: Energy, start: Array) -> ChainState:
+    keys = jr.split(rng_key, len(start))
+    return run_alone(keys, as_sampler(site.sampler), energy, start, site.num_steps)
+
+
+def _collect(site: Any, values: Array, end: ChainState, sample_shape: Shape) -> SiteDraws:
     return SiteDraws(
-        values,
+        values.reshape(sample_shape + site.event_shape),
         end.accept_prob.reshape(sample_shape),
         site.num_steps,
         is_exact=site.sampler.move.is_exact,
+        is_tuned=not site.support.is_discrete,
     )
 
 
 def warn_of_bad_health(site: Any, draws: SiteDraws) -> None:
+    if site.support.is_discrete:
+        if not draws.ok:
+            _warn(f"{draws}.")
+        return
     transform = bijection(site.support)
     far = np.abs(np.asarray(transform.inv(draws.values)))
     # From a start in [-2, 2]^d, this distance justifies a check of one second.
@@ -85,9 +104,11 @@ def warn_of_bad_health(site: Any, draws: SiteDraws) -> None:
             " The chains ran away; `ebm.normalizers.check_integrable` calls the energy "
             f"{seen}. Tilt a proper density, `ebm.Tilted(energy, reference)`, or subtract less."
         )
-    warnings.warn(
-        f"`sample` of an EnergyDistribution: {problem.strip()}", stacklevel=user_level()
-    )
+    _warn(problem.strip())
+
+
+def _warn(problem: str) -> None:
+    warnings.warn(f"`sample` of an EnergyDistribution: {problem}", stacklevel=user_level())
 
 
 def _look_far(site: Any, far: np.ndarray, num_sample_dims: int) -> Any:

@@ -89,6 +89,14 @@ def is_out_of_reach(method, target):
     return any(part in target for part in OUT_OF_REACH.get(method, ()))
 
 
+#: Where the default is so near to the limit that half of the seeds are refused.
+STRONGER = {
+    ("sequential", "four modes, 64-D"): ebm.SequentialMonteCarlo(
+        reference=wide(64, 4.0), num_particles=512
+    )
+}
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [
@@ -101,7 +109,8 @@ def is_out_of_reach(method, target):
 def test_within_three_standard_errors(method, target):
     make, reference = TARGETS[target]
     energy = make()
-    log_z = ebm.log_partition(jr.key(0), Hidden(energy), METHODS[method](reference))
+    normalizer = STRONGER.get((method, target), METHODS[method](reference))
+    log_z = ebm.log_partition(jr.key(0), Hidden(energy), normalizer)
     truth = float(energy.log_z)
     # Three standard errors of a normal law, more of Student's with few islands.
     low, high = log_z.interval(0.9973)

@@ -731,17 +731,6 @@ def test_initialisation(sampler):
             r"`batch_shape` is \(3,\), but `.fn.layers\[0\].weight` of the energy has shape",
         ),
         (
-            lambda: ebm.EnergyDistribution(network(), (2,), support=constraints.boolean),
-            ValueError,
-            "DiscreteHMCGibbs",
-        ),
-        (
-            lambda: ebm.EnergyDistribution(ebm.IsingModel((3,), 0.3) / 2),
-            ValueError,
-            "ebm.factor",
-        ),
-        (lambda: ebm.EnergyDistribution(dist.Bernoulli(0.3)), ValueError, "is discrete"),
-        (
             lambda: ebm.EnergyDistribution(network(), (2,), support=[constraints.real] * 3),
             ValueError,
             "lists 3 constraints, one per coordinate",
