@@ -69,6 +69,11 @@ class Normalized(AbstractView):
     def reference(self) -> Any:
         return self.energy.reference
 
+    @property
+    def gibbs_sweep(self) -> Any:
+        energy: Any = self.energy
+        return energy.gibbs_sweep
+
     def __call__(self, x: Point) -> Scalar:
         return self.energy(x)
 
