@@ -1,0 +1,207 @@
+"""Exchange in models of many forms whose posterior is the same Gamma distribution."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from helpers import assert_means
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import constraints, transforms
+from numpyro.infer import MCMC
+from scipy import stats
+
+import numpyro_ebm as ebm
+
+
+class Quadratic(ebm.AbstractEnergy):
+    r"""$\tfrac12\theta x^2$, without a `log_z`."""
+
+    precision: jax.Array
+    event_shape: tuple = eqx.field(static=True, default=())
+
+    def __call__(self, x):
+        return 0.5 * self.precision * x**2
+
+
+class Drawn(Quadratic):
+    """The same, with exact draws."""
+
+    @property
+    def sampler(self):
+        return lambda key, shape=(): jr.normal(key, shape) / jnp.sqrt(self.precision)
+
+
+X = 0.8 * stats.norm.ppf((np.arange(12) + 0.5) / 12)[[3, 9, 1, 11, 6, 0, 7, 4, 10, 2, 8, 5]]
+GRID = X.reshape(3, 4)
+SEEN = np.array([True, True, False])
+RATES = np.array([0.5, 1.0, 2.0])
+
+
+def prior():
+    return numpyro.sample("theta", dist.Gamma(2.0, 1.0))
+
+
+def site(precision, Energy=Drawn):
+    return ebm.EnergyDistribution(Energy(precision))
+
+
+def in_two_plates():
+    theta = prior()
+    with numpyro.plate("row", 3, dim=-2), numpyro.plate("column", 4, dim=-1):
+        numpyro.sample("x", site(theta), obs=GRID)
+
+
+def in_an_event():
+    numpyro.sample("x", site(prior()).expand([12]).to_event(1), obs=X)
+
+
+def in_a_scan():
+    theta = prior()
+
+    def body(carry, x):
+        numpyro.sample("x", site(theta), obs=x)
+        return carry, None
+
+    scan(body, 0.0, jnp.asarray(X))
+
+
+def in_a_scope():
+    with handlers.scope(prefix="inner", hide_types=["sample"]):
+        in_two_plates()
+
+
+def beside_a_likelihood():
+    theta = prior()
+    with numpyro.plate("some", 4):
+        numpyro.sample("x", site(theta), obs=X[:4])
+    with numpyro.plate("others", 8):
+        numpyro.sample("y", dist.Normal(0, theta**-0.5), obs=X[4:])
+
+
+def beside_a_factor():
+    theta = prior()
+    with numpyro.plate("some", 4):
+        ebm.factor("x", Drawn(theta), X[:4])
+    with numpyro.plate("others", 8):
+        numpyro.sample("y", site(theta), obs=X[4:])
+
+
+def one_energy_per_row():
+    energies = jax.vmap(jax.vmap(Drawn))(prior() * RATES[:, None])
+    rows = ebm.EnergyDistribution(energies, (), batch_shape=(3, 1))
+    with numpyro.plate("row", 3, dim=-2), numpyro.plate("column", 4, dim=-1):
+        numpyro.sample("x", rows, obs=GRID / np.sqrt(RATES)[:, None])
+
+
+def masked_rows():
+    rows = site(prior()).expand([3, 4]).to_event(1).mask(SEEN)
+    with numpyro.plate("row", 3):
+        numpyro.sample("x", rows, obs=GRID)
+
+
+def masked_coordinates():
+    rows = site(prior()).expand([3, 4]).mask(SEEN[:, None]).to_event(1)
+    with numpyro.plate("row", 3):
+        numpyro.sample("x", rows, obs=np.where(SEEN[:, None], GRID, np.nan))
+
+
+def conditioned():
+    def model():
+        precision = prior() * numpyro.sample("scale", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("n", 12):
+            numpyro.sample("x", site(precision))
+
+    handlers.condition(model, data={"scale": jnp.ones(()), "x": jnp.asarray(X)})()
+
+
+def substituted():
+    def model():
+        precision = prior() * numpyro.param("scale", 2.0)
+        with numpyro.plate("n", 12):
+            numpyro.sample("x", site(precision), obs=X)
+
+    handlers.substitute(model, data={"scale": 1.0})()
+
+
+def by_chains():
+    with numpyro.plate("n", 4):
+        energy = ebm.as_energy(lambda x, theta=prior(): 0.5 * theta * jnp.sum(x**2), (3,))
+        numpyro.sample("x", ebm.EnergyDistribution(energy), obs=X.reshape(4, 3))
+
+
+def given_conditions():
+    theta, scales = prior(), jnp.linspace(0.5, 2.0, 12)
+    energy = ebm.ConditionalEnergy(lambda x, z: 0.5 * theta * z * x**2, event_shape=())
+    each = ebm.EnergyDistribution(eqx.filter_vmap(energy.given)(scales), batch_shape=(12,))
+    with numpyro.plate("n", 12):
+        numpyro.sample("x", each, obs=X / jnp.sqrt(scales))
+
+
+def tilted():
+    theta = prior()
+    energy = ebm.Tilted(
+        ebm.as_energy(lambda x: 0.5 * (theta - 1) * x**2, ()), dist.Normal(0.0, 1.0)
+    )
+    with numpyro.plate("n", 12):
+        numpyro.sample("x", ebm.EnergyDistribution(energy), obs=X)
+
+
+def transformed():
+    log = transforms.ExpTransform().inv
+    energy = ebm.Transformed(Quadratic(prior()), log)
+    positive = ebm.EnergyDistribution(energy, support=constraints.positive)
+    with numpyro.plate("n", 12):
+        numpyro.sample("x", positive, obs=np.exp(X))
+
+
+QUICK = [beside_a_likelihood, masked_coordinates]
+FEWER = [masked_rows, masked_coordinates]
+MODELS = [
+    in_two_plates,
+    in_an_event,
+    in_a_scan,
+    in_a_scope,
+    beside_a_likelihood,
+    beside_a_factor,
+    one_energy_per_row,
+    masked_rows,
+    masked_coordinates,
+    conditioned,
+    substituted,
+    by_chains,
+    given_conditions,
+    tilted,
+    transformed,
+]
+
+
+def assert_posterior(kernel, seen=X):
+    mcmc = MCMC(
+        kernel,
+        num_warmup=300,
+        num_samples=500,
+        num_chains=24,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    mcmc.run(jr.key(0))
+    found = mcmc.get_samples(group_by_chain=True)
+    theta = np.asarray(found["inner/theta" if "inner/theta" in found else "theta"])
+    truth = stats.gamma(2 + seen.size / 2, scale=1 / (1 + (seen**2).sum() / 2))
+    assert_means(theta, truth.mean())
+    assert_means(theta**2, truth.moment(2))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in MODELS],
+    ids=lambda model: model.__name__,
+)
+def test_the_same_posterior_of_each_model(model):
+    kernel = ebm.Exchange(model, num_aux_steps=40)
+    assert_posterior(kernel, GRID[SEEN] if model in FEWER else X)
