@@ -129,8 +129,9 @@ def substituted():
 
 
 def by_chains():
+    theta = prior()
+    energy = ebm.as_energy(lambda x: 0.5 * theta * jnp.sum(x**2), (3,))
     with numpyro.plate("n", 4):
-        energy = ebm.as_energy(lambda x, theta=prior(): 0.5 * theta * jnp.sum(x**2), (3,))
         numpyro.sample("x", ebm.EnergyDistribution(energy), obs=X.reshape(4, 3))
 
 
