@@ -22,8 +22,8 @@ from ..sampling import SiteDraws
 from ._batch import check_batch, is_data, map_batch, strip, vmap_times
 from ._checks import (
     as_constraint,
-    check_continuous,
     check_enumerated,
+    check_on_support,
     check_weights,
     event_shape_of,
 )
@@ -115,9 +115,9 @@ class EnergyDistribution(Distribution):
         check_energy(one, shape)
         own = energy.support
         constraint = as_constraint(own if support is None else support, shape)
-        check_continuous(energy, constraint)
         # Whether the energy's `log_z` and exact draws are for this support.
         self._is_own = own is not None and same_support(constraint, as_constraint(own, shape))
+        check_on_support(energy, constraint, self._is_own)
         # `scan` and `vmap` add their leading axes to these zeros, if to nothing else.
         self._pack((energy, constraint, np.zeros(batch_shape)), len(batch_shape))
         self.sampler = sampler
