@@ -115,8 +115,8 @@ draws = {
 # ## Exchange
 #
 # The likelihood as a model states it. Its constant cancels against a graph drawn at the
-# proposal, by a chain that starts from the marriages. A chain of half the length tells whether
-# it is long enough.
+# proposal, by a chain that starts from the marriages. The report runs it on to see whether it
+# is long enough.
 
 
 # %%
@@ -126,15 +126,17 @@ def likelihood(x):
 
 
 mcmc = MCMC(
-    ebm.Exchange(likelihood, auxiliary=TieNoTie(), num_aux_steps=400),
+    ebm.Exchange(
+        likelihood, auxiliary=ebm.GibbsWithGradients(), num_aux_steps=300
+    ),
     num_warmup=300,
     num_samples=1000,
-    num_chains=8,
+    num_chains=4,
     chain_method="vectorized",
     progress_bar=False,
 )
 mcmc.run(jr.key(3), marriages)
-print(ebm.exchange_report(jr.key(4), mcmc))
+print(ebm.exchange_report(jr.key(4), mcmc, num_draws=100))
 draws["exchange"] = np.asarray(mcmc.get_samples()["theta"])
 
 # %% [markdown]

@@ -16,6 +16,7 @@ from numpyro.infer import MCMC
 from scipy import stats
 
 import numpyro_ebm as ebm
+from numpyro_ebm.posteriors import LangevinProposal
 
 
 class Quadratic(ebm.AbstractEnergy):
@@ -181,16 +182,20 @@ MODELS = [
 ]
 
 
-def assert_posterior(kernel, seen=X):
+def run(kernel, num_warmup=300):
     mcmc = MCMC(
         kernel,
-        num_warmup=300,
+        num_warmup=num_warmup,
         num_samples=500,
         num_chains=24,
         chain_method="vectorized",
         progress_bar=False,
     )
     mcmc.run(jr.key(0))
+    return mcmc
+
+
+def assert_posterior(mcmc, seen=X):
     found = mcmc.get_samples(group_by_chain=True)
     theta = np.asarray(found["inner/theta" if "inner/theta" in found else "theta"])
     truth = stats.gamma(2 + seen.size / 2, scale=1 / (1 + (seen**2).sum() / 2))
@@ -204,5 +209,52 @@ def assert_posterior(kernel, seen=X):
     ids=lambda model: model.__name__,
 )
 def test_the_same_posterior_of_each_model(model):
-    kernel = ebm.Exchange(model, num_aux_steps=40)
-    assert_posterior(kernel, GRID[SEEN] if model in FEWER else X)
+    mcmc = run(ebm.Exchange(model, num_aux_steps=40))
+    assert_posterior(mcmc, GRID[SEEN] if model in FEWER else X)
+
+
+SETTINGS = {
+    "AutoMALA": {"auxiliary": ebm.AutoMALA(), "num_aux_steps": 20},
+    "AutoMALA with bridges": {"auxiliary": ebm.AutoMALA(), "num_bridges": 3},
+    "MALA with bridges": {"auxiliary": ebm.MALA(), "num_bridges": 3},
+    "a drift": {"proposal": LangevinProposal()},
+    "a drift with bridges": {"proposal": LangevinProposal(), "num_bridges": 3},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_same_posterior_by_each_kernel(settings):
+    assert_posterior(run(ebm.Exchange(by_chains, **{"num_aux_steps": 40, **settings})))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"num_bridges": 3}], ids=["plain", "bridges"])
+def test_double_precision(settings, x64):
+    mcmc = run(ebm.Exchange(by_chains, num_aux_steps=40, **settings))
+    assert mcmc.get_samples()["theta"].dtype == jnp.float64
+    assert_posterior(mcmc)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_needs_no_warm_up():
+    mcmc = run(ebm.Exchange(by_chains, num_aux_steps=40))
+    before = mcmc.get_samples()["theta"]
+    mcmc.post_warmup_state = mcmc.last_state
+    mcmc.run(jr.key(1))
+    assert_posterior(mcmc)
+    assert not jnp.isin(before, mcmc.get_samples()["theta"]).mean() > 0.01
+
+
+@pytest.mark.slow
+def test_bridges_raise_the_acceptance():
+    """By the same proposals, of twice the spread of the posterior."""
+    fixed = {"step_size": 1.0, "adapt_step_size": False, "adapt_mass_matrix": False}
+    accepted = [
+        run(ebm.Exchange(in_two_plates, num_bridges=n, **fixed)).get_extra_fields()
+        for n in (0, 3, 15)
+    ]
+    rates = [float(fields["accept_prob"].mean()) for fields in accepted]
+    print(rates)
+    assert rates[0] + 0.02 < rates[1]
+    assert rates[1] + 0.01 < rates[2]
