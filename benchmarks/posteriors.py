@@ -64,16 +64,29 @@ def run(kernel, *args):
 def show(name, draws, seconds):
     ess = min(float(arviz_stats.ess(draws[k].astype(float))) for k in "Kh")
     moments = ", ".join(f"{k} {draws[k].mean():.4f} +- {draws[k].std():.4f}" for k in "Kh")
-    print(f"{name:<32} {moments}: {seconds:5.1f} s, ESS {ess:6.0f}, {ess / seconds:7.1f} per s")
+    print(
+        f"{name:<32} {moments}: {seconds:5.1f} s, ESS {ess:6.0f}, {ess / seconds:7.1f} per s",
+        flush=True,
+    )
     return ess / seconds
 
 
 def compare():
     data = observed()
     begin = time.perf_counter()
-    surrogate = ebm.surrogate_log_z(KEY, family, BOX, data=data, progress_bar=False)
+    surrogate = ebm.surrogate_log_z(
+        KEY,
+        family,
+        BOX,
+        data=data,
+        num_points=16,
+        num_chains=16,
+        num_warmup=100,
+        num_samples=100,
+        progress_bar=False,
+    )
     learned = time.perf_counter() - begin
-    print(surrogate)
+    print(f"{learned:.1f} s for the {surrogate}", flush=True)
     _, draws, seconds = run(NUTS(model), data, surrogate)
     after = show("NUTS after the surrogate", draws, seconds)
     in_all = show("surrogate and NUTS", draws, learned + seconds)

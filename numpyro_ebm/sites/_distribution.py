@@ -83,9 +83,9 @@ class EnergyDistribution(Distribution):
       because the model intends a factor $e^{-E}$ without $Z$.
 
     **Raises** `ValueError` if the energy is not scalar on one point of shape `event_shape`, if
-    it is discrete, or if its arrays may depend on an enumerated site and no `batch_shape` is
-    given; [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value
-    of an enumerated site with unknown normalisers.
+    it is discrete, if its log Z is of another support, or if its arrays may depend on an
+    enumerated site and no `batch_shape` is given; `UnnormalizedError` if it has one energy per
+    value of an enumerated site with unknown normalisers.
     """
 
     arg_constraints: ClassVar[dict] = {}
