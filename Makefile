@@ -97,6 +97,7 @@ bench: setup ## Compare speed with hand-written JAX loops
 	$(BIN)/python benchmarks/drivers.py
 	$(BIN)/python benchmarks/effective.py
 	$(BIN)/python benchmarks/normalizers.py
+	$(BIN)/python benchmarks/posteriors.py
 
 clean: ## Remove what these commands made
 	rm -rf .venv .venv-* dist site .pytest_cache .ruff_cache

@@ -14,8 +14,11 @@
 #
 # A pseudo-likelihood needs none of it, but takes the dyads as independent: its posterior has
 # the wrong width, here too narrow. Calibrated by simulated graphs, it has the spread of the
-# estimate over graphs like this one. That is wider than the exact posterior, which comes from
-# simulated graphs, too, by importance weights: a pseudo-likelihood uses less of the data.
+# estimate over graphs like this one. That is wider than the exact posterior: a
+# pseudo-likelihood uses less of the data.
+#
+# The exchange algorithm draws from the posterior itself, with one simulated graph for each
+# proposal. A second way by simulated graphs, importance weights, confirms it.
 #
 # Run it with `python examples/10_florentine.py`.
 
@@ -109,6 +112,34 @@ draws = {
 }
 
 # %% [markdown]
+# ## Exchange
+#
+# The likelihood as a model states it. Its constant cancels against a graph drawn at the
+# proposal, by a chain that starts from the marriages. The report runs it on to see whether it
+# is long enough.
+
+
+# %%
+def likelihood(x):
+    prior = dist.Normal(0, 3).expand([2]).to_event(1)
+    ebm.factor("x", graphs(numpyro.sample("theta", prior)), x)
+
+
+mcmc = MCMC(
+    ebm.Exchange(
+        likelihood, auxiliary=ebm.GibbsWithGradients(), num_aux_steps=300
+    ),
+    num_warmup=300,
+    num_samples=1000,
+    num_chains=4,
+    chain_method="vectorized",
+    progress_bar=False,
+)
+mcmc.run(jr.key(3), marriages)
+print(ebm.exchange_report(jr.key(4), mcmc, num_draws=100))
+draws["exchange"] = np.asarray(mcmc.get_samples()["theta"])
+
+# %% [markdown]
 # ## The exact posterior
 #
 # $Z(\theta)/Z(\theta_0) = \mathbb E_{\theta_0}\, e^{(\theta-\theta_0)^\top g(x)}$ [Geyer and
@@ -179,7 +210,7 @@ left.set(
 left.axis("off")
 right.contourf(edges, triangles, mass.reshape(61, 61).T, 8, cmap="Greys")
 for name, found in draws.items():
-    right.scatter(*found[::20].T, s=4, label=name)
+    right.scatter(*found[:: len(found) // 200].T, s=4, label=name)
 right.set(
     xlim=edges[[0, -1]],
     ylim=triangles[[0, -1]],

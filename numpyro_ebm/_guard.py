@@ -232,11 +232,12 @@ def list_names(names: set[str]) -> str:
 
 _WAYS_OUT = """\
 Left out, the posterior would be wrong, and nothing would show it. Ways out, by their price:
-- the constant itself: `ebm.EnergyDistribution(ebm.normalized_by(energy, method))`, in few
-  dimensions or for few states, and any energy that knows its `log_z`;
-- `surrogate = ebm.surrogate_log_z(rng_key, family, ...)` before the run, and
-  `ebm.EnergyDistribution(surrogate(theta))` in the model, for few parameters;
-- the same model under `MCMC(ebm.Exchange(model, auxiliary=ebm.MALA()), ...)`;
+- the constant itself, in place of `energy`: `ebm.normalized_by(energy, ebm.Quadrature(low,
+  high))` in up to three dimensions, `ebm.normalized_by(energy)` for up to 20 spins;
+- for few parameters, its surrogate: before the run `surrogate =
+  ebm.surrogate_log_z(rng_key, family, prior_draws, data=data)`, and in place of `energy`
+  `surrogate(theta)`;
+- the same model under `MCMC(ebm.Exchange(model), num_warmup=500, num_samples=2000)`;
 - no constant at all, generalised Bayes: in place of the site
   `ebm.loss_factor(name, objective, energy, data, weight=weight)`, with the weight of
   `ebm.calibrate_weight`.

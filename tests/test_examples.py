@@ -179,11 +179,15 @@ def test_florentine(tmp_path):
     printed = run("10_florentine.py", cwd=tmp_path)
     assert "20 marriages, 3 triangles" in printed
     assert "chains of graphs agree: True" in printed
-    row = r"^(exact|pseudo-likelihood|calibrated) +(\S+) \+- (\S+) +(\S+) \+- (\S+)$"
+    assert re.search(r"proposals\nok$", printed, re.M)
+    row = r"^(exact|pseudo-likelihood|calibrated|exchange) +(\S+) \+- (\S+) +(\S+) \+- (\S+)$"
     rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
     exact, naive, calibrated = rows["exact"], rows["pseudo-likelihood"], rows["calibrated"]
     for i in (0, 2):
         assert abs(calibrated[i] - exact[i]) < exact[i + 1]
         # Without the calibration, it is too narrow; with it, it is no narrower than the truth.
         assert naive[i + 1] < exact[i + 1] < calibrated[i + 1] < 1.6 * exact[i + 1]
+        # About 150 effective draws, which tell it from the pseudo-likelihood.
+        assert abs(rows["exchange"][i] - exact[i]) < 0.33 * exact[i + 1]
+        assert 0.75 < rows["exchange"][i + 1] / exact[i + 1] < 1.25
     assert (tmp_path / "florentine.png").stat().st_size > 10_000

@@ -41,8 +41,8 @@ class Drawn(NamedTuple):
     - **values**: $w$, several sets of them.
     - **log_ratio**: the estimates of $\log Z(\theta)/Z(\theta')$ by each set, after each leg of
       the chains.
-    - **accept_prob**, **tuning**, **n_grad**: means over the chains; the tuning is that of
-      whole steps.
+    - **accept_prob**, **tuning**, **n_grad**: means over the chains of points that count; the
+      tuning is that of whole steps.
     """
 
     values: Float[Array, "sets *shape_and_event"]
@@ -115,9 +115,9 @@ class AuxiliaryMove(eqx.Module):
 
             keys = jr.split(jr.fold_in(rng_key, i), shape)
             state, told = over_points(step, [at.site], (keys, state), shape)
-            # Only whole steps tune.
+            # Only whole steps tune, and a masked point, perhaps NaN, never does.
             counts = jnp.stack([jnp.ones(()), jnp.where(share == 1, 1.0, 0.0), jnp.ones(())])
-            return state, total + counts * told.reshape(-1, 3).mean(0)
+            return state, total + counts * at.mean(told)
 
         def leg(carry: Any, ends: Any) -> tuple[Any, Array]:
             carry = jax.lax.fori_loop(ends[0], ends[1], advance, carry)

@@ -99,7 +99,7 @@ class Exchange(AbstractKernel):
 
     **Raises** `ValueError` without a model, and at the start of a run if no energy of the model
     lacks a normaliser, if a scale or a subsample multiplies one that does, if a latent site is
-    discrete, or if its parameters are a `numpyro.param`.
+    discrete or decides which data are masked, or if its parameters are a `numpyro.param`.
     """
 
     move: ExchangeMove

@@ -223,7 +223,9 @@ def _quadratic(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The convex quadratic whose gradients are closest."""
     total = variances.sum(1)
-    weights = 1 / np.sqrt(np.median(total) + total)
+    # Draws of an ordered phase may all be alike, and then no variance is seen.
+    usual = np.median(total) or np.mean(total) or 1.0
+    weights = 1 / np.sqrt(usual + total)
     columns = np.column_stack([np.ones(len(u)), u]) * weights[:, None]
     found = np.linalg.lstsq(columns, gradients * weights[:, None], rcond=1e-8)[0]
     curvature = 0.5 * (found[1:] + found[1:].T)

@@ -66,6 +66,12 @@ class Likelihood(NamedTuple):
         kept = jnp.where(self.mask, terms, 0)
         return kept.reshape(len(terms), -1).sum(1)
 
+    def mean(self, terms: Float[Array, "sets *shape k"]) -> Float[Array, " k"]:
+        """The mean over sets and the points that count; NaN if none does."""
+        mask = jnp.broadcast_to(self.mask, terms.shape[:-1])[..., None]
+        kept = jnp.where(mask, terms, 0).reshape(-1, terms.shape[-1])
+        return kept.sum(0) / mask.sum()
+
 
 def log_density_at(x: Point, at: tuple[AbstractEnergy, Any]) -> Scalar:
     """$-E(x)$, or minus infinity outside the support."""
@@ -138,13 +144,18 @@ def unknown_sites(
             check(_likelihood(name, trace[name]))
         return {name: site["value"] for name, site in latent.items()}
 
-    def values_of_factors(**values: Any) -> dict[str, Any]:
+    def fixed(**values: Any) -> dict[str, Any]:
         trace = traced(data=values)
         found = {name: _likelihood(name, trace[name]) for name in guilty}
-        return {n: x.value for n, x in found.items() if isinstance(x.site, EnergyFactor)}
+        masks = {name: jnp.asarray(x.mask) for name, x in found.items()}
+        factors = [n for n, x in found.items() if isinstance(x.site, EnergyFactor)]
+        return {"value": {name: found[name].value for name in factors}, "mask": masks}
 
-    for name, latent in eval_provenance(values_of_factors, **jax.eval_shape(look)).items():
+    causes_of = eval_provenance(fixed, **jax.eval_shape(look))
+    for name, latent in causes_of["value"].items():
         _check_value(name, latent)
+    for name, latent in causes_of["mask"].items():
+        _check_mask(name, latent)
     return tuple(guilty)
 
 
@@ -163,6 +174,15 @@ def _check_value(name: str, latent: set[str] | frozenset[str]) -> None:
             f"The value of factor `{name}` depends on {list_names(set(latent))}, which is "
             "sampled here, so its normaliser depends on the prior of that site, too: make it "
             "one site, `ebm.EnergyDistribution(ebm.Tilted(energy, prior))`."
+        )
+
+
+def _check_mask(name: str, latent: set[str] | frozenset[str]) -> None:
+    if latent:
+        raise ValueError(
+            f"The mask of site `{name}` depends on {list_names(set(latent))}, which is sampled "
+            "here, so auxiliary data would count at one value and not at the other: choose the "
+            "data that count before the run."
         )
 
 

@@ -8,7 +8,7 @@ from numpyro.distributions import constraints
 
 from .._guard import any_point, list_names, unnormalized
 from .._types import Shape
-from ..energies import AbstractEnergy, discrete_support, is_discrete
+from ..energies import AbstractEnergy, Normalized, discrete_support, is_discrete
 from ._enumeration import (
     Enumerated,
     enumerated_constants,
@@ -96,6 +96,21 @@ def as_constraint(support: Any, event_shape: Shape) -> Any:
     if support.event_dim > len(event_shape):
         raise ValueError(f"`support` {support} does not fit points of shape {event_shape}.")
     return constraints.independent(support, len(event_shape) - support.event_dim)
+
+
+def check_on_support(energy: AbstractEnergy, support: Any, is_own: bool) -> None:
+    """Raise if the log Z of the energy is known to belong to another support."""
+    if is_own or not isinstance(energy, Normalized) or energy.partition.method in _STATED:
+        return
+    raise ValueError(
+        f"log Z of {energy!r} is for its own support, {energy.support}, and would be wrong on "
+        f"that of the site, {support}. Give the energy its support before its log Z is found: "
+        "by a property `support` of its class, or by `ebm.Tilted(energy, reference)`."
+    )
+
+
+#: Methods whose log Z is for a support that the user chose: of a number, and of a box.
+_STATED = ("given", "Quadrature")
 
 
 def check_weights(site: Any, axes: list[Enumerated]) -> None:

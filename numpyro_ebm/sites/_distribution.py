@@ -30,6 +30,7 @@ from ._batch import check_batch, map_batch, strip, vmap_times
 from ._checks import (
     as_constraint,
     check_enumerated,
+    check_on_support,
     check_weights,
     event_shape_of,
     support_of_site,
@@ -97,9 +98,10 @@ class EnergyDistribution(PackedDistribution):
       because the model intends a factor $e^{-E}$ without $Z$.
 
     **Raises** `ValueError` if the energy is not scalar on one point of shape `event_shape`, if
-    it is discrete with an unknown support, or if its arrays may depend on an enumerated site
-    and no `batch_shape` is given; [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it
-    has one energy per value of an enumerated site with unknown normalisers.
+    it is discrete with an unknown support, if its log Z is of another support, or if its arrays
+    may depend on an enumerated site and no `batch_shape` is given;
+    [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if it has one energy per value of an
+    enumerated site with unknown normalisers.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -133,6 +135,7 @@ class EnergyDistribution(PackedDistribution):
         self._is_own = constraint.is_discrete or (
             own is not None and same_support(constraint, as_constraint(own, shape))
         )
+        check_on_support(energy, constraint, self._is_own)
         # `scan` and `vmap` add their leading axes to these zeros, if to nothing else.
         self._pack((energy, constraint, np.zeros(batch_shape)), len(batch_shape))
         is_default = constraint.is_discrete and sampler == MALA()

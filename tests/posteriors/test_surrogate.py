@@ -218,6 +218,17 @@ def test_the_guard_accepts_a_surrogate_and_the_site_is_a_density():
     assert "<table>" in surrogate._repr_html_()
 
 
+def test_a_constant_of_another_support_is_refused():
+    normalized = spring_surrogate()(2.0)
+    with pytest.raises(ValueError, match="is for its own support, Real"):
+        ebm.EnergyDistribution(normalized, support=constraints.positive)
+    box = ebm.normalized_by(Spring(jnp.array(2.0)), ebm.Quadrature(0.0, 9.0))
+    site = ebm.EnergyDistribution(box, support=constraints.positive)  # The box is the user's.
+    np.testing.assert_allclose(
+        site.log_prob(1.0), dist.HalfNormal(0.5**0.5).log_prob(1.0), 1e-5
+    )
+
+
 def test_parameters_of_each_datum():
     """Covariates: one energy per datum, each with a constant of its own."""
     surrogate = spring_surrogate()
