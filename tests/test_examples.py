@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -191,3 +192,16 @@ def test_florentine(tmp_path):
         assert abs(rows["exchange"][i] - exact[i]) < 0.33 * exact[i + 1]
         assert 0.75 < rows["exchange"][i + 1] / exact[i + 1] < 1.25
     assert (tmp_path / "florentine.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_segmentation(tmp_path):
+    printed = run("11_segmentation.py", cwd=tmp_path)
+    assert "log Z at the centre: unknown\nok\n" in printed
+    assert re.search(r"NOT ok|^ok", printed.split("Mixing of")[1], re.M).group() == "ok"
+    row = r"^(mixture|Potts model) +(\S+) +(\S+)$"
+    rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
+    wrong, score = np.transpose([rows["Potts model"], rows["mixture"]])
+    assert wrong[0] < wrong[1] - 0.2
+    assert score[0] > score[1] + 0.25
+    assert (tmp_path / "segmentation.png").stat().st_size > 10_000

@@ -134,11 +134,12 @@ class PottsModel(AbstractEnergy):
         fields = self._fields().reshape(size, -1)
         flat = x.reshape(-1)
         for color, key in enumerate(jr.split(rng_key, colors.max() + 1)):
+            places = np.flatnonzero(colors == color)
             # A place that is missing from the table of neighbours has a label of its own.
-            around = jnp.append(flat, -1.0)[table]
+            around = jnp.append(flat, -1.0)[table[places]]
             equal = jnp.sum(has_level(self.levels, around), 1)
-            drawn = jr.categorical(key, fields + self.coupling * equal).astype(x.dtype)
-            flat = jnp.where(colors == color, drawn, flat)
+            drawn = jr.categorical(key, fields[places] + self.coupling * equal)
+            flat = flat.at[places].set(drawn.astype(x.dtype))
         return flat.reshape(self.shape)
 
     def __call__(self, x: Float[Array, "*shape"]) -> Scalar:
