@@ -31,6 +31,7 @@ from ._proposals import (
     LangevinProposal as LangevinProposal,
     RandomWalkProposal as RandomWalkProposal,
 )
+from ._sgmcmc import sgmcmc as sgmcmc
 from ._surrogate import (
     SurrogateLogZ as SurrogateLogZ,
     surrogate_log_z as surrogate_log_z,
@@ -40,4 +41,10 @@ from ._variability import (
     Bootstrap as Bootstrap,
     Godambe as Godambe,
     Simulated as Simulated,
+)
+from ._weight_prior import WeightPrior as WeightPrior
+from ._weights import (
+    AbstractEnergyPosterior as AbstractEnergyPosterior,
+    EnergyDraws as EnergyDraws,
+    disagreement as disagreement,
 )
