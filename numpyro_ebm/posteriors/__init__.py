@@ -5,6 +5,7 @@ from ._check import (
     SurrogateCheck as SurrogateCheck,
     check_surrogate as check_surrogate,
 )
+from ._ensemble import ensemble as ensemble
 from ._exchange import Exchange as Exchange
 from ._exchange_report import (
     ExchangeReport as ExchangeReport,
