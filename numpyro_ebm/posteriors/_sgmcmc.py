@@ -11,7 +11,7 @@ import numpy as np
 
 from .._checks import as_finite, check_count, check_key, check_positive, user_level
 from .._trainable import partition_trainable, unfreeze
-from .._types import ArrayLike, Float, Key, PyTree
+from .._types import Array, ArrayLike, Float, Key, PyTree
 from ..estimation._batches import as_batch_size
 from ..estimation._inputs import check_shapes
 from ..kernels import check_exact
@@ -57,17 +57,23 @@ def sgmcmc(
         ebm.MALA(), 5, ebm.Persistent(1000, reinit=0.0)
     )
     draws = ebm.posteriors.sgmcmc(
-        key, objective, energy, data, prior=dist.Normal(0, 1), step_size=1e-4
+        key,
+        objective,
+        energy,
+        data,
+        prior=dist.Normal(0, 1),
+        step_size=1e-5,
+        batch_size=100,
     )
     ```
 
-    **Biased**: no step is rejected. Where the posterior has curvature $h$ and the gradient noise
-    of variance $V$, the variance is $(1 + \eta V/2)\,/\,h(1 - \eta h/2)$. The relative excess is
-    $\tfrac\eta2\mathbb E[\hat g^2]$ for any posterior, which the result reports as
-    `excess_variance`. It does not see that chains of the objective lag behind the weights: give
-    them more `num_steps`, and compare. Rows drawn with replacement have $V = n^2s^2/b$. Shown by
-    `tests/posteriors/test_sgmcmc.py` against closed forms, and `test_networks.py` against the
-    exact posterior of a network.
+    **Biased**: no step is rejected. If the posterior has curvature $h$, and the gradient noise
+    of variance $V$, the variance is $(1 + \eta V/2)\,/\,h(1 - \eta h/2)$: too large by a share
+    of $\tfrac\eta2\mathbb E[\hat g^2]$, which the result has as `excess_variance`. If gradients
+    of rows have variance $s^2$, then $V = n^2s^2/b$ in batches of $b$. What it does not see:
+    chains of the objective lag behind the weights. More `num_steps` of them show whether that
+    matters. Shown by `tests/posteriors/test_sgmcmc.py` against closed forms, and by
+    `test_networks.py` against the exact posterior of a network.
 
     **Arguments**
 
@@ -82,8 +88,8 @@ def sgmcmc(
       many chains of contrastive divergence move.
     - `weight`: $\beta$, of [`loss_factor`][numpyro_ebm.loss_factor].
     - `num_chains`: chains of weights, each with its own chains of the objective.
-    - `num_warmup`: steps before the first draw. If the objective has chains, weights do not move
-      in the first quarter, until these have come to the energy.
+    - `num_warmup`: steps before the first draw. If the objective has chains, weights wait for
+      the first quarter of it until these have come to the energy.
     - `num_samples`, `thinning`: draws per chain, and steps per draw.
 
     **Warns** if variances are too large by more than 10 %, or chains of the objective hardly
@@ -131,9 +137,9 @@ def _first_state(problem: Problem, rng_key: Key) -> PyTree:
     sizes = [sum(map(jnp.size, _params(tree))) for tree in (start, trainable)]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"`{type(problem.objective).__name__}` trains more than the energy, on which `prior` "
-            "says nothing: use `ebm.ContrastiveDivergence`, or `ebm.ScoreMatching()` for a "
-            "generalised posterior."
+            f"`{type(problem.objective).__name__}` trains more than the energy, and `prior` "
+            "says nothing about it: use `ebm.ContrastiveDivergence(...)`, or "
+            "`ebm.ScoreMatching()` for a generalised posterior."
         )
     return state
 
@@ -146,8 +152,8 @@ def check_unbiased(objective: Any, batch_size: int | None) -> None:
     """Raise if the objective's gradient is not that of a log-density, or biased in batches."""
     if not isinstance(objective, AbstractObjective):
         raise TypeError(
-            "`objective` must be one of this library, such as `ebm.ContrastiveDivergence(...)`, "
-            f"got {objective!r:.80}."
+            "`objective` must be one of this library, such as "
+            f"`ebm.ContrastiveDivergence(...)`, got {objective!r:.80}."
         )
     if isinstance(objective, KernelSteinDiscrepancy) and batch_size is not None:
         raise ValueError(
@@ -163,9 +169,9 @@ def _check_chains(objective: ContrastiveDivergence) -> None:
     is_persistent = isinstance(start, Persistent) and start.reinit == 0
     if not (is_persistent or isinstance(start, FromResampledNoise)):
         raise ValueError(
-            "`objective` must let its chains come to the energy, or the posterior is wrong: use "
-            "`start=ebm.Persistent(reinit=0.0)`, or `ebm.objectives.FromResampledNoise()` for a "
-            f"conditional energy, got {start!r}."
+            "`objective` must let its chains come to the energy, or its gradient is biased: "
+            "use `start=ebm.Persistent(reinit=0.0)`, or, for a conditional energy, "
+            f"`start=ebm.objectives.FromResampledNoise()`, got {start!r:.80}."
         )
     check_exact(objective.kernel)
     if objective.energy_penalty or objective.kl_weight:
@@ -178,7 +184,7 @@ def _check_chains(objective: ContrastiveDivergence) -> None:
 def _warn(
     objective: AbstractObjective,
     metrics: dict[str, np.ndarray],
-    excess: Float[np.ndarray, " chain"],
+    excess: Float[Array, " chain"],
 ) -> None:
     largest = float(np.max(excess))
     if largest > _MOST_EXCESS:

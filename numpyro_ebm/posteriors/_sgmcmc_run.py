@@ -114,8 +114,8 @@ def _check_finite(is_finite: np.ndarray, step: int) -> None:
         return
     chains = ", ".join(map(str, np.flatnonzero(~is_finite)))
     raise FloatingPointError(
-        f"Step {step - 1} is not finite in chain {chains}. Use a smaller `step_size`: steps are "
-        "stable below 2 divided by the largest curvature of the log-posterior."
+        f"Step {step - 1} is not finite in chain {chains}. Use a smaller `step_size`: steps "
+        "are stable below 2 divided by the largest curvature of the log-posterior."
     )
 
 
@@ -140,6 +140,8 @@ def _step(
     step_size = jnp.where(is_held, 0, problem.step_size)
     kernel = blackjax().sgld.build_kernel()
     z = kernel(noise_key, chain.z, lambda *_: slope, None, step_size)
+    # Its noise has JAX's default type, whatever that of the weights.
+    z = z.astype(chain.z.dtype)
     squares = jnp.where(step < problem.num_warmup, 0, chain.squares + slope**2)
     return Chain(z, eqx.filter(state, eqx.is_array), squares), metrics
 

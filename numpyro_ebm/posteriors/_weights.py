@@ -45,8 +45,8 @@ class EnergyDraws(AbstractEnergyPosterior):
       those that are frozen. The members of an ensemble are chains of one draw.
     - **metrics**: the `loss` of the batch that led to each draw, and whatever else the
       objective reports, of shape `(chain, draw)`.
-    - **excess_variance**: of each chain, by how much the step size and the noise of the gradient
-      increase a variance, in the weight where that is largest; `None` for an ensemble.
+    - **excess_variance**: of each chain, by what share the step size and the noise of the
+      gradient increase variances, at the weight where it is largest; `None` for an ensemble.
     """
 
     by_chain: Any
