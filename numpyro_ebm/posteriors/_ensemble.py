@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_count, check_key, user_level
+from .._trainable import unfreeze
 from .._types import Array, Float, Key
 from ..estimation import Estimator
 from ..estimation._inputs import as_learnable, remark_on_scale
@@ -82,7 +83,7 @@ def ensemble(
     )
     _warn(estimator, history)
     last = {name: jnp.asarray(values[-1:].T) for name, values in history.items()}
-    return EnergyDraws(map_arrays(lambda x: x[:, None], energies), last)
+    return EnergyDraws(map_arrays(lambda x: x[:, None], unfreeze(energies)), last)
 
 
 def _bootstrap_weights(rng_key: Key, num_members: int, size: int) -> Float[Array, "member n"]:

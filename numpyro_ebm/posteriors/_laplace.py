@@ -101,7 +101,7 @@ def laplace(
     with another objective a generalised one, whose spread is that of `weight`. What is frozen
     stays fixed, so freezing all but the last layer, by [`freeze`][numpyro_ebm.freeze], gives a
     last-layer approximation [Daxberger et al. 2021], which for an energy is nearly exact: it is
-    an exponential family there. `tests/posteriors/test_laplace.py` compares both with the exact
+    an exponential family there. `tests/posteriors/test_networks.py` compares them with the exact
     posterior of a network of 13 weights.
 
     ```python
