@@ -32,10 +32,6 @@ class Network(ebm.AbstractEnergy):
         return self.network(x[None]) + x**2 / 8
 
 
-def network(key):
-    return Network(eqx.nn.MLP(1, "scalar", 4, 1, jnp.tanh, key=key))
-
-
 def modes():
     """200 quantiles of two Gaussians: no random numbers."""
     ranks = (np.arange(1, 101) - 0.5) / 100
@@ -52,7 +48,8 @@ def penalised(energy):
 
 def trained():
     """The posterior's mode."""
-    return minimize(penalised, network(jr.key(0)))
+    network = eqx.nn.MLP(1, "scalar", 4, 1, jnp.tanh, key=jr.key(0))
+    return minimize(penalised, Network(network))
 
 
 def flattened(energy):

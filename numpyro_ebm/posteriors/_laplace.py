@@ -100,9 +100,10 @@ def laplace(
     [`MaximumLikelihood`][numpyro_ebm.MaximumLikelihood] it approximates the posterior itself,
     with another objective a generalised one, whose spread is that of `weight`. What is frozen
     stays fixed, so freezing all but the last layer, by [`freeze`][numpyro_ebm.freeze], gives a
-    last-layer approximation [Daxberger et al. 2021], which for an energy is nearly exact: it is
-    an exponential family there. `tests/posteriors/test_networks.py` compares them with the exact
-    posterior of a network of 13 weights.
+    last-layer approximation [Daxberger et al. 2021]. For an energy it is nearly exact given the
+    other layers, because it is an exponential family there, and too sure, because they are not
+    known either. `tests/posteriors/test_networks.py` compares them with the exact posterior of
+    a network of 13 weights.
 
     ```python
     posterior = ebm.posteriors.laplace(

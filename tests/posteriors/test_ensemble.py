@@ -77,7 +77,7 @@ def test_what_is_refused_and_what_is_said():
         FloatingPointError, match=r"Step \d+ is not finite in member 0, 1\. Use"
     ):
         ensemble(jr.key(0), estimator, 300, start, DATA, num_members=2, **QUIET)
-    with pytest.raises(TypeError, match="`estimator` must be an `ebm.Estimator"):
+    with pytest.raises(TypeError, match=r"`estimator` must be an `ebm\.Estimator"):
         ensemble(jr.key(0), ebm.ScoreMatching(), 3, start, DATA)
     with pytest.raises(ValueError, match="`num_members` must be at least 2"):
         ensemble(jr.key(0), estimator, 3, start, DATA, num_members=1)

@@ -63,7 +63,7 @@ def of_location(batch_size, step_size, num_chains=200, num_samples=1000):
 @pytest.mark.filterwarnings("ignore:`sgmcmc`")
 @pytest.mark.parametrize(("batch_size", "factor"), [(None, 0.5), (10, 0.2)])
 def test_the_variance_of_a_gaussian(x64, batch_size, factor):
-    """Steps too long, and batches: the variance sees 2 %, and each of them adds 30 % or more."""
+    """The variance is known to 2 %; long steps and batches add 30 % or more."""
     step_size = factor / CURVATURE
     noise = 0 if batch_size is None else NUM**2 * DATA.var() / batch_size
     excess = (1 + step_size * noise / 2) / (1 - factor / 2) - 1
