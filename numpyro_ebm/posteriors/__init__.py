@@ -43,7 +43,6 @@ from ._variability import (
     Godambe as Godambe,
     Simulated as Simulated,
 )
-from ._weight_prior import WeightPrior as WeightPrior
 from ._weights import (
     AbstractEnergyPosterior as AbstractEnergyPosterior,
     EnergyDraws as EnergyDraws,
