@@ -110,7 +110,7 @@ def pairs():
 
 def energies():
     data, energy = jr.normal(jr.key(1), (30, 2)), ebm.MLPEnergy(2, 8, key=jr.key(4))
-    settings = {"prior": dist.Normal(0, 1), "step_size": 1e-3, "num_chains": 2, **QUIET}
+    settings = {"prior": dist.Normal(0, 1), "step_size": 1e-5, "num_chains": 2, **QUIET}
     sgmcmc = ebm.posteriors.sgmcmc
     draws = sgmcmc(jr.key(0), ebm.ScoreMatching(), energy, data, num_samples=50, **settings)
     places = {"left": -jnp.ones(2), "right": jnp.ones(2), "held_out": data}

@@ -49,7 +49,7 @@ def ensemble(
         lambda key: ebm.MLPEnergy(2, 16, key=key),
         data,
     )
-    unsure = ebm.posteriors.disagreement(members.energies, points)
+    unsure = ebm.posteriors.disagreement(members.energies, held_out)
     ```
 
     **Arguments**

@@ -17,7 +17,7 @@ WeightPrior: TypeAlias = Distribution | Callable[[str, Shape], Distribution]
 
 def log_prior(prior: WeightPrior, energy: Any) -> Scalar:
     """The log-density of the weights that train."""
-    terms = [law.log_prob(x).sum() for law, _, x in _laws(prior, energy)]
+    terms = [jnp.sum(law.log_prob(x)) for law, _, x in _laws(prior, energy)]
     return sum(terms, jnp.zeros((), jnp.result_type(float)))
 
 
