@@ -108,6 +108,15 @@ def pairs():
     return {"conditional": conditional, "y": x + 0.1, "x": x}
 
 
+def energies():
+    data, energy = jr.normal(jr.key(1), (30, 2)), ebm.MLPEnergy(2, 8, key=jr.key(4))
+    settings = {"prior": dist.Normal(0, 1), "step_size": 1e-5, "num_chains": 2, **QUIET}
+    sgmcmc = ebm.posteriors.sgmcmc
+    draws = sgmcmc(jr.key(0), ebm.ScoreMatching(), energy, data, num_samples=50, **settings)
+    places = {"left": -jnp.ones(2), "right": jnp.ones(2), "held_out": data}
+    return {"draws": draws, "box": ebm.Quadrature([-9.0] * 2, [9.0] * 2), **places}
+
+
 def at_a_minimum():
     data = ENERGY.sampler(jr.key(1), (300,))
     return {"energy": ebm.Gaussian(data.mean(0), np.cov(data.T, bias=True)), "data": data}
@@ -143,6 +152,7 @@ SPECIAL = {
     "posteriors/_normalized_by.py": precisions,
     "posteriors/_predictive.py": precisions,
     "posteriors/_surrogate.py": precisions,
+    "posteriors/_weights.py": energies,
     "_trainable.py": lambda: {"energy": network()},
     "diagnostics/_blackjax.py": a_loop_of_blackjax,
     "diagnostics/_datatree.py": draws,

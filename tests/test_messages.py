@@ -66,6 +66,10 @@ VERBS = {
     "init": lambda key: ESTIMATOR.init(key, ENERGY, DATA),
     "an exact draw": lambda key: ENERGY.sample(key),
     "a site": lambda key: ebm.EnergyDistribution(ENERGY).draw(key),
+    "ensemble": lambda key: ebm.posteriors.ensemble(key, ESTIMATOR, 2, lambda _: ENERGY, DATA),
+    "sgmcmc": lambda key: ebm.posteriors.sgmcmc(
+        key, ebm.ScoreMatching(), ENERGY, DATA, prior=dist.Normal(0, 1), step_size=0.1
+    ),
     "drift_probe": lambda key: ebm.drift_probe(key, ENERGY, ebm.MALA(), {"a": DATA, "b": DATA}),
     "stein": lambda key: ebm.diagnostics.kernel_stein_discrepancy(key, ENERGY, DATA),
     "mmd": lambda key: ebm.diagnostics.maximum_mean_discrepancy(key, DATA, DATA),

@@ -5,6 +5,7 @@ from ._check import (
     SurrogateCheck as SurrogateCheck,
     check_surrogate as check_surrogate,
 )
+from ._ensemble import ensemble as ensemble
 from ._exchange import Exchange as Exchange
 from ._exchange_report import (
     ExchangeReport as ExchangeReport,
@@ -31,6 +32,7 @@ from ._proposals import (
     LangevinProposal as LangevinProposal,
     RandomWalkProposal as RandomWalkProposal,
 )
+from ._sgmcmc import sgmcmc as sgmcmc
 from ._surrogate import (
     SurrogateLogZ as SurrogateLogZ,
     surrogate_log_z as surrogate_log_z,
@@ -40,4 +42,9 @@ from ._variability import (
     Bootstrap as Bootstrap,
     Godambe as Godambe,
     Simulated as Simulated,
+)
+from ._weights import (
+    AbstractEnergyPosterior as AbstractEnergyPosterior,
+    EnergyDraws as EnergyDraws,
+    disagreement as disagreement,
 )

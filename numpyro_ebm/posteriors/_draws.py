@@ -1,12 +1,15 @@
 """Draws of parameters from a posterior."""
 
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.infer import MCMC
 
-from .._types import PyTree
+from .._types import Array, PyTree
 from ._parameters import Parameters
 
 
@@ -34,11 +37,31 @@ def draws_of(posterior: MCMC | PyTree, parameters: Parameters) -> PyTree:
 
 
 def num_draws(draws: PyTree) -> int:
-    return len(jax.tree.leaves(draws)[0])
+    """The length of the leading axis of the arrays of a pytree, such as stacked energies."""
+    return len(next(x for x in jax.tree.leaves(draws) if _is_array(x)))
+
+
+def draw_at(draws: PyTree, i: int) -> PyTree:
+    return map_arrays(lambda x: jnp.asarray(x)[i], draws)
+
+
+def map_draws(fn: Callable[[Any], Any], draws: PyTree) -> Any:
+    """`fn` of each draw, a few at a time."""
+    arrays, rest = eqx.partition(map_arrays(jnp.asarray, draws), _is_array)
+    return jax.lax.map(lambda one: fn(eqx.combine(one, rest)), arrays, batch_size=16)
+
+
+def map_arrays(fn: Callable[[Array], Any], tree: PyTree) -> PyTree:
+    """`fn` of each array; an energy may have other leaves, such as an activation."""
+    return jax.tree.map(lambda x: fn(x) if _is_array(x) else x, tree)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
 
 
 def thinned(draws: PyTree, most: int) -> tuple[PyTree, Any]:
     """At most `most` draws, evenly spaced, and their indices."""
     size = num_draws(draws)
     indices = jnp.linspace(0, size - 1, min(size, most)).round().astype(int)
-    return jax.tree.map(lambda x: jnp.asarray(x)[indices], draws), indices
+    return map_arrays(lambda x: jnp.asarray(x)[indices], draws), indices

@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from .._checks import check_key, check_positive, user_level
-from .._trainable import partition_trainable, unfreeze
-from .._types import Array, ArrayLike, Float, Key, PyTree, Scalar
-from ..energies import forget_constants
+from .._trainable import unfreeze
+from .._types import Array, ArrayLike, Float, Key, Scalar
 from ..objectives import AbstractObjective
 from ._losses import Loss, check_objective, loss_of
+from ._weights import AbstractEnergyPosterior, check_trains, flattened
 
 
 class AbstractCurvature(eqx.Module):
@@ -58,7 +57,7 @@ class FullCurvature(AbstractCurvature):
         return axes * (prior_precision + jnp.maximum(spectrum, 0)) ** -0.5
 
 
-class LaplacePosterior(eqx.Module):
+class LaplacePosterior(AbstractEnergyPosterior):
     r"""A Gaussian over the trainable numbers of an energy.
 
     What [`laplace`][numpyro_ebm.posteriors.laplace] returns.
@@ -79,10 +78,10 @@ class LaplacePosterior(eqx.Module):
         return eqx.filter_vmap(self._draw)(jr.split(rng_key, num_draws))
 
     def _draw(self, rng_key: Key) -> Any:
-        flat, rebuild = _flattened(self.energy)
+        flat, rebuild = flattened(self.energy)
         noise = jr.normal(rng_key, flat.shape, flat.dtype)
         moved = self.scale * noise if self.scale.ndim == 1 else self.scale @ noise
-        return rebuild(flat + moved)
+        return unfreeze(rebuild(flat + moved))
 
 
 def laplace(
@@ -101,9 +100,10 @@ def laplace(
     [`MaximumLikelihood`][numpyro_ebm.MaximumLikelihood] it approximates the posterior itself,
     with another objective a generalised one, whose spread is that of `weight`. What is frozen
     stays fixed, so freezing all but the last layer, by [`freeze`][numpyro_ebm.freeze], gives a
-    last-layer approximation [Daxberger et al. 2021], which for an energy is nearly exact: it is
-    an exponential family there. `tests/posteriors/test_laplace.py` compares both with the exact
-    posterior of a network of 13 weights.
+    last-layer approximation [Daxberger et al. 2021]. For an energy it is nearly exact given the
+    other layers, because it is an exponential family there, and too sure, because they are not
+    known either. `tests/posteriors/test_networks.py` compares them with the exact posterior of
+    a network of 13 weights.
 
     ```python
     posterior = ebm.posteriors.laplace(
@@ -128,9 +128,8 @@ def laplace(
     check_objective(objective)
     check_positive("prior_precision", prior_precision)
     check_positive("weight", weight)
-    flat, rebuild = _flattened(energy)
-    if not flat.size:
-        raise ValueError("`energy` has nothing that trains: all of it is frozen.")
+    flat, rebuild = flattened(energy)
+    check_trains(flat)
     precision, beta = (jnp.asarray(x, flat.dtype) for x in (prior_precision, weight))
 
     def loss(z: Array) -> Scalar:
@@ -151,14 +150,3 @@ def laplace(
             stacklevel=user_level(),
         )
     return LaplacePosterior(energy, scale)
-
-
-def _flattened(energy: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """The trainable numbers of an energy, and the way back, to energies without constants."""
-    params, rest = partition_trainable(forget_constants(energy))
-    flat, unravel = ravel_pytree(params)
-
-    def rebuild(flat: Array) -> PyTree:
-        return unfreeze(eqx.combine(unravel(flat), rest))
-
-    return flat, rebuild

@@ -17,7 +17,7 @@ from ..chains import run_alone
 from ..energies import AbstractEnergy, as_energy, check_energy, unconstrained
 from ..kernels import AbstractKernel, as_sampler, check_exact, default_kernel
 from ..sampling import SiteDraws
-from ._draws import num_draws
+from ._draws import draw_at, map_arrays, map_draws, num_draws
 
 
 class PredictiveLogLikelihood(eqx.Module):
@@ -74,14 +74,15 @@ def predictive_log_likelihood(
     - `family`: a function from one $\theta$ to an energy that knows its `log_z`, such as a
       surrogate, or `lambda theta: ebm.normalized_by(...)`.
     - `theta`: draws from the posterior, in the order of their chains, stacked along the first
-      axis.
+      axis; energies themselves, if weights are uncertain, such as those of
+      [`EnergyDraws`][numpyro_ebm.posteriors.EnergyDraws].
     - `data`: held-out points along the first axis.
 
     **Raises** `ValueError` if the energies do not know their `log_z`, or a value is NaN.
     """
     points = as_data(data)
     size = num_draws(theta)
-    energy = as_energy(family(jax.tree.map(lambda x: jnp.asarray(x)[0], theta)))
+    energy = as_energy(family(draw_at(theta, 0)))
     if energy.log_z is None:
         raise ValueError(
             f"`family` must give energies that know their `log_z`, got {energy!r}: pass a "
@@ -118,7 +119,7 @@ def _log_densities(
         assert known is not None
         return -jax.vmap(energy)(points) - known.estimate, known.std_error
 
-    return jax.lax.map(one, jax.tree.map(jnp.asarray, theta), batch_size=16)
+    return map_draws(one, theta)
 
 
 def predictive_draws(
@@ -150,8 +151,8 @@ def predictive_draws(
     check_key(rng_key)
     check_count("num_data", num_data)
     check_count("num_steps", num_steps)
-    theta = jax.tree.map(jnp.asarray, theta)
-    energy = as_energy(family(jax.tree.map(lambda x: x[0], theta)))
+    theta = map_arrays(jnp.asarray, theta)
+    energy = as_energy(family(draw_at(theta, 0)))
     if energy.event_shape is None:
         raise ValueError("`family` must give energies that know their `event_shape`.")
     kernel = default_kernel(energy) if kernel is None else kernel
@@ -176,7 +177,7 @@ def _draw(
             return energy.sampler(rng_key, (num_data,)), jnp.ones(num_data)
         return _ends(rng_key, energy, kernel, num_data, num_steps)
 
-    return jax.lax.map(one, (keys, theta), batch_size=16)
+    return map_draws(one, (keys, theta))
 
 
 def _ends(
