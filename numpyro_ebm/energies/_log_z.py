@@ -46,6 +46,7 @@ class LogZ(eqx.Module):
     - **seconds**: how long it took, compilation included; 0 if nobody knows.
     - **is_relative**: whether a constant is missing that is the same for all parameters, so
       that the estimate serves a posterior, but no evidence.
+    - **box**: the corners of the box that was integrated over, if it was one.
 
     **Raises** `ValueError` if the estimate is not finite or an error is NaN or negative,
     unless a check failed.
@@ -63,6 +64,7 @@ class LogZ(eqx.Module):
     ess_of: str = eqx.field(static=True, default="")
     seconds: Scalar = eqx.field(converter=as_floats, default=0.0)
     is_relative: bool = eqx.field(static=True, default=False)
+    box: tuple[tuple[float, ...], ...] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))

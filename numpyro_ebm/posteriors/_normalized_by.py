@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from .._guard import any_point
@@ -110,7 +111,8 @@ def _by_quadrature(method: Quadrature, energy: AbstractEnergy) -> LogZ:
     value, coarse = method.log_z(energy), method.with_halved_points().log_z(energy)
     # Its slope would be that of a kink.
     error = jax.lax.stop_gradient(jnp.abs(value - coarse))
-    return LogZ(value, error, method="Quadrature")
+    low, high = (tuple(map(float, np.ravel(end))) for end in (method.low, method.high))
+    return LogZ(value, error, method="Quadrature", box=(low, high))
 
 
 def quadrature_for(

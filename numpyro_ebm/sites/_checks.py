@@ -4,11 +4,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
+from jax.core import Tracer
 from numpyro.distributions import constraints
 
 from .._guard import any_point, list_names, unnormalized
 from .._types import Shape
-from ..energies import AbstractEnergy, Normalized, discrete_support, is_discrete
+from ..energies import AbstractEnergy, LogZ, Normalized, box_of, discrete_support, is_discrete
 from ._enumeration import (
     Enumerated,
     enumerated_constants,
@@ -100,17 +102,25 @@ def as_constraint(support: Any, event_shape: Shape) -> Any:
 
 def check_on_support(energy: AbstractEnergy, support: Any, is_own: bool) -> None:
     """Raise if the log Z of the energy is known to belong to another support."""
-    if is_own or not isinstance(energy, Normalized) or energy.partition.method in _STATED:
+    if is_own or not isinstance(energy, Normalized) or _is_within(energy.partition, support):
         return
     raise ValueError(
         f"log Z of {energy!r} is for its own support, {energy.support}, and would be wrong on "
         f"that of the site, {support}. Give the energy its support before its log Z is found: "
-        "by a property `support` of its class, or by `ebm.Tilted(energy, reference)`."
+        "by a property `support` of its class, or by `ebm.Tilted(energy, reference)`; or "
+        "integrate by an `ebm.Quadrature` that lies on the support."
     )
 
 
-#: Methods whose log Z is for a support that the user chose: of a number, and of a box.
-_STATED = ("given", "Quadrature")
+def _is_within(log_z: LogZ, support: Any) -> bool:
+    """Whether a log Z is for a support that the user chose: of a number, and of a box."""
+    if log_z.box is None:
+        return log_z.method == "given"
+    bounds = box_of(support)
+    if bounds is None or any(isinstance(end, Tracer) for end in bounds):
+        return True  # Not known.
+    low, high = map(np.asarray, log_z.box)
+    return bool(np.all(low >= np.ravel(bounds[0])) and np.all(high <= np.ravel(bounds[1])))
 
 
 def check_weights(site: Any, axes: list[Enumerated]) -> None:

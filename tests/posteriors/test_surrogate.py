@@ -227,6 +227,9 @@ def test_a_constant_of_another_support_is_refused():
     np.testing.assert_allclose(
         site.log_prob(1.0), dist.HalfNormal(0.5**0.5).log_prob(1.0), 1e-5
     )
+    wide = ebm.normalized_by(Spring(jnp.array(2.0)), ebm.Quadrature(-9.0, 9.0))
+    with pytest.raises(ValueError, match="would be wrong on that of the site"):
+        ebm.EnergyDistribution(wide, support=constraints.positive)
 
 
 def test_parameters_of_each_datum():
