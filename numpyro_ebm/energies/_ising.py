@@ -21,11 +21,11 @@ from ._states import bits, is_enumerable
 
 
 class IsingModel(AbstractEnergy):
-    r"""$-K\sum_{\langle ij\rangle} s_i s_j - h\sum_i s_i$, with $s_i = \pm 1$ on a lattice.
+    r"""$-K\sum_{\langle ij\rangle} s_i s_j - \sum_i h_i s_i$, with $s_i = \pm 1$ on a lattice.
 
     `log_z` is Kaufman's exact solution on a two-dimensional torus without a field
-    [[Kaufman 1949](https://doi.org/10.1103/PhysRev.76.1232)], the transfer matrix's on a ring,
-    and otherwise an enumeration of up to 20 spins; for larger lattices it is unknown. A
+    [[Kaufman 1949](https://doi.org/10.1103/PhysRev.76.1232)], the transfer matrix's on a ring
+    in a uniform one, and otherwise an enumeration of up to 20 spins; for larger lattices it is unknown. A
     negative coupling frustrates a torus with an odd side, and Kaufman's terms cancel: a
     transfer matrix is used instead, up to a shorter side of 9. Beyond that the value is
     checked, and raises an error if too few digits are left. Moments and exact draws use
@@ -35,7 +35,7 @@ class IsingModel(AbstractEnergy):
 
     - `shape`: the shape of the lattice, one- or two-dimensional, and of one point.
     - `coupling`: $K$, the inverse temperature times the interaction.
-    - `field`: $h$, or `None` for none.
+    - `field`: $h$, one for all spins or of the shape of the lattice, or `None` for none.
     - `periodic`: whether opposite edges are neighbours.
     """
 
@@ -43,7 +43,7 @@ class IsingModel(AbstractEnergy):
 
     shape: Shape = eqx.field(static=True)
     coupling: Scalar = eqx.field(converter=finite("coupling"))
-    field: Scalar | None = eqx.field(converter=finite("field"), default=None)
+    field: Float[Array, "*any"] | None = eqx.field(converter=finite("field"), default=None)
     periodic: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def __check_init__(self) -> None:
@@ -51,6 +51,10 @@ class IsingModel(AbstractEnergy):
         if len(shape) not in (1, 2) or min(shape) < 1:
             raise ValueError(
                 f"`shape` must be that of a one- or two-dimensional lattice, got {self.shape}."
+            )
+        if self.field is not None and self.field.shape not in ((), shape):
+            raise ValueError(
+                f"`field` must be one number or of shape {shape}, got shape {self.field.shape}."
             )
 
     @property
@@ -60,7 +64,8 @@ class IsingModel(AbstractEnergy):
     @property
     def log_z(self) -> Scalar | None:
         field = jnp.zeros(()) if self.field is None else self.field
-        if self.periodic and sum(size > 1 for size in self.shape) < 2:
+        is_ring = self.periodic and sum(size > 1 for size in self.shape) < 2
+        if is_ring and field.ndim == 0:
             # Along a side of one, each spin is its own neighbour, at both ends of a bond.
             own = self.num_spins * (len(self.shape) - 1) * self.coupling
             return ring_log_z(self.num_spins, self.coupling, field) + own
@@ -108,7 +113,11 @@ class IsingModel(AbstractEnergy):
             if not self.periodic:
                 bonds = jax.lax.slice_in_dim(bonds, 0, self.shape[axis] - 1, axis=axis)
             energy -= self.coupling * jnp.sum(bonds)
-        return energy if self.field is None else energy - self.field * jnp.sum(x)
+        if self.field is None:
+            return energy
+        return energy - (
+            jnp.sum(self.field * x) if self.field.ndim else self.field * jnp.sum(x)
+        )
 
     def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
         states = self.states()
@@ -116,7 +125,7 @@ class IsingModel(AbstractEnergy):
 
     def _field_at(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The field on each spin, from its neighbours and from outside."""
-        field = jnp.zeros_like(x) if self.field is None else jnp.full_like(x, self.field)
+        field = jnp.zeros_like(x) if self.field is None else jnp.zeros_like(x) + self.field
         for axis, size in enumerate(self.shape):
             if size == 1:
                 continue  # Its own neighbour, a constant.

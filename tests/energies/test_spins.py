@@ -25,7 +25,8 @@ def enumerate_ising(shape, coupling, field, *, periodic):
     for spins in itertools.product((-1, 1), repeat=len(sites)):
         spin = dict(zip(sites, spins, strict=True))
         log_weights.append(
-            coupling * sum(spin[i] * spin[j] for i, j in bonds) + field * sum(spins)
+            coupling * sum(spin[i] * spin[j] for i, j in bonds)
+            + np.sum(field * np.reshape(spins, shape))
         )
     return np.logaddexp.reduce(log_weights)
 
@@ -38,6 +39,17 @@ def test_ising_normaliser_is_the_enumeration(shape, periodic, coupling, x64):
         model = ebm.IsingModel(shape, coupling, field, periodic=periodic)
         truth = enumerate_ising(shape, coupling, field or 0.0, periodic=periodic)
         np.testing.assert_allclose(model.log_z, truth, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 4), (2, 3)], ids=str)
+def test_ising_in_a_field_of_each_spin(shape, x64):
+    field = np.random.default_rng(0).normal(size=shape)
+    model = ebm.IsingModel(shape, 0.3, field)
+    truth = enumerate_ising(shape, 0.3, field, periodic=True)
+    np.testing.assert_allclose(model.log_z, truth, atol=1e-10)
+    assert model.mean.shape == shape
+    with pytest.raises(ValueError, match=r"one number or of shape \(2, 3\)"):
+        ebm.IsingModel((2, 3), 0.3, jnp.ones(3))
 
 
 def test_ising_of_a_hundred_spins_by_kaufman(x64):
