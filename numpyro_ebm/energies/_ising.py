@@ -25,10 +25,10 @@ class IsingModel(AbstractEnergy):
 
     `log_z` is Kaufman's exact solution on a two-dimensional torus without a field
     [[Kaufman 1949](https://doi.org/10.1103/PhysRev.76.1232)], the transfer matrix's on a ring
-    in a uniform one, and otherwise an enumeration of up to 20 spins; for larger lattices it is unknown. A
-    negative coupling frustrates a torus with an odd side, and Kaufman's terms cancel: a
-    transfer matrix is used instead, up to a shorter side of 9. Beyond that the value is
-    checked, and raises an error if too few digits are left. Moments and exact draws use
+    in a uniform one, and otherwise an enumeration of up to 20 spins; for larger lattices it is
+    unknown. A negative coupling frustrates a torus with an odd side, and Kaufman's terms
+    cancel: a transfer matrix is used instead, up to a shorter side of 9. Beyond that the value
+    is checked, and raises an error if too few digits are left. Moments and exact draws use
     enumeration.
 
     **Arguments**
@@ -115,9 +115,9 @@ class IsingModel(AbstractEnergy):
             energy -= self.coupling * jnp.sum(bonds)
         if self.field is None:
             return energy
-        return energy - (
-            jnp.sum(self.field * x) if self.field.ndim else self.field * jnp.sum(x)
-        )
+        if self.field.ndim:
+            return energy - jnp.sum(self.field * x)
+        return energy - self.field * jnp.sum(x)
 
     def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
         states = self.states()
