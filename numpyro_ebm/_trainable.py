@@ -1,4 +1,4 @@
-"""What trains: inexact arrays not wrapped in `Frozen`."""
+"""What trains: inexact arrays not wrapped in `Frozen`, or in Paramax's `NonTrainable`."""
 
 from typing import Any
 
@@ -37,11 +37,17 @@ def unfreeze(tree: PyTree) -> PyTree:
 
 def partition_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Split `tree` into the trainable part and the rest; `eqx.combine` rejoins them."""
-    return eqx.partition(tree, _is_trainable, is_leaf=_is_frozen)
+    return eqx.partition(tree, _is_trainable, is_leaf=_is_fixed)
 
 
 def _is_frozen(node: Any) -> bool:
     return isinstance(node, Frozen)
+
+
+def _is_fixed(node: Any) -> bool:
+    return _is_frozen(node) or (
+        type(node).__name__ == "NonTrainable" and type(node).__module__.startswith("paramax")
+    )
 
 
 def _is_trainable(leaf: Any) -> bool:
