@@ -15,7 +15,7 @@ from jax.sharding import Sharding
 
 from .._checks import as_automatic, check_count, check_key, check_probability, user_level
 from .._driver import drive
-from .._trainable import partition_trainable
+from .._trainable import partition_trainable, strongly_typed
 from .._types import Array, ArrayLike, EnergyLike, Key, PyTree, Scalar
 from .._values import ByValue
 from ..energies import forget_constants
@@ -109,6 +109,7 @@ class Estimator:
         check_shapes(unknown, batch)
         init_key, run_key = jr.split(rng_key)
         trainable, objective_state = self.objective.init(init_key, unknown, batch)
+        trainable = strongly_typed(trainable)
         params, _ = partition_trainable(trainable)
         if not jax.tree.leaves(params):
             raise ValueError(
