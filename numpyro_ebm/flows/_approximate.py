@@ -118,9 +118,9 @@ def approximate(
 
     - `energy`: anything [`as_energy`][numpyro_ebm.as_energy] takes, such as the
       [`ModelEnergy`][numpyro_ebm.ModelEnergy] of a NumPyro model.
-    - `flow`: what is fitted, a flow of FlowJAX or another density with `log_z` and `sampler`, in
-      unconstrained space; by default [`coupling_flow`][numpyro_ebm.flows.coupling_flow] with
-      the means and scales of the draws.
+    - `flow`: what is fitted, a flow of FlowJAX or another density with `log_z` and `sampler`,
+      in unconstrained space; by default [`coupling_flow`][numpyro_ebm.flows.coupling_flow]
+      with the means and scales of the draws.
     - `draws`: of the energy, one per row, instead of those made here; for a model, of the
       vector of its unconstrained sites.
     - `reference`: where the draws start: wider than the target, on its support; by default the
@@ -141,7 +141,10 @@ def approximate(
     check_positive("learning_rate", learning_rate)
     flat, _ = flattened(as_energy(energy, event_shape))
     if is_discrete(flat):
-        raise ValueError(f"A flow has no density on the points of {flat!r}, which are discrete.")
+        raise ValueError(
+            f"A flow has no density on the points of {flat!r}, which are discrete: use "
+            "`ebm.SequentialMonteCarlo()`."
+        )
     free, transform = unconstrained(flat)
     draw_key, flow_key, fit_key, weigh_key = jr.split(rng_key, 4)
     if draws is None:

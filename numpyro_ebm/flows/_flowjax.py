@@ -1,6 +1,7 @@
 """The only door to FlowJAX and Paramax, which are optional."""
 
 import functools
+import importlib
 from typing import Any, NamedTuple
 
 
@@ -17,10 +18,9 @@ class _FlowJAX(NamedTuple):
 def flowjax() -> _FlowJAX:
     """FlowJAX, imported when it is first needed."""
     try:
-        import paramax
-        from flowjax import bijections, distributions, flows
+        names = "flowjax.bijections", "flowjax.distributions", "flowjax.flows", "paramax"
+        return _FlowJAX(*map(importlib.import_module, names))
     except ImportError as error:
         raise ImportError(
             'Building a flow needs FlowJAX: pip install "numpyro-ebm[flows]".'
         ) from error
-    return _FlowJAX(bijections, distributions, flows, paramax)

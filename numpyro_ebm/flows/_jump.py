@@ -2,6 +2,7 @@
 
 from .._checks import check_count, check_positive
 from .._types import EnergyLike
+from ..energies import FlowEnergy
 from ..kernels import AbstractKernel, step_adaptation
 from ._density import as_density
 from ._jump_adaptation import FlowTraining, JumpAdaptation
@@ -37,7 +38,8 @@ class FlowJump(AbstractKernel):
 
     - `kernel`: the inner kernel; under `MCMC`, with its model or potential. It adapts as it
       would alone.
-    - `flow`: $q$, of FlowJAX or any density with `log_z` and `sampler`, such as a Gaussian.
+    - `flow`: $q$, of FlowJAX or any density with `log_z` and `sampler`, such as a Gaussian. It
+      is not changed, unless `adapt_flow`.
     - `num_jumps`: attempts per transition, whose energies are computed at once. Each takes one
       energy and two densities of the flow.
     - `adapt_flow`: train the flow in warm-up, one step per transition.
@@ -61,6 +63,11 @@ class FlowJump(AbstractKernel):
         check_count("num_jumps", num_jumps)
         check_positive("learning_rate", learning_rate)
         density = as_density(flow)
+        if adapt_flow and not isinstance(density, FlowEnergy):
+            raise ValueError(
+                "`adapt_flow` trains flows of FlowJAX, whose parameters may take any value, "
+                f"such as `ebm.flows.coupling_flow(rng_key, event_shape)`, got {density!r}."
+            )
         training = FlowTraining(learning_rate) if adapt_flow else None
         move = JumpMove(kernel.move, Flow.of(density), num_jumps)
         travel = None if inner.travel is None else with_inner(move, inner.travel.move)

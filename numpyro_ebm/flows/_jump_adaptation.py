@@ -11,7 +11,7 @@ from jax.lax import cond
 
 from .._trainable import partition_trainable, strongly_typed
 from .._types import Array, Float, Key, Point, PyTree, Scalar
-from ..chains import AbstractAdaptation, AbstractMove, Adaptation, AdaptState, Report, dimension
+from ..chains import AbstractAdaptation, AbstractMove, Adaptation, AdaptState, Report
 from ..estimation import decaying_adam
 from ._jump_move import Flow, JumpMove
 

@@ -102,7 +102,9 @@ class JumpMove(AbstractMove):
                 f"{size}, in unconstrained space: build one on points of shape ({size},)."
             )
         inner = self.inner.init(rng_key, position, energy)
-        return JumpState(inner.position, inner.logdensity, inner, jnp.zeros_like(inner.logdensity))
+        return JumpState(
+            inner.position, inner.logdensity, inner, jnp.zeros_like(inner.logdensity)
+        )
 
     def step(
         self, rng_key: Key, state: JumpState, energy: Energy
@@ -151,7 +153,7 @@ def with_inner(move: JumpMove, inner: AbstractMove) -> JumpMove:
 
 def _jump(at: tuple[Array, Scalar], candidate: tuple[Array, Scalar, Scalar]) -> tuple:
     """One jump from a point of weight $p/q$ to another, or none."""
-    (here, log_weight), (there, log_candidate, u) = at, candidate
+    (_, log_weight), (there, log_candidate, u) = at, candidate
     accept_prob = jnp.nan_to_num(jnp.exp(jnp.minimum(0, log_candidate - log_weight)))
     new = jax.tree.map(
         lambda a, b: jnp.where(u < accept_prob, a, b), (there, log_candidate), at
