@@ -109,8 +109,7 @@ class Estimator:
         check_shapes(unknown, batch)
         init_key, run_key = jr.split(rng_key)
         trainable, objective_state = self.objective.init(init_key, unknown, batch)
-        trainable = strongly_typed(trainable)
-        params, _ = partition_trainable(trainable)
+        params, _ = partition_trainable(trainable := strongly_typed(trainable))
         if not jax.tree.leaves(params):
             raise ValueError(
                 "`energy` has nothing to train: no floating-point array, or all frozen. Undo "

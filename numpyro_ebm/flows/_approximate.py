@@ -62,7 +62,12 @@ class Approximation(Printed, eqx.Module):
     @property
     def ok(self) -> bool:
         """Whether the weights support an error, and no part of the target is missed."""
-        return self.log_z.ok and bool(self.missed <= _MOST_MISSED)
+        return self.log_z.ok and self.is_covering
+
+    @property
+    def is_covering(self) -> bool:
+        """Whether hardly any draw of the target lies beyond those of the flow."""
+        return bool(self.missed <= _MOST_MISSED)
 
     def _parts(self) -> list[str | Rows]:
         low, high = float(self.elbo), float(self.eubo)

@@ -51,7 +51,7 @@ def jumps(num_jumps, kind=Flow):
     return JumpMove(StillMove(1.0), flow, num_jumps)
 
 
-@pytest.mark.parametrize("name", ["first", "radius"])
+@pytest.mark.parametrize("name", [pytest.param("first", marks=pytest.mark.slow), "radius"])
 def test_ranks_under_a_bad_flow_are_uniform(name):
     target = two_modes(4.0)
     assert_uniform(ranks(jumps(2), target, target, STATISTICS[name]), LENGTH)
