@@ -27,7 +27,7 @@ def coupling_flow(
 ) -> Any:
     r"""A FlowJAX distribution of real points: couplings, then a spline of each coordinate.
 
-    From a standard normal, `num_layers` couplings [Dinh, Sohl-Dickstein and Bengio 2017], in
+    From a standard normal, `num_layers` couplings [Dinh et al. 2017], in
     which half of the coordinates go through splines that depend on the other half [Durkan et
     al. 2019], then a scale and a shift; then a spline of each coordinate alone, for its
     marginal; then `loc` and `scale`. It begins as the normal law of that location and scale.

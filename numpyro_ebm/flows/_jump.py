@@ -20,10 +20,8 @@ class FlowJump(AbstractKernel):
     stationarity under a bad flow, exact ranks).
 
     ```python
-    flow = ebm.flows.approximate(jax.random.key(0), energy).flow
-    draws = ebm.sample(
-        jax.random.key(1), energy, ebm.flows.FlowJump(ebm.MALA(), flow)
-    )
+    kernel = ebm.flows.FlowJump(ebm.MALA(), flow)
+    draws = ebm.sample(jax.random.key(1), energy, kernel)
     draws.stats["jump_prob"].mean()
     ```
 

@@ -25,7 +25,7 @@ class LearnedProposal(AbstractLongMethod):
 
     ```python
     wide = dist.Normal(0, 5).expand([2]).to_event(1)
-    method = ebm.flows.LearnedProposal(reference=wide)
+    method = ebm.flows.LearnedProposal(flow, wide)
     log_z = ebm.log_partition(jax.random.key(0), energy, method)
     ```
 
