@@ -8,8 +8,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 
+from .._checks import as_typed_key
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, Key, Point, Scalar, Shape
 from ._base import AbstractEnergy, convert
@@ -58,7 +58,7 @@ class FlowEnergy(AbstractEnergy):
         """Independent draws, differentiable in the flow's parameters if FlowJAX's are."""
         with jax.numpy_rank_promotion("allow"):
             return unfreeze(self.flow).sample(
-                _typed(rng_key), sample_shape, unfreeze(self.condition)
+                as_typed_key(rng_key), sample_shape, unfreeze(self.condition)
             )
 
     def _formula(self) -> str:
@@ -105,14 +105,8 @@ def is_flow(obj: Any) -> bool:
     return ("flowjax.distributions", "AbstractDistribution") in names
 
 
-def _typed(rng_key: Key) -> Key:
-    """FlowJAX takes no legacy keys."""
-    is_typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
-    return rng_key if is_typed else jr.wrap_key_data(rng_key)
-
-
 @convert.register(eqx.Module)
-def _(obj: eqx.Module, name: str, event_shape: Shape | None) -> AbstractEnergy:
+def _(obj: Any, name: str, event_shape: Shape | None) -> AbstractEnergy:
     if not is_flow(obj):
         return convert.dispatch(object)(obj, name, event_shape)
     if obj.cond_shape is not None:

@@ -1,6 +1,6 @@
 """Fit a flow to an energy, and say how good it is."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -156,17 +156,20 @@ def approximate(
         points = _draw(draw_key, flat, reference, num_draws, progress_bar)
     else:
         points = _given(draws, flat)
-    points = points if transform is None else jax.vmap(transform.inv)(points)
+    points = jnp.asarray(points if transform is None else jax.vmap(transform.inv)(points))
     if flow is None:
-        size = {"loc": points.mean(0), "scale": _scales(points)}
-        flow = coupling_flow(flow_key, points.shape[1:], **size)
+        loc, scale = points.mean(0), _scales(points)
+        flow = coupling_flow(flow_key, points.shape[1:], loc=loc, scale=scale)
     check_flow(flow, free)
-    num_held = max(1, len(points) // 10)
+    num_held = len(points) // 10
     held, fitted = points[:num_held], points[num_held:]
-    estimator = Estimator(ForwardKL(), decaying_adam(num_steps, learning_rate))
-    batch_size = None if batch_size >= len(fitted) else batch_size
-    result = estimator.run(
-        fit_key, num_steps, flow, fitted, batch_size=batch_size, progress_bar=progress_bar
+    result = Estimator(ForwardKL(), decaying_adam(num_steps, learning_rate)).run(
+        fit_key,
+        num_steps,
+        cast(EnergyLike, flow),
+        fitted,
+        batch_size=min(batch_size, len(fitted)),
+        progress_bar=progress_bar,
     )
     density = energy_named("flow", result.energy)
     return _judge(weigh_key, free, transform, result, density, held, num_samples)

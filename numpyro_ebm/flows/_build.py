@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import as_floats, as_shape, check_count, check_key, check_positive
+from .._checks import as_floats, as_shape, as_typed_key, check_count, check_key, check_positive
 from .._trainable import strongly_typed
 from .._types import Array, ArrayLike, Key, Shape
 from ._flowjax import flowjax
@@ -85,7 +85,7 @@ def _build(
     steps = [_splines(dim, 2 * num_knots), bijections.Affine(*_ends(shape, loc, scale))]
     if dim > 1:
         coupled = flowjax().flows.coupling_flow(
-            _typed(rng_key),
+            as_typed_key(rng_key),
             base_dist=base,
             transformer=_transformer(num_knots),
             flow_layers=num_layers,
@@ -137,12 +137,6 @@ def _without_effect(scan: Any) -> Any:
 
     zeros = jax.tree.map(lambda x: 0 * x if eqx.is_inexact_array(x) else x, last(scan))
     return eqx.tree_at(last, scan, zeros)
-
-
-def _typed(rng_key: Key) -> Key:
-    """FlowJAX takes no legacy keys."""
-    is_typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
-    return rng_key if is_typed else jr.wrap_key_data(rng_key)
 
 
 #: Half the interval of the splines, in standard deviations: in the couplings, and of the data.

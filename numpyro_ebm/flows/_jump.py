@@ -1,5 +1,8 @@
 """Jumps of chains to draws of a flow, between the moves of another kernel."""
 
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 from .._checks import check_count, check_positive
 from .._types import EnergyLike
 from ..energies import FlowEnergy

@@ -1,5 +1,8 @@
 """The warm-up of `FlowJump`: that of the inner kernel, and the training of the flow."""
 
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -145,13 +148,14 @@ class JumpAdaptation(AbstractAdaptation):
     ) -> JumpAdaptState:
         inner = self.inner.update(i, state.inner, positions, reports)
         state, num_warmup = state._replace(inner=inner), len(state.schedule)
-        if state.training is None or num_warmup == 0:
+        trainer, so_far = self.training, state.training
+        if trainer is None or so_far is None or num_warmup == 0:
             return state
         flat = jax.vmap(lambda x: ravel_pytree(x)[0])(positions)
         training = cond(
             i < num_warmup,
-            lambda: self.training.learn(i, state.training, flat, num_warmup),
-            lambda: state.training,
+            lambda: trainer.learn(i, so_far, flat, num_warmup),
+            lambda: so_far,
         )
         return state._replace(training=training)
 

@@ -1,5 +1,8 @@
 """The move of `FlowJump`: a local one, then jumps that Metropolis accepts."""
 
+# Pyright takes an `AbstractVar` for a field that the constructor asks for.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 import math
 from typing import Any, ClassVar, NamedTuple
 
