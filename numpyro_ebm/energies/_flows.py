@@ -3,6 +3,7 @@
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -108,7 +109,8 @@ def is_flow(obj: Any) -> bool:
 @convert.register(eqx.Module)
 def _(obj: Any, name: str, event_shape: Shape | None) -> AbstractEnergy:
     if not is_flow(obj):
-        return convert.dispatch(object)(obj, name, event_shape)
+        kind = Callable if callable(obj) else object
+        return convert.dispatch(kind)(obj, name, event_shape)
     if obj.cond_shape is not None:
         raise TypeError(
             f"`{name}`, a conditional FlowJAX distribution, is an energy only at one "

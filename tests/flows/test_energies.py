@@ -148,6 +148,8 @@ def test_flows_that_are_conditional():
     assert found.losses[-1] < found.losses[0]
 
 
-def test_other_modules_are_refused_as_before():
+def test_other_modules_are_what_they_were_before():
+    network = eqx.nn.MLP(2, "scalar", 8, 1, key=jr.key(0))
+    assert isinstance(ebm.as_energy(network, (2,)), ebm.energies.FunctionEnergy)
     with pytest.raises(TypeError, match="must be an energy, a NumPyro distribution"):
         ebm.as_energy(fb.Affine(jnp.zeros(2)))
