@@ -155,7 +155,7 @@ def test_a_model_is_approximated_and_its_chains_jump():
 
     y = 4 + 0.1 * np.random.default_rng(0).normal(size=20)
     found = approximate(jr.key(0), ebm.ModelEnergy(model, y), progress_bar=False)
-    assert found.ok
+    assert found.is_covering
     assert found.ess > 0.5
     kernel = ebm.flows.FlowJump(ebm.NUTS(model), found.flow)
     mcmc = numpyro.infer.MCMC(kernel, num_warmup=300, num_samples=1000, progress_bar=False)

@@ -150,6 +150,7 @@ def ess_per_second(energy, kernel):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_jumps_of_a_fitted_flow_beat_local_moves():
     target = two_modes(6.0)
     energy = without_constants(target)
