@@ -1,5 +1,6 @@
 """Fit a flow to an energy, and say how good it is."""
 
+import math
 from typing import Any, cast
 
 import equinox as eqx
@@ -7,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from numpyro.distributions.transforms import PermuteTransform, Transform
 
 from .._checks import as_data, check_count, check_key, check_positive
 from .._show import Printed, Rows
 from .._types import Array, ArrayLike, EnergyLike, Float, Key, Scalar, Shape
 from ..energies import (
     AbstractEnergy,
+    Flat,
     LogZ,
     Transformed,
     as_energy,
@@ -37,7 +40,8 @@ class Approximation(Printed, eqx.Module):
     - **density**: $q$ on the points of the energy (for a NumPyro model, on the vector of its
       unconstrained sites): an energy with `log_z` 0 and exact draws, which serves as
       `ImportanceSampling(proposal=...)` and as `reference=` everywhere.
-    - **flow**: $q$ in unconstrained space, of the type that was fitted, for `FlowJump`.
+    - **flow**: $q$ in unconstrained space, of the type that was fitted, for `FlowJump`; the
+      sites of a model are in alphabetical order here, and in that of the model in `density`.
     - **log_z**: $\log Z$ of the energy by importance sampling from $q$, with its error and
       its checks.
     - **ess**: the effective sample size of these draws, as a fraction of their number:
@@ -150,7 +154,7 @@ def approximate(
             f"A flow has no density on the points of {flat!r}, which are discrete: use "
             "`ebm.SequentialMonteCarlo()`."
         )
-    free, transform = unconstrained(flat)
+    free, transform = _as_chains_move(flat)
     draw_key, flow_key, fit_key, weigh_key = jr.split(rng_key, 4)
     if draws is None:
         points = _draw(draw_key, flat, reference, num_draws, progress_bar)
@@ -173,6 +177,18 @@ def approximate(
     )
     density = energy_named("flow", result.energy)
     return _judge(weigh_key, free, transform, result, density, held, num_samples)
+
+
+def _as_chains_move(energy: AbstractEnergy) -> tuple[AbstractEnergy, Transform | None]:
+    """`energy` in unconstrained space, its sites in alphabetical order, and the way back."""
+    if not isinstance(energy, Flat):
+        return unconstrained(energy)
+    # As JAX lays out a dict, and so the position of a chain.
+    ends = np.cumsum([0, *(math.prod(shape) for _, shape in sorted(energy.shapes))])
+    starts = dict(zip(sorted(name for name, _ in energy.shapes), ends, strict=False))
+    rows = [starts[name] + np.arange(math.prod(shape)) for name, shape in energy.shapes]
+    transform = PermuteTransform(jnp.asarray(np.concatenate(rows)))
+    return Transformed(energy, transform, is_onto=True), transform
 
 
 def _judge(

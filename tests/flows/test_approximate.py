@@ -162,3 +162,23 @@ def test_a_model_is_approximated_and_its_chains_jump():
     mcmc.run(jr.key(1), y)
     assert 0.4 < (mcmc.get_samples()["x"] > 0).mean() < 0.6
     assert mcmc.get_extra_fields()["move_state.jump_prob"].mean() > 0.5
+
+
+@pytest.mark.slow
+def test_the_flow_takes_sites_as_chains_do_and_the_density_as_normalisers_do():
+    """With sites out of alphabetical order, a mistake would leave hardly a jump."""
+
+    def model():
+        numpyro.sample("z", dist.Normal(5, 1))
+        numpyro.sample("a", dist.Normal(-5, 0.5).expand([2]).to_event(1))
+
+    energy = ebm.ModelEnergy(model)
+    sizes = {"num_steps": 800, "learning_rate": 0.05, "num_draws": 2000}
+    found = fit(energy, fd.Normal(jnp.zeros(3), jnp.ones(3)), **sizes)
+    np.testing.assert_allclose(found.flow.loc, [-5, -5, 5], atol=0.1)
+    proposal = ebm.ImportanceSampling(found.density)
+    log_z = ebm.log_partition(jr.key(1), energy, proposal)
+    np.testing.assert_allclose(log_z.estimate, 0, atol=0.01)
+    kernel = ebm.flows.FlowJump(ebm.MALA(step_size=0.1, adapt_step_size=False), found.flow)
+    sizes = {"num_warmup": 50, "num_samples": 200, "progress_bar": False}
+    assert ebm.sample(jr.key(2), energy, kernel, **sizes).stats["jump_prob"].mean() > 0.9
