@@ -15,6 +15,7 @@ from . import (
     energies as energies,
     estimation as estimation,
     fitting as fitting,
+    flows as flows,
     kernels as kernels,
     normalizers as normalizers,
     objectives as objectives,

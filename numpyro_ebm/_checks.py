@@ -77,6 +77,12 @@ def check_key(rng_key: Any) -> None:
         )
 
 
+def as_typed_key(rng_key: Any) -> Any:
+    """A typed key, such as FlowJAX needs, from that or from a legacy one."""
+    is_typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+    return rng_key if is_typed else jax.random.wrap_key_data(rng_key)
+
+
 def check_probability(name: str, value: Any) -> None:
     array = _as_known(name, value)
     if array is not None and not np.all((array > 0) & (array < 1)):

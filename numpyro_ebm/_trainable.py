@@ -1,9 +1,10 @@
-"""What trains: inexact arrays not wrapped in `Frozen`."""
+"""What trains: inexact arrays not wrapped in `Frozen`, or in Paramax's `NonTrainable`."""
 
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -37,11 +38,23 @@ def unfreeze(tree: PyTree) -> PyTree:
 
 def partition_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Split `tree` into the trainable part and the rest; `eqx.combine` rejoins them."""
-    return eqx.partition(tree, _is_trainable, is_leaf=_is_frozen)
+    return eqx.partition(tree, _is_trainable, is_leaf=_is_fixed)
+
+
+def strongly_typed(tree: PyTree) -> PyTree:
+    """`tree` with the types that a step returns; weak ones would compile the step twice."""
+    params, rest = partition_trainable(tree)
+    return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x, x.dtype), params), rest)
 
 
 def _is_frozen(node: Any) -> bool:
     return isinstance(node, Frozen)
+
+
+def _is_fixed(node: Any) -> bool:
+    return _is_frozen(node) or (
+        type(node).__name__ == "NonTrainable" and type(node).__module__.startswith("paramax")
+    )
 
 
 def _is_trainable(leaf: Any) -> bool:

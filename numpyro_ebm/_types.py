@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree
@@ -26,9 +27,9 @@ Point: TypeAlias = Any
 #: A callable that maps one point to a scalar; low energy means likely.
 Energy: TypeAlias = Callable[[Point], Scalar]
 
-#: What `as_energy` takes: an energy, a NumPyro distribution or a callable on one point, any of
-#: them possibly frozen.
-EnergyLike: TypeAlias = Callable[..., Any] | Frozen
+#: What `as_energy` takes: an energy, a NumPyro or FlowJAX distribution or a callable on one
+#: point, any of them possibly frozen. FlowJAX's are modules, not callables.
+EnergyLike: TypeAlias = Callable[..., Any] | Frozen | eqx.Module
 
 #: Independent draws: `sampler(rng_key, sample_shape=())`.
 Sampler: TypeAlias = Callable[..., Array]

@@ -24,6 +24,7 @@ LONG = {
     "docs/diagnostics.md",
     "docs/doubly-intractable.md",
     "docs/evidence.md",
+    "docs/flows.md",
     "docs/getting-started.md",
     "docs/how-to/anomalies.md",
     "docs/how-to/density.md",

@@ -42,6 +42,7 @@ FLOORS = {
     "sites": 7,
     "estimation": 8,
     "diagnostics": 9,
+    "flows": 9,
     "posteriors": 9,
     "tasks": 9,
     "fitting": 10,
@@ -57,6 +58,8 @@ DOORS = {
     "arviz_plots": "plots/_arviz.py",
     "matplotlib": "plots/_axes.py",
     "sklearn": "datasets.py",
+    "flowjax": "flows/_flowjax.py",
+    "paramax": "flows/_flowjax.py",
 }
 
 
@@ -98,7 +101,8 @@ def test_import_starts_no_backend_and_warns_of_nothing():
         "import numpyro_ebm, sys, numpyro\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge._backends\n"
-        "late = {'blackjax', 'arviz_stats', 'arviz_plots', 'sklearn'} & set(sys.modules)\n"
+        "late = {'blackjax', 'arviz_stats', 'arviz_plots', 'sklearn', 'flowjax'}\n"
+        "late &= set(sys.modules)\n"
         "assert not late, late\n"
         "numpyro.set_host_device_count(2)\n"
         "import jax\n"

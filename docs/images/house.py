@@ -20,6 +20,7 @@ KNOWN = {
     "diagnostics": "how one checks",
     "posteriors": "their parameters",
     "tasks": "what people do",
+    "flows": "densities as partners",
     "plots": "how one looks",
 }
 

@@ -25,6 +25,7 @@ from ._conditional import (
 from ._constants import forget_constants as forget_constants
 from ._counts import ConwayMaxwellPoisson as ConwayMaxwellPoisson
 from ._flat import Flat as Flat, flattened as flattened
+from ._flows import ConditionalFlow as ConditionalFlow, FlowEnergy as FlowEnergy
 from ._gaussian import Gaussian as Gaussian, GaussianMixture as GaussianMixture
 from ._graphs import (
     GWESP as GWESP,

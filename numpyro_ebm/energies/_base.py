@@ -243,8 +243,8 @@ def as_energy(
 ) -> AbstractEnergy:
     """Convert `obj` to an energy.
 
-    An energy is returned as it is, a NumPyro distribution becomes its negative log-density, and
-    any other callable becomes a [`FunctionEnergy`][numpyro_ebm.energies.FunctionEnergy].
+    An energy is returned as it is, a NumPyro or FlowJAX distribution becomes its negative
+    log-density, any other callable a [`FunctionEnergy`][numpyro_ebm.energies.FunctionEnergy].
 
     **Arguments**
 

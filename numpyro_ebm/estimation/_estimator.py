@@ -15,7 +15,7 @@ from jax.sharding import Sharding
 
 from .._checks import as_automatic, check_count, check_key, check_probability, user_level
 from .._driver import drive
-from .._trainable import partition_trainable
+from .._trainable import partition_trainable, strongly_typed
 from .._types import Array, ArrayLike, EnergyLike, Key, PyTree, Scalar
 from .._values import ByValue
 from ..energies import forget_constants
@@ -109,7 +109,7 @@ class Estimator:
         check_shapes(unknown, batch)
         init_key, run_key = jr.split(rng_key)
         trainable, objective_state = self.objective.init(init_key, unknown, batch)
-        params, _ = partition_trainable(trainable)
+        params, _ = partition_trainable(trainable := strongly_typed(trainable))
         if not jax.tree.leaves(params):
             raise ValueError(
                 "`energy` has nothing to train: no floating-point array, or all frozen. Undo "
@@ -162,7 +162,7 @@ class Estimator:
         rng_key: Key,
         num_steps: int,
         energy: EnergyLike,
-        data: PyTree | Iterator[PyTree],
+        data: PyTree | Iterator[PyTree] = None,
         *,
         weights: ArrayLike | None = None,
         batch_size: int | None = None,
@@ -178,16 +178,15 @@ class Estimator:
         **Arguments**
 
         - `rng_key`: seeds initialisation, batches and the objective's own draws.
-        - `num_steps`: the number of optimiser steps.
+        - `num_steps`: of the optimiser.
         - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, or a
-          [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy]; a network comes back as one.
+          [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy]; a network or flow stays one.
         - `data`: one point per row; cast to JAX's default float type. For a conditional energy,
           a tuple `(y, x)` of points and their conditions. Or an iterator of batches, one per
-          step, whose sizes may differ; the run ends when it does.
+          step; the run ends when it does. `None` if the objective needs none.
         - `weights`: the weight of each row, or a mask; scaled to average one. Rows of weight
           zero may contain anything.
-        - `batch_size`: rows per step. Each epoch goes through the data in a new random order;
-          without a batch size every step uses all data.
+        - `batch_size`: rows per step, in a new random order each epoch; by default all.
         - `progress_bar`: whether to show one.
         - `early_stopping`: hold out points, and stop when their loss no longer falls.
         - `callback`: called several times a second, between compiled calls, with the state and
@@ -207,6 +206,7 @@ class Estimator:
         """
         check_key(rng_key)
         check_count("num_steps", num_steps)
+        data = self.objective.without_data(as_learnable(energy)) if data is None else data
         first, batches = self._batches(data, weights, batch_size, sharding)
         if init_state is None:
             init_state = self.init(rng_key, energy, first)

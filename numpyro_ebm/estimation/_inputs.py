@@ -12,6 +12,7 @@ from .._types import Array, EnergyLike, PyTree
 from ..energies import (
     Bounded,
     ConvNetwork,
+    FlowEnergy,
     FunctionEnergy,
     MLPNetwork,
     Normalized,
@@ -38,7 +39,9 @@ def as_learnable(energy: EnergyLike) -> Any:
 
 
 def as_given(energy: Any, state: EstimatorState) -> Any:
-    """The network itself, if a network was given to train."""
+    """The network or flow itself, if one was given to train."""
+    if state.is_bare and isinstance(energy, FlowEnergy):
+        return energy.flow
     is_bare = state.is_bare and isinstance(energy, FunctionEnergy)
     return energy.fn if is_bare else energy
 

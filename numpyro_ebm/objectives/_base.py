@@ -46,6 +46,13 @@ class AbstractObjective(eqx.Module):
     def finalize(self, trainable: PyTree, state: PyTree) -> Any:
         """What was learned."""
 
+    def without_data(self, energy: Any) -> Batch:
+        """What stands for data if none are given; raises if it learns from data."""
+        raise TypeError(
+            f"`data` is needed: `{type(self).__name__}` learns from data, unlike "
+            "`ebm.objectives.ReverseKL(energy)`."
+        )
+
     def quantify(
         self,
         rng_key: Key,
