@@ -47,6 +47,12 @@ def strongly_typed(tree: PyTree) -> PyTree:
     return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x, x.dtype), params), rest)
 
 
+def constant(tree: PyTree) -> PyTree:
+    """`tree` without a gradient through any of its arrays."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
+
+
 def _is_frozen(node: Any) -> bool:
     return isinstance(node, Frozen)
 

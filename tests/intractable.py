@@ -1,14 +1,60 @@
-"""Posteriors of an energy's own parameters, whose moments are known."""
+"""Energies without a constant, and posteriors of their parameters with known moments."""
 
 import functools
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from scipy.special import logsumexp
 
 import numpyro_ebm as ebm
+
+
+class Hidden(ebm.AbstractEnergy):
+    """An energy without its constant, its exact draws, and its blocks."""
+
+    energy: ebm.AbstractEnergy
+
+    @property
+    def event_shape(self):
+        return self.energy.event_shape
+
+    def __call__(self, x):
+        return self.energy(x)
+
+
+class Quadratic(ebm.AbstractEnergy):
+    r"""$\tfrac12\theta x^2$, without a `log_z`."""
+
+    precision: jax.Array
+    event_shape: tuple = eqx.field(static=True, default=())
+
+    def __call__(self, x):
+        return 0.5 * self.precision * x**2
+
+
+class Drawn(Quadratic):
+    """The same, with exact draws."""
+
+    @property
+    def sampler(self):
+        return lambda key, shape=(): jr.normal(key, shape) / jnp.sqrt(self.precision)
+
+
+class Spins(ebm.IsingModel):
+    """An Ising model that does not know its constant, and cannot be drawn exactly."""
+
+    @property
+    def log_z(self):
+        return None
+
+    @property
+    def sampler(self):
+        return None
 
 
 def quartic(theta):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.lax import cond
 
+from .._trainable import constant
 from .._types import Array, Bool, Energy, Key, Point, Scalar
 from ..energies import as_energy, unconstrained
 from ._adaptation import NO_ADAPTATION, AbstractAdaptation
@@ -221,7 +222,7 @@ def run_chains(
     **Returns** where the chains end, their state in unconstrained space, and the mean of the
     quantity that tunes their step size, for `Adaptation.follow`.
     """
-    energy, move, positions = map(_constant, (energy, move, positions))
+    energy, move, positions = map(constant, (energy, move, positions))
     energy, transform = unconstrained(as_energy(energy))
     if transform is not None:
         # A point on the boundary is infinitely far away.
@@ -249,8 +250,3 @@ def advance_to_tune(
     sampler = Sampler(move, NO_ADAPTATION)
     state, total = advance(sampler, energy, state, num_steps, add, jnp.zeros(()))
     return state, total / num_steps
-
-
-def _constant(tree: Any) -> Any:
-    arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.lax.stop_gradient(arrays), rest)

@@ -23,17 +23,16 @@ def is_discrete(energy: Any) -> bool:
 
 def discrete_levels(energy: Any) -> tuple[float, ...] | None:
     """The values of a discrete energy's coordinates; `None` if they are not the same few."""
-    levels = {_levels_of(part) for part in _discrete_parts(energy)}
+    levels = _all_levels(energy)
     return (levels.pop() or None) if len(levels) == 1 else None
 
 
 def discrete_support(energy: AbstractEnergy) -> constraints.Constraint | None:
     """The constraint on a discrete energy's coordinates; `None` if it is not known."""
-    levels = {_levels_of(part) for part in _discrete_parts(energy)}
-    if len(levels) > 1:
+    if levels := discrete_levels(energy):
+        return Levels(levels)
+    if len(_all_levels(energy)) > 1:
         return None
-    if values := levels.pop():
-        return Levels(values)
     support = energy.support
     return support if support is not None and support.is_discrete else None
 
@@ -50,6 +49,10 @@ def show_levels(energy: AbstractEnergy) -> str:
         return "integers" if is_discrete(energy) else "real values"
     *others, last = (f"{level:g}" for level in levels)
     return f"the values {', '.join(others)} and {last}"
+
+
+def _all_levels(energy: Any) -> set[tuple[float, ...] | None]:
+    return set(map(_levels_of, _discrete_parts(energy)))
 
 
 def _discrete_parts(energy: Any) -> list[Any]:

@@ -178,7 +178,7 @@ class Estimator:
         **Arguments**
 
         - `rng_key`: seeds initialisation, batches and the objective's own draws.
-        - `num_steps`: of the optimiser.
+        - `num_steps`: steps of the optimiser.
         - `energy`: what [`as_energy`][numpyro_ebm.as_energy] takes, or a
           [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy]; a network or flow stays one.
         - `data`: one point per row; cast to JAX's default float type. For a conditional energy,

@@ -47,7 +47,7 @@ def train_members(
             rule, static, stacked, data, weights, batch_size, order, jnp.asarray(length)
         )
         done += int(count)
-        _check_finite(np.asarray(is_finite), done)
+        check_finite_step(is_finite, done, "member", _REMEDY)
         history.append(jax.tree.map(lambda x: np.asarray(x)[:length], record))
         return Progress(length, f"loss {history[-1]['loss'][-1].mean():.4g}")
 
@@ -56,14 +56,14 @@ def train_members(
     return energies, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
 
 
-def _check_finite(is_finite: np.ndarray, step: int) -> None:
-    if is_finite.all():
-        return
-    members = ", ".join(map(str, np.flatnonzero(~is_finite)))
-    raise FloatingPointError(
-        f"Step {step - 1} is not finite in member {members}. Use a smaller learning rate, or "
-        "`optax.clip_by_global_norm`."
-    )
+def check_finite_step(is_finite: Array, step: int, name: str, remedy: str) -> None:
+    """Raise if the last of `step` steps is not finite in some member or chain, by `name`."""
+    if not is_finite.all():
+        where = ", ".join(map(str, np.flatnonzero(~np.asarray(is_finite))))
+        raise FloatingPointError(f"Step {step - 1} is not finite in {name} {where}. {remedy}")
+
+
+_REMEDY = "Use a smaller learning rate, or `optax.clip_by_global_norm`."
 
 
 @eqx.filter_jit

@@ -36,8 +36,8 @@ class LearnedProposal(AbstractLongMethod):
     - `reference`: where the particles start, wider than the target; by default the energy's
       own. None is needed by an energy with a `sampler`.
     - `num_draws`: particles. Each takes 20 gradients per temperature.
-    - `num_steps`: of the fit, which takes no energies.
-    - `num_samples`: of the flow, one energy each.
+    - `num_steps`: steps of the fit, which evaluates no energies.
+    - `num_samples`: draws of the flow, one evaluation of the energy each.
     """
 
     flow: Any = None

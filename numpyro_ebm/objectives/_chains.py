@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from .._trainable import constant
 from .._types import Array, Energy, Key, PyTree, Scalar
 from ..chains import AbstractMove, run_chains
 
@@ -62,9 +62,7 @@ def chain_divergence(rng_key: Key, move: AbstractMove, energy: Energy, points: A
         return state.position
 
     ends = jax.vmap(one_on)(jr.split(rng_key, len(points)), jax.lax.stop_gradient(points))
-    arrays, static = eqx.partition(energy, eqx.is_array)
-    fixed = eqx.combine(jax.lax.stop_gradient(arrays), static)
-    return jax.vmap(fixed)(ends).mean() - _entropy(ends)
+    return jax.vmap(constant(energy))(ends).mean() - _entropy(ends)
 
 
 def _entropy(points: Array) -> Scalar:

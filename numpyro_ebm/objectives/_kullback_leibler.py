@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_count
+from .._trainable import constant
 from .._types import Array, Energy, EnergyLike, Float, Key, Scalar
 from ..energies import (
     AbstractEnergy,
@@ -114,7 +115,7 @@ class ReverseKL(AbstractObjective):
         weights: Float[Array, " n"] | None,
     ) -> tuple[Scalar, tuple[None, dict[str, Array]]]:
         draws = trainable.sample(rng_key, (self.num_samples,))
-        density = _constant(trainable)
+        density = constant(trainable)
         elbo = -jnp.mean(jax.vmap(lambda x: self._log_ratio(density, x))(draws))
         return -elbo, (state, {"elbo": elbo})
 
@@ -131,8 +132,3 @@ def _has_choices(energy: Energy) -> bool:
         return is_ours or type(node).__name__ in ("VmapMixture", "MixtureSameFamily")
 
     return any(map(is_choice, jax.tree.leaves(energy, is_leaf=is_choice)))
-
-
-def _constant(tree: Any) -> Any:
-    arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.lax.stop_gradient(arrays), rest)

@@ -57,7 +57,7 @@ def ensemble(
     - `estimator`, `num_steps`, `data`, `batch_size`: as in
       [`Estimator.run`][numpyro_ebm.Estimator.run]; `data` are arrays.
     - `make_energy`: a function from a key to an energy before training; all of one structure.
-    - `num_members`: their number.
+    - `num_members`: how many.
     - `bootstrap`: whether rows have random weights.
 
     Early stopping and checkpoints are for single runs only. **Warns** as a run does, with the

@@ -6,13 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 
 from .._driver import Progress, drive
 from .._trainable import unfreeze
 from .._types import Array, Float, Key, PyTree, Scalar
 from ..chains import blackjax
 from ..energies import as_energy, is_conditional
+from ..estimation._members import check_finite_step
 from ..objectives import AbstractObjective, Batch
 from ._weight_prior import WeightPrior, log_prior
 from ._weights import flattened
@@ -100,7 +100,7 @@ def run(
             problem, static, keys, chains, records, *map(jnp.asarray, (done, done + length))
         )
         done = int(count)
-        _check_finite(np.asarray(is_finite), done)
+        check_finite_step(is_finite, done, "chain", _REMEDY)
         losses = records.metrics["loss"][:, problem.slot(done - 1)]
         return Progress(length, f"loss {float(losses.mean()):.4g}")
 
@@ -109,14 +109,10 @@ def run(
     return records, 0.5 * problem.step_size * mean_square.max(-1)
 
 
-def _check_finite(is_finite: np.ndarray, step: int) -> None:
-    if is_finite.all():
-        return
-    chains = ", ".join(map(str, np.flatnonzero(~is_finite)))
-    raise FloatingPointError(
-        f"Step {step - 1} is not finite in chain {chains}. Use a smaller `step_size`: steps "
-        "are stable below 2 divided by the largest curvature of the log-posterior."
-    )
+_REMEDY = (
+    "Use a smaller `step_size`: steps are stable below 2 divided by the largest curvature of "
+    "the log-posterior."
+)
 
 
 def _first(problem: Problem, states: list[PyTree]) -> tuple[Chain, PyTree]:

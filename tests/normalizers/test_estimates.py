@@ -7,23 +7,11 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from helpers import COVARIANCE, MEAN, count_traces
+from intractable import Hidden
 
 import numpyro_ebm as ebm
 from numpyro_ebm.chains import Annealing
 from numpyro_ebm.kernels import as_sampler
-
-
-class Hidden(ebm.AbstractEnergy):
-    """An energy that keeps its constant and its sampler to itself."""
-
-    inner: ebm.AbstractEnergy
-
-    @property
-    def event_shape(self):
-        return self.inner.event_shape
-
-    def __call__(self, x):
-        return self.inner(x)
 
 
 def wide(dim, scale):

@@ -12,6 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from helpers import assert_means, assert_uniform
+from intractable import Drawn, Quadratic, Spins
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer import MCMC, NUTS, DiscreteGibbs, Gibbs
@@ -22,24 +23,6 @@ from numpyro_ebm.posteriors import LangevinProposal
 from numpyro_ebm.posteriors._auxiliary import AuxiliaryMove
 
 QUIET = {"progress_bar": False}
-
-
-class Quadratic(ebm.AbstractEnergy):
-    r"""$\tfrac12\theta x^2$, without a `log_z`."""
-
-    precision: jax.Array
-    event_shape: tuple = eqx.field(static=True, default=())
-
-    def __call__(self, x):
-        return 0.5 * self.precision * x**2
-
-
-class Drawn(Quadratic):
-    """The same, with exact draws."""
-
-    @property
-    def sampler(self):
-        return lambda key, shape=(): jr.normal(key, shape) / jnp.sqrt(self.precision)
 
 
 #: 50 quantiles of a normal with the sum of squares of the published truth.
@@ -149,18 +132,6 @@ def test_long_chains_have_no_bias_that_shows():
     assert "see `ebm.exchange_report" in repr(ebm.mixing_report(mcmc))
     noisy = run(ebm.Exchange(precision_model(Quadratic), num_aux_sets=8), X)
     assert_means(draws(noisy, "theta"), POSTERIOR.mean())
-
-
-class Spins(ebm.IsingModel):
-    """An Ising model that does not know its constant, and cannot be drawn exactly."""
-
-    @property
-    def log_z(self):
-        return None
-
-    @property
-    def sampler(self):
-        return None
 
 
 def lattices():

@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from helpers import assert_means
+from intractable import Drawn, Quadratic
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints, transforms
@@ -17,25 +18,6 @@ from scipy import stats
 
 import numpyro_ebm as ebm
 from numpyro_ebm.posteriors import LangevinProposal
-
-
-class Quadratic(ebm.AbstractEnergy):
-    r"""$\tfrac12\theta x^2$, without a `log_z`."""
-
-    precision: jax.Array
-    event_shape: tuple = eqx.field(static=True, default=())
-
-    def __call__(self, x):
-        return 0.5 * self.precision * x**2
-
-
-class Drawn(Quadratic):
-    """The same, with exact draws."""
-
-    @property
-    def sampler(self):
-        return lambda key, shape=(): jr.normal(key, shape) / jnp.sqrt(self.precision)
-
 
 X = 0.8 * stats.norm.ppf((np.arange(12) + 0.5) / 12)[[3, 9, 1, 11, 6, 0, 7, 4, 10, 2, 8, 5]]
 GRID = X.reshape(3, 4)

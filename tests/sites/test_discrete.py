@@ -11,25 +11,13 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from helpers import assert_means, assert_moments
+from intractable import Hidden
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, HMCGibbs, Predictive
 from numpyro.infer.util import log_density
 
 import numpyro_ebm as ebm
 from numpyro_ebm.energies import PottsModel
-
-
-class Hidden(ebm.AbstractEnergy):
-    """An energy without its constant, its exact draws, and its blocks."""
-
-    energy: ebm.AbstractEnergy
-
-    @property
-    def event_shape(self):
-        return self.energy.event_shape
-
-    def __call__(self, x):
-        return self.energy(x)
 
 
 class Blocks(Hidden):
