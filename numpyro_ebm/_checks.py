@@ -194,3 +194,16 @@ def as_automatic(sharding: Sharding | None) -> Sharding | None:
         return sharding
     mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
     return NamedSharding(mesh, sharding.spec)
+
+
+def as_factor(name: str, value: Any) -> Array:
+    """`value` as a number that multiplies an energy."""
+    if callable(value):
+        raise TypeError(
+            f"The {name} of an energy must be a number, got {type(value).__name__}; energies "
+            "are combined by `+` and `-`."
+        )
+    factor = as_finite(name, value)
+    if factor.ndim:
+        raise ValueError(f"The {name} of an energy must be a scalar, got shape {factor.shape}.")
+    return factor

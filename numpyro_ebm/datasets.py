@@ -149,15 +149,25 @@ def digits(*, num_test: int = 400) -> Split:
     They are shuffled, always in the same order, before they are split. Needs scikit-learn:
     `pip install "numpyro-ebm[examples]"`.
     """
+    images, _ = _load_digits()
+    return Split(train=images[num_test:] / 16, test=images[:num_test] / 16)
+
+
+def digit_labels(*, num_test: int = 400) -> Split:
+    """Which of the numbers from 0 to 9 each of `digits` is, in the same order."""
+    _, labels = _load_digits()
+    return Split(train=labels[num_test:], test=labels[:num_test])
+
+
+def _load_digits() -> list[Float[np.ndarray, "n *event"]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
             '`digits` needs scikit-learn: pip install "numpyro-ebm[examples]".'
         ) from error
-    images, _ = load_digits(return_X_y=True)
-    images = np.random.default_rng(0).permutation(np.asarray(images) / 16)
-    return Split(train=images[num_test:], test=images[:num_test])
+    order = np.random.default_rng(0).permutation(1797)
+    return [np.asarray(array, float)[order] for array in load_digits(return_X_y=True)]
 
 
 def _outer(vectors: np.ndarray) -> np.ndarray:

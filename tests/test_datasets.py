@@ -3,6 +3,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import numpyro_ebm as ebm
 
@@ -48,6 +49,16 @@ def test_digits_are_split_the_same_way_each_time():
     np.testing.assert_array_equal(a.test[:100], b.test)
     assert a.train.min() == 0
     assert a.train.max() == 1
+
+
+def test_labels_are_those_of_the_digits():
+    images, labels = load_digits(return_X_y=True)
+    known = {image.tobytes(): label for image, label in zip(images / 16, labels, strict=True)}
+    for part in ("train", "test"):
+        digits, found = (
+            getattr(f(), part) for f in (ebm.datasets.digits, ebm.datasets.digit_labels)
+        )
+        assert [known[x.tobytes()] for x in digits] == list(found)
 
 
 def test_digits_say_what_they_need(monkeypatch):

@@ -27,6 +27,7 @@ LONG = {
     "docs/flows.md",
     "docs/getting-started.md",
     "docs/how-to/anomalies.md",
+    "docs/how-to/classes.md",
     "docs/how-to/density.md",
     "docs/how-to/inpainting.md",
     "docs/how-to/regression.md",

@@ -103,6 +103,21 @@ def regression():
     return {"network": eqx.nn.MLP(2, "scalar", 8, 2, key=jr.key(8)), "x": jnp.array(0.5)}
 
 
+def classes():
+    network = eqx.nn.MLP(2, 10, 8, 1, key=jr.key(8))
+    labels = jnp.arange(300) % 10
+    probs = jnp.full((300, 10), 0.1)
+    reference = dist.Normal(0, 1).expand([2]).to_event(1)
+    return {"network": network, "labels": labels, "probs": probs, "reference": reference}
+
+
+def codes():
+    def network(codes):
+        return jnp.sum(codes[..., 0])
+
+    return {"network": network, "codes": jax.nn.one_hot(jnp.zeros((5, 20), int), 4)}
+
+
 def pairs():
     x = jnp.linspace(-1, 1, 20)
     conditional = ebm.ConditionalEnergy(lambda y, x: (y - x) ** 2, event_shape=())
@@ -154,6 +169,9 @@ def a_flow():
 SPECIAL = {
     **dict.fromkeys(("flows/_jump.py", "flows/_learned.py"), a_flow),
     "objectives/_kullback_leibler.py": a_flow,
+    "diagnostics/_classes.py": classes,
+    "energies/_classes.py": classes,
+    "energies/_one_hot.py": codes,
     "posteriors/_check.py": precisions,
     "posteriors/_exchange_report.py": precisions,
     "posteriors/_normalized_by.py": precisions,

@@ -6,6 +6,7 @@ from .._radial import (
     InverseMultiquadric as InverseMultiquadric,
 )
 from ._blackjax import from_blackjax as from_blackjax
+from ._classes import expected_calibration_error as expected_calibration_error
 from ._comparison import (
     Comparison as Comparison,
     HyvarinenScore as HyvarinenScore,

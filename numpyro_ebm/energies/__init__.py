@@ -13,7 +13,9 @@ from ._bridges import (
     from_distribution as from_distribution,
     is_normalized as is_normalized,
 )
+from ._categorical_rbm import CategoricalRBM as CategoricalRBM
 from ._clamped import Clamped as Clamped, clamp as clamp
+from ._classes import ClassEnergy as ClassEnergy, Logits as Logits
 from ._conditional import (
     AbstractConditional as AbstractConditional,
     ConditionalEnergy as ConditionalEnergy,
@@ -69,6 +71,7 @@ from ._normalized import (
     confined as confined,
 )
 from ._on_site import OnSite as OnSite
+from ._one_hot import OneHot as OneHot
 from ._points import check_energy as check_energy, check_points as check_points
 from ._potts import PottsModel as PottsModel
 from ._preprocessing import (

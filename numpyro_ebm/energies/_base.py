@@ -9,10 +9,11 @@ import functools
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
-from .._checks import as_finite, as_shape, check_key
+from .._checks import as_factor, as_shape, check_key
 from .._trainable import Frozen, freeze, unfreeze
 from .._types import Array, EnergyLike, Key, Point, Scalar, Shape
 from ._formula import is_number, show_number, show_sum, show_term
@@ -37,9 +38,9 @@ class AbstractEnergy(eqx.Module):
 
     A subclass defines `__call__(x)` and the shape of one point (`event_shape`, or `None` if it
     takes any). Everything else is `None` unless defined: the normaliser `log_z`, exact draws by
-    `sampler(rng_key, sample_shape=())`, `mean` and `variance`, and a `reference`, a proper
-    density from which chains can be annealed to the energy. They belong to its `support`, by
-    default all real points.
+    `sampler(rng_key, sample_shape=())`, `mean` and `variance`, a `reference`, a proper density
+    from which chains can be annealed to the energy, and, of labels, the energy as a smooth
+    function `of_one_hot` codes. They belong to its `support`, by default all real points.
 
     Energies add up to a product of experts, `a + b`; `w * a` weights an expert, `a / T` sets a
     temperature, `a - w * b` negates. Weights and temperatures are arrays that do not train.
@@ -61,6 +62,7 @@ class AbstractEnergy(eqx.Module):
     log_z = _UNKNOWN
     sampler = _UNKNOWN
     reference = _UNKNOWN
+    of_one_hot = _UNKNOWN
     mean = _UNKNOWN
     variance = _UNKNOWN
 
@@ -122,12 +124,12 @@ class AbstractEnergy(eqx.Module):
         return as_energy(other) - self
 
     def __mul__(self, weight: Any) -> "Scaled":
-        return Scaled(self, freeze(_factor("weight", weight)))
+        return Scaled(self, freeze(as_factor("weight", weight)))
 
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: Any) -> "Scaled":
-        temperature = _factor("temperature", temperature)
+        temperature = as_factor("temperature", temperature)
         if not isinstance(temperature, Tracer) and temperature == 0:
             raise ValueError("The temperature of an energy must not be zero.")
         return self * (1 / temperature)
@@ -179,6 +181,11 @@ class Sum(AbstractEnergy):
         alike = [part for part in found if same_support(part.support, self.support)]
         return next(iter(alike + found), None)
 
+    @property
+    def of_one_hot(self) -> Any:
+        fns = [term.of_one_hot for term in self.terms]
+        return None if None in fns else lambda codes: jnp.stack([f(codes) for f in fns]).sum()
+
     def __call__(self, x: Point) -> Scalar:
         return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
 
@@ -214,13 +221,18 @@ class Scaled(AbstractView):
     def reference(self) -> Any:
         return proper_part(self.energy)
 
+    @property
+    def of_one_hot(self) -> Any:
+        fn = self.energy.of_one_hot
+        return fn and (lambda codes: unfreeze(self.weight) * fn(codes))
+
     def __call__(self, x: Point) -> Scalar:
         return unfreeze(self.weight) * self.energy(x)
 
     def __mul__(self, weight: Any) -> "Scaled":
         if not isinstance(self.weight, Frozen):
-            return Scaled(self, freeze(_factor("weight", weight)))
-        return Scaled(self.energy, freeze(self.weight.tree * _factor("weight", weight)))
+            return Scaled(self, freeze(as_factor("weight", weight)))
+        return Scaled(self.energy, freeze(self.weight.tree * as_factor("weight", weight)))
 
     __rmul__ = __mul__
 
@@ -286,15 +298,3 @@ def _(obj: AbstractEnergy, name: str, event_shape: Shape | None) -> AbstractEner
 
 def _terms(energy: AbstractEnergy) -> tuple[AbstractEnergy, ...]:
     return energy.terms if isinstance(energy, Sum) else (energy,)
-
-
-def _factor(name: str, value: Any) -> Array:
-    if callable(value):
-        raise TypeError(
-            f"The {name} of an energy must be a number, got {type(value).__name__}; energies "
-            "are combined by `+` and `-`."
-        )
-    factor = as_finite(name, value)
-    if factor.ndim:
-        raise ValueError(f"The {name} of an energy must be a scalar, got shape {factor.shape}.")
-    return factor

@@ -4,7 +4,8 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import abc
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import Any, ClassVar, NoReturn
 
 import equinox as eqx
 import jax
@@ -20,10 +21,22 @@ from ._log_z import LogZ
 from ._normalized import Normalized
 
 
+def _as_levels(levels: Iterable[float] | None) -> tuple[float, ...] | None:
+    if levels is None:
+        return None
+    values = tuple(map(float, levels))
+    if len(set(values)) != len(values) or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"`levels` must be two or more different numbers, got {values}.")
+    return tuple(sorted(values))
+
+
 class AbstractConditional(eqx.Module):
     r"""$E(y; x)$: for each condition $x$ an energy of $y$."""
 
     event_shape: eqx.AbstractVar[Shape | None]
+
+    #: The values of each coordinate of `y`, if they are a few that no gradient moves.
+    levels: ClassVar[tuple[float, ...] | None] = None
 
     @abc.abstractmethod
     def __call__(self, y: Point, x: Any) -> Scalar:
@@ -59,10 +72,15 @@ class ConditionalEnergy(AbstractConditional):
 
     - `fn`: a callable `fn(y, x)` from one point `y` and its condition `x` to a scalar.
     - `event_shape`: the shape of one `y`.
+    - `levels`: the values of each coordinate of `y`, if they are a few, such as `range(3)` for
+      three labels.
     """
 
     fn: Any
     event_shape: Shape | None = eqx.field(static=True, default=None)
+    levels: tuple[float, ...] | None = eqx.field(
+        static=True, default=None, kw_only=True, converter=_as_levels
+    )
 
     def __check_init__(self) -> None:
         if not callable(self.fn):
@@ -129,6 +147,10 @@ class NormalizedConditional(AbstractConditional):
     def event_shape(self) -> Shape | None:
         return self.conditional.event_shape
 
+    @property
+    def levels(self) -> tuple[float, ...] | None:
+        return self.conditional.levels
+
     def __call__(self, y: Point, x: Any) -> Scalar:
         return self.conditional(y, x)
 
@@ -177,12 +199,16 @@ def _(obj: AbstractConditional, name: str, event_shape: Shape | None) -> NoRetur
 class Given(AbstractEnergy):
     r"""$y \mapsto E(y; x)$ at a fixed $x$, returned by `ConditionalEnergy.given`."""
 
-    conditional: ConditionalEnergy
+    conditional: AbstractConditional
     condition: Frozen | Any
 
     @property
     def event_shape(self) -> Shape | None:
         return self.conditional.event_shape
+
+    @property
+    def levels(self) -> tuple[float, ...] | None:
+        return self.conditional.levels
 
     def __call__(self, x: Point) -> Scalar:
         return self.conditional(x, unfreeze(self.condition))

@@ -11,6 +11,7 @@ from numpyro.distributions import constraints
 
 from .._types import Shape
 from ._base import AbstractEnergy
+from ._conditional import AbstractConditional
 from ._constraints import Levels
 from ._states import MAX_STATES, is_enumerable
 from ._supports import elementwise
@@ -57,7 +58,7 @@ def _all_levels(energy: Any) -> set[tuple[float, ...] | None]:
 
 def _discrete_parts(energy: Any) -> list[Any]:
     def says_so(node: Any) -> bool:
-        if isinstance(node, AbstractEnergy):
+        if isinstance(node, AbstractEnergy | AbstractConditional):
             return node.levels is not None
         return isinstance(node, dist.Distribution) and node.is_discrete is True
 
@@ -65,7 +66,7 @@ def _discrete_parts(energy: Any) -> list[Any]:
 
 
 def _levels_of(part: Any) -> tuple[float, ...] | None:
-    if isinstance(part, AbstractEnergy):
+    if isinstance(part, AbstractEnergy | AbstractConditional):
         return part.levels
     support = elementwise(part.support)
     if support is constraints.boolean:

@@ -74,6 +74,10 @@ class Normalized(AbstractView):
         energy: Any = self.energy
         return energy.gibbs_sweep
 
+    @property
+    def of_one_hot(self) -> Any:
+        return self.energy.of_one_hot
+
     def __call__(self, x: Point) -> Scalar:
         return self.energy(x)
 

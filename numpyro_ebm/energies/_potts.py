@@ -142,6 +142,11 @@ class PottsModel(AbstractEnergy):
             flat = flat.at[places].set(drawn.astype(x.dtype))
         return flat.reshape(self.shape)
 
+    def of_one_hot(self, codes: Float[Array, "*shape k"]) -> Scalar:
+        """The energy of one-hot codes of labels, and of what lies between them."""
+        flat, (i, j) = codes.reshape(-1, self.num_states), self._pairs().T
+        return -self.coupling * jnp.sum(flat[i] * flat[j]) - jnp.sum(self._fields() * codes)
+
     def __call__(self, x: Float[Array, "*shape"]) -> Scalar:
         flat, (i, j) = x.reshape(-1), self._pairs().T
         energy = -self.coupling * jnp.sum((flat[i] == flat[j]).astype(x.dtype))

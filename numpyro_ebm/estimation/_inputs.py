@@ -61,6 +61,8 @@ def check_shapes(energy: Any, batch: Batch) -> None:
                 f"The energy lives on points of shape {energy.event_shape}, got points of "
                 f"shape {shape}."
             )
+        if energy.levels is not None:
+            check_points(batch.energy_at(energy, 0), batch.points, "data")
         return
     if batch.conditions is not None:
         raise ValueError(

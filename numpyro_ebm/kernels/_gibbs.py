@@ -9,7 +9,14 @@ import jax.random as jr
 
 from .._types import Array, Energy, Key, Metric, Point, Scalar, Shape
 from ..chains import NO_ADAPTATION, AbstractMove, Report, as_position, report
-from ..energies import AbstractEnergy, discrete_levels, draw_levels, other_levels
+from ..energies import (
+    AbstractEnergy,
+    as_energy,
+    discrete_levels,
+    draw_levels,
+    has_level,
+    other_levels,
+)
 from ._numpyro import AbstractKernel
 
 
@@ -83,7 +90,8 @@ def _sweep(energy: Energy) -> Callable[[Key, Array], Array]:
 class GibbsWithGradientsMove(AbstractMove):
     r"""Change unit $i$ to level $v$ with probability $\propto e^{-\Delta_{iv}/2}$.
 
-    $\Delta_{iv}$, the change of the energy, is estimated by the gradient.
+    $\Delta_{iv}$, the change of the energy, is estimated by the gradient: in the one-hot codes
+    of labels, `(*event, level)`, if the energy is known as a function of them.
     """
 
     step_size: float | Scalar = 1.0
@@ -94,7 +102,7 @@ class GibbsWithGradientsMove(AbstractMove):
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> FlipState:
         _levels(energy)
-        value, gradient = jax.value_and_grad(energy)(position)
+        value, gradient = _value_and_slopes(energy, position)
         return FlipState(position, -value, -gradient)
 
     def step(self, rng_key: Key, state: FlipState, energy: Energy) -> tuple[Any, Any]:
@@ -103,8 +111,7 @@ class GibbsWithGradientsMove(AbstractMove):
 
         def log_changes(state: FlipState) -> tuple[Array, Array]:
             others = other_levels(levels, state.position)
-            slopes = state.logdensity_grad[..., None]
-            change = (others - state.position[..., None]) * slopes
+            change = _changes(levels, state, others)
             return others.reshape(-1), jax.nn.log_softmax(0.5 * change.reshape(-1))
 
         others, forth = log_changes(state)
@@ -129,6 +136,23 @@ class GibbsWithGradientsMove(AbstractMove):
 
     def draw_start(self, rng_key: Key, energy: Energy, shape: Shape) -> Array:
         return random_units(rng_key, energy, shape)
+
+
+def _value_and_slopes(energy: Energy, x: Array) -> tuple[Scalar, Array]:
+    """The energy, and its gradient in the codes of labels, or in the units themselves."""
+    of_one_hot = as_energy(energy).of_one_hot
+    if of_one_hot is None:
+        return jax.value_and_grad(energy)(x)
+    return jax.value_and_grad(of_one_hot)(has_level(_levels(energy), x).astype(x.dtype))
+
+
+def _changes(levels: tuple[float, ...], state: FlipState, others: Array) -> Array:
+    """To first order, the change of the log-density if a unit takes one of the others."""
+    x, slopes = state.position, state.logdensity_grad
+    if slopes.ndim == x.ndim:
+        return (others - x[..., None]) * slopes[..., None]
+    of_others = jnp.sum(has_level(levels, others) * slopes[..., None, :], -1)
+    return of_others - jnp.sum(has_level(levels, x) * slopes, -1)[..., None]
 
 
 def _levels(energy: Energy) -> tuple[float, ...]:
@@ -164,6 +188,7 @@ class BlockGibbs(AbstractKernel):
     **Arguments**
 
     - `potential_fn`: a [`BernoulliRBM`][numpyro_ebm.BernoulliRBM],
+      [`CategoricalRBM`][numpyro_ebm.energies.CategoricalRBM],
       [`GaussianBernoulliRBM`][numpyro_ebm.energies.GaussianBernoulliRBM],
       [`IsingModel`][numpyro_ebm.IsingModel],
       [`PottsModel`][numpyro_ebm.energies.PottsModel], or an energy with a method
@@ -190,10 +215,13 @@ class GibbsWithGradients(AbstractKernel):
     One gradient of the energy, extended to real points, estimates for all units and values at
     once what a change of one unit would cost. This picks a unit and its new value, and
     Metropolis accepts or rejects. Asymptotically exact for any energy; the better the gradient
-    predicts a change, the higher the acceptance. Where values are labels (`x == 2`), the
-    gradient is zero and predicts nothing: all changes are equally likely to be proposed. One
-    gradient per transition, at most one change. Shown by `tests/kernels/test_discrete.py`
-    against enumeration.
+    predicts a change, the higher the acceptance. Of labels it is the gradient in their one-hot
+    codes, for energies that are functions of them: [`OneHot`][numpyro_ebm.energies.OneHot],
+    [`PottsModel`][numpyro_ebm.energies.PottsModel],
+    [`CategoricalRBM`][numpyro_ebm.energies.CategoricalRBM], and sums of them. Where others ask
+    `x == 2`, the gradient is zero and predicts nothing: all changes are equally likely to be
+    proposed. One gradient per transition, at most one change. Shown by
+    `tests/kernels/test_discrete.py` against enumeration.
 
     **Arguments**
 

@@ -19,6 +19,7 @@ from ..energies import (
     check_energy,
 )
 from ._base import AbstractExactMethod, AbstractNormalizer
+from ._enumeration import Enumeration
 from ._quadrature import Quadrature
 from ._search import descend_from, starts_around
 
@@ -31,7 +32,11 @@ def normalize_conditional(
 ) -> NormalizedConditional:
     """`energy` with an exact method, judged at some of the `conditions`."""
     conditional, examples = as_plain(energy), _some(conditions)
-    if method is None:
+    if not isinstance(conditional, ConditionalEnergy):
+        raise TypeError(f"{conditional!r} is normalised at each condition: use it as it is.")
+    if method is None and conditional.levels is not None:
+        method = Enumeration()
+    elif method is None:
         method = quadrature_at(conditional, examples)
     if not isinstance(method, AbstractExactMethod):
         raise TypeError(
@@ -48,7 +53,7 @@ def normalize_conditional(
     return NormalizedConditional(conditional, method, jnp.max(found.std_error))
 
 
-def as_plain(energy: Any) -> ConditionalEnergy:
+def as_plain(energy: Any) -> AbstractConditional:
     """`energy` without its constants."""
     return energy.conditional if isinstance(energy, NormalizedConditional) else energy
 
@@ -79,7 +84,7 @@ def first_of(conditions: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[0], conditions)
 
 
-def quadrature_at(conditional: ConditionalEnergy, conditions: PyTree) -> Quadrature:
+def quadrature_at(conditional: AbstractConditional, conditions: PyTree) -> Quadrature:
     """A box that holds the densities at all of some conditions."""
     shape = shape_of(conditional)
     if not 1 <= math.prod(shape) <= 3:
@@ -118,7 +123,7 @@ _EXAMPLES = 32
 
 
 @eqx.filter_jit
-def _lowest(conditional: ConditionalEnergy, conditions: PyTree, starts: Array) -> Array:
+def _lowest(conditional: AbstractConditional, conditions: PyTree, starts: Array) -> Array:
     """The lowest energy that descents find at each condition."""
     lows = jax.vmap(lambda x: descend_from(conditional.given(x), starts).energies.min())
     return lows(conditions)

@@ -27,6 +27,7 @@ from ._divergence import (
 from ._explicit import ExplicitScoreMatching as ExplicitScoreMatching
 from ._generalized import GeneralizedScoreMatching as GeneralizedScoreMatching
 from ._implicit import ScoreMatching as ScoreMatching
+from ._joint import JointLikelihood as JointLikelihood
 from ._kullback_leibler import ForwardKL as ForwardKL, ReverseKL as ReverseKL
 from ._maximum_likelihood import MaximumLikelihood as MaximumLikelihood
 from ._sliced import (

@@ -9,7 +9,12 @@ from jax.core import Tracer
 
 from .._trainable import unfreeze
 from .._types import Array, Energy, Float, Key, Point, Scalar
-from ..energies import Normalized, NormalizedConditional, is_conditional
+from ..energies import (
+    ConditionalEnergy,
+    Normalized,
+    NormalizedConditional,
+    is_conditional,
+)
 from ..normalizers import AbstractExactMethod, Quadrature
 from ._base import AbstractObjective, weighted_mean
 from ._batch import Data, as_batch
@@ -70,8 +75,10 @@ class MaximumLikelihood(AbstractObjective):
         return weighted_mean(energies, weights) + log_z, (state, {"log_z": log_z})
 
     def finalize(self, trainable: Any, state: None) -> Any:
-        if is_conditional(trainable):
+        if isinstance(trainable, ConditionalEnergy):
             return NormalizedConditional(trainable, self.method)
+        if is_conditional(trainable):
+            return trainable  # It knows its own constants.
         return Normalized(trainable, self.method.log_z(unfreeze(trainable)))
 
     def _at(self, energy: Energy, x: Point) -> Scalar:

@@ -12,13 +12,13 @@ from .._checks import as_numbers, check_count, check_key, check_probability, use
 from .._types import Array, ArrayLike, Float, Key, PyTree, Shape
 from ..energies import (
     AbstractConditional,
-    ConditionalEnergy,
     NormalizedConditional,
     check_energy,
     is_conditional,
 )
 from ..kernels import AbstractPopulation
 from ..normalizers import (
+    Enumeration,
     Quadrature,
     as_conditions,
     as_plain,
@@ -33,10 +33,12 @@ class Prediction(eqx.Module):
 
     - **points**: `(condition, point, *event)`.
     - **weights**: `(condition, point)`; at each condition they sum to one.
+    - **is_discrete**: whether the points are all that there are, such as labels.
     """
 
     points: Float[Array, "n m *event"]
     weights: Float[Array, "n m"]
+    is_discrete: bool = eqx.field(static=True, default=False)
 
     @property
     def mean(self) -> Float[Array, "n *event"]:
@@ -51,13 +53,14 @@ class Prediction(eqx.Module):
         """Quantiles of each coordinate of `y`, `(*probs.shape, condition, *event)`."""
         check_probability("probs", probs)
         levels = as_numbers("probs", probs)
-        found = _quantiles(self.points, self.weights, levels)
+        found = _quantiles(self.points, self.weights, levels, self.is_discrete)
         return found.reshape(*levels.shape, len(self.points), *self.points.shape[2:])
 
     def interval(self, prob: float = 0.9) -> tuple[Array, Array]:
         """Ends of the central interval of this probability, each `(condition, *event)`.
 
-        As much lies below as above. Between two modes it also contains the gap.
+        As much lies below as above, as far as values allow. Between two modes it also contains
+        the gap.
         """
         check_probability("prob", prob)
         low, high = self.quantile(jnp.array([0.5 - prob / 2, 0.5 + prob / 2]))
@@ -70,7 +73,7 @@ class Prediction(eqx.Module):
         """
         check_key(rng_key)
         size, shape = len(self.points), self.points.shape[2:]
-        if math.prod(shape) == 1:
+        if math.prod(shape) == 1 and not self.is_discrete:
             levels = jr.uniform(rng_key, (*sample_shape, size))
             flat = self.points.reshape(size, -1)
             draws = jax.vmap(_at_levels, (0, 0, -1), -1)(flat, self.weights, levels)
@@ -87,7 +90,7 @@ def predict(
     rng_key: Key,
     conditional: AbstractConditional,
     conditions: PyTree,
-    method: Quadrature | AbstractPopulation | None = None,
+    method: Enumeration | Quadrature | AbstractPopulation | None = None,
     *,
     num_samples: int = 1000,
 ) -> Prediction:
@@ -98,7 +101,8 @@ def predict(
     low, high = prediction.interval(0.9)
     ```
 
-    In one dimension of $y$ by quadrature, without Monte Carlo error: the box is that of a
+    If $y$ takes a few values, such as labels, by all of them, exactly. In one dimension of real
+    $y$ by quadrature, without Monte Carlo error: the box is that of a
     [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional], or holds the
     densities at up to 32 of the conditions. In more dimensions by a population at each
     condition, which comes down from a reference and so finds separate modes in their
@@ -110,7 +114,8 @@ def predict(
     - `conditional`: a [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy], or one that is
       normalised; its constants have no influence.
     - `conditions`: along the first axis, an array or a pytree of arrays.
-    - `method`: a [`Quadrature`][numpyro_ebm.Quadrature] in one dimension, or
+    - `method`: [`Enumeration()`][numpyro_ebm.Enumeration] of labels, a
+      [`Quadrature`][numpyro_ebm.Quadrature] in one dimension, or
       [`TemperedSMC`][numpyro_ebm.TemperedSMC] with a reference wider than all densities.
     - `num_samples`: draws per condition by a population.
 
@@ -129,20 +134,26 @@ def predict(
     check_energy(plain.given(first_of(conditions)), shape)
     if method is None:
         method = _default(conditional, conditions)
+    if isinstance(method, Enumeration):
+        return _checked(_by_states(plain, method, conditions))
     if isinstance(method, Quadrature):
         _check_box(method, shape)
-        return _checked(_by_nodes(plain, method.with_doubled_points(), conditions), True)
+        return _checked(
+            _by_nodes(plain, method.with_doubled_points(), conditions), is_grid=True
+        )
     if isinstance(method, AbstractPopulation):
-        return _checked(_by_draws(rng_key, plain, method, conditions, num_samples), False)
+        return _checked(_by_draws(rng_key, plain, method, conditions, num_samples))
     raise TypeError(
-        "`method` must be `ebm.Quadrature(low, high)` or `ebm.TemperedSMC(kernel, reference)`, "
-        f"got {type(method).__name__}. Chains would keep modes in the proportions of their "
-        "starts."
+        "`method` must be `ebm.Enumeration()`, `ebm.Quadrature(low, high)` or "
+        f"`ebm.TemperedSMC(kernel, reference)`, got {type(method).__name__}. Chains would keep "
+        "modes in the proportions of their starts."
     )
 
 
-def _default(conditional: AbstractConditional, conditions: PyTree) -> Quadrature:
+def _default(conditional: AbstractConditional, conditions: PyTree) -> Enumeration | Quadrature:
     shape = shape_of(conditional)
+    if conditional.levels is not None:
+        return Enumeration()
     if math.prod(shape) != 1:
         raise ValueError(
             f"`method` is needed for points of shape {shape}: "
@@ -165,8 +176,22 @@ def _check_box(method: Quadrature, shape: Shape) -> None:
 
 
 @eqx.filter_jit
+def _by_states(
+    conditional: AbstractConditional, method: Enumeration, conditions: PyTree
+) -> Prediction:
+    states = method.states(conditional.given(first_of(conditions)))
+
+    def at(x: PyTree) -> Array:
+        return jax.nn.softmax(-jax.vmap(conditional.given(x))(states))
+
+    weights = jax.lax.map(at, conditions, batch_size=_BLOCK)
+    points = jnp.broadcast_to(states, (len(weights), *states.shape))
+    return Prediction(points, weights, is_discrete=True)
+
+
+@eqx.filter_jit
 def _by_nodes(
-    conditional: ConditionalEnergy, method: Quadrature, conditions: PyTree
+    conditional: AbstractConditional, method: Quadrature, conditions: PyTree
 ) -> Prediction:
     nodes, log_weights = method.nodes()
 
@@ -180,7 +205,7 @@ def _by_nodes(
 @eqx.filter_jit
 def _by_draws(
     rng_key: Key,
-    conditional: ConditionalEnergy,
+    conditional: AbstractConditional,
     method: AbstractPopulation,
     conditions: PyTree,
     num_samples: int,
@@ -200,7 +225,7 @@ def _by_draws(
 _BLOCK = 32
 
 
-def _checked(prediction: Prediction, is_grid: bool) -> Prediction:
+def _checked(prediction: Prediction, *, is_grid: bool = False) -> Prediction:
     """The same, with a warning at conditions where it cannot be trusted."""
     points, weights = prediction.points, prediction.weights
     flat = points.reshape(*weights.shape, -1)
@@ -223,12 +248,16 @@ _EDGE, _COARSE = 1e-6, 0.1
 
 @eqx.filter_jit
 def _quantiles(
-    points: Float[Array, "n m *event"], weights: Float[Array, "n m"], probs: Float[Array, "..."]
+    points: Float[Array, "n m *event"],
+    weights: Float[Array, "n m"],
+    probs: Float[Array, "..."],
+    is_discrete: bool,
 ) -> Float[Array, "k n d"]:
     flat, levels = points.reshape(*weights.shape, -1), probs.ravel()
 
     def at(values: Array, weights: Array) -> Array:
-        return jax.vmap(_at_levels, (1, None, None), -1)(values, weights, levels)
+        of_column = _first_at_levels if is_discrete else _at_levels
+        return jax.vmap(of_column, (1, None, None), -1)(values, weights, levels)
 
     return jax.vmap(at, out_axes=1)(flat, weights)
 
@@ -241,3 +270,12 @@ def _at_levels(
     mass = weights[order]
     # Half of its own mass lies below each value, as in the trapezoidal rule.
     return jnp.interp(levels, jnp.cumsum(mass) - 0.5 * mass, values[order])
+
+
+def _first_at_levels(
+    values: Float[Array, " m"], weights: Float[Array, " m"], levels: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The lowest of the values up to which at least some levels of mass lie."""
+    order = jnp.argsort(values)
+    place = jnp.searchsorted(jnp.cumsum(weights[order]), levels)
+    return values[order][jnp.minimum(place, len(values) - 1)]

@@ -24,6 +24,9 @@ ENERGIES = {
     "strip of one row": ebm.IsingModel((1, 4), 0.5),
     "RBM": RBM,
     "three labels": PottsModel((4,), 3, 0.7, [0.2, -0.1, 0.0]),
+    "RBM of labels": ebm.energies.CategoricalRBM(
+        np.linspace(-1, 1, 24).reshape(3, 4, 2) ** 3, np.zeros((3, 4)), [0.3, -0.2]
+    ),
     "four labels on a graph": PottsModel((3,), 4, -0.8, edges=[(0, 1), (0, 2)]),
 }
 KERNELS = {
