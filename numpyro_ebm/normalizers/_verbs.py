@@ -213,9 +213,8 @@ def normalize(
 
     Of a [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy], the result is a
     [`NormalizedConditional`][numpyro_ebm.energies.NormalizedConditional], which computes
-    $\log Z(x)$ at each condition, by default by a [`Quadrature`][numpyro_ebm.Quadrature] whose
-    box holds the densities at up to 32 of the `conditions`, of labels by `Enumeration`. Its
-    error is the largest of theirs.
+    $\log Z(x)$ at each condition: of labels by `Enumeration`, else by a `Quadrature` whose box
+    holds the densities at up to 32 of the `conditions`. Its error is the largest of theirs.
 
     **Arguments** are those of [`log_partition`][numpyro_ebm.log_partition], and
 
