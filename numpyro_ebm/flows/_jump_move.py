@@ -166,9 +166,9 @@ class JumpMove(AbstractMove):
         return self.num_jumps * work(jump, x) / gradient
 
 
-#: A gradient takes about as long as so many energies, and a transition this many operations
-#: besides.
-_GRADIENT, _OVERHEAD = 3, 1000
+#: A gradient takes about as long as so many energies, and with all that goes with it in a
+#: transition, random numbers and bookkeeping, this many operations longer.
+_GRADIENT, _OVERHEAD = 3, 8000
 
 
 def with_inner(move: JumpMove, inner: AbstractMove) -> JumpMove:
