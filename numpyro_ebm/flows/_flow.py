@@ -62,9 +62,8 @@ class FlowMap(eqx.Module):
 
         **Raises** `TypeError` if that does not transform another distribution.
         """
-        flow = unfreeze(flow.flow if isinstance(flow, FlowEnergy) else flow)
-        kind = flowjax().distributions.AbstractTransformed
-        if not isinstance(flow, kind) or flow.cond_shape is not None:
+        flow = _distribution(flow)
+        if not is_map(flow):
             raise TypeError(
                 "`flow` must be a FlowJAX distribution that transforms another one, such as "
                 "`ebm.flows.coupling_flow(rng_key, event_shape)`, got "
@@ -93,6 +92,17 @@ class FlowMap(eqx.Module):
             bijection = flowjax().paramax.unwrap(flow).merge_transforms().bijection
             y, log_det = getattr(bijection, method)(x.reshape(self.shape))
         return y.reshape(x.shape), log_det
+
+
+def is_map(flow: Any) -> bool:
+    """Whether it is a FlowJAX distribution that transforms another one."""
+    flow = _distribution(flow)
+    kind = flowjax().distributions.AbstractTransformed
+    return isinstance(flow, kind) and flow.cond_shape is None
+
+
+def _distribution(flow: Any) -> Any:
+    return unfreeze(flow.flow if isinstance(flow, FlowEnergy) else flow)
 
 
 def check_size(size_of_flow: int, size: int) -> None:

@@ -103,6 +103,7 @@ def test_it_runs_on_a_model_in_unconstrained_space():
     assert 0.05 < jump_prob.mean() < 0.5
 
 
+@pytest.mark.slow
 def test_a_flow_that_trains_fits_the_chains_and_then_stays():
     """A normal law takes the mean and the deviations of the target, though it starts afar."""
     energy = without_constants(two_modes())

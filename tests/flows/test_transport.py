@@ -16,7 +16,9 @@ from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
 from numpyro_ebm.flows import FlowJump, FlowTransport, coupling_flow, transport
+from numpyro_ebm.flows._choice import kernel_for
 from numpyro_ebm.flows._flow import FlowMap
+from numpyro_ebm.flows._jump_move import JumpMove
 from numpyro_ebm.flows._transport_move import TransportMove
 from numpyro_ebm.kernels import MALAMove
 
@@ -124,6 +126,7 @@ def test_ranks_are_uniform_unless_the_jacobian_is_forgotten():
         assert_uniform(wrong, LENGTH)
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_model_and_under_jumps():
     def model():
         numpyro.sample("scale", dist.HalfNormal(2.0))
@@ -140,6 +143,16 @@ def test_it_runs_on_a_model_and_under_jumps():
     values = np.concatenate([samples["a"], samples["scale"][..., None]], -1)
     assert_means(values, [3, 3, 2 * np.sqrt(2 / np.pi)])
     assert 0.1 < mcmc.get_extra_fields()["move_state.jump_prob"].mean() < 0.9
+
+
+def test_the_choice_by_the_ess_of_the_flow():
+    for ess, inner in ((0.5, MALAMove), (0.001, TransportMove)):
+        move = kernel_for(affine(), jnp.array(ess), ebm.MALA()).move
+        assert isinstance(move, JumpMove)
+        assert isinstance(move.inner, inner)
+    # A density without a map can only be jumped to.
+    normal = ebm.Gaussian(MEAN, COVARIANCE)
+    assert isinstance(kernel_for(normal, jnp.array(0.001), ebm.MALA()).move.inner, MALAMove)
 
 
 def test_what_it_refuses():
