@@ -94,9 +94,7 @@ print(f"NUTS, north in each chain: {north(nuts)} ({seconds:.0f} s)")
 # %%
 start = time.perf_counter()
 energy = ebm.ModelEnergy(network, *data)
-found = ebm.flows.approximate(
-    jr.key(1), energy, num_steps=1000, num_draws=2048, progress_bar=False
-)
+found = ebm.flows.approximate(jr.key(1), energy, progress_bar=False)
 print(found, f"({time.perf_counter() - start:.0f} s)")
 
 kernel = found.kernel(ebm.NUTS(network, max_tree_depth=5))
