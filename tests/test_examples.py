@@ -205,3 +205,17 @@ def test_segmentation(tmp_path):
     assert wrong[0] < wrong[1] - 0.2
     assert score[0] > score[1] + 0.25
     assert (tmp_path / "segmentation.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_sensors(tmp_path):
+    printed = run("13_sensors.py", cwd=tmp_path)
+    by = dict(re.findall(r"^(\w+), north in each chain: \[(.+?)\]", printed, re.M))
+    shares = {name: np.array([float(x) for x in row.split()]) for name, row in by.items()}
+    assert np.ptp(shares["NUTS"]) > 0.5
+    assert np.ptp(shares["jumps"]) < 0.15
+    assert abs(shares["jumps"].mean() - shares["tempering"].mean()) < 0.1
+    assert "Jumps connect 1 of 1 pairs of modes\nok" in printed
+    sizes = dict(re.findall(r"effective draws of the world, (\w+): (\d+)", printed))
+    assert int(sizes["jumps"]) > 2 * int(sizes["tempering"])
+    assert (tmp_path / "sensors.png").stat().st_size > 10_000

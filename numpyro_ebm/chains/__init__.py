@@ -45,6 +45,7 @@ from ._move import (
     as_position as as_position,
     dimension as dimension,
     log_density as log_density,
+    map_chains as map_chains,
     report as report,
     settle as settle,
     tuning_of_error as tuning_of_error,

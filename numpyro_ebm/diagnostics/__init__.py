@@ -22,6 +22,7 @@ from ._energies import (
     energy_pit as energy_pit,
     fisher_divergence as fisher_divergence,
 )
+from ._jumps import JumpReport as JumpReport, jump_report as jump_report
 from ._mixing import MixingReport as MixingReport, mixing_report as mixing_report
 from ._modes import ModeReport as ModeReport, mode_report as mode_report
 from ._predictive import (

@@ -108,8 +108,13 @@ class Transformed(AbstractEnergy):
 
     def __call__(self, x: Point) -> Scalar:
         transform = unfreeze(self.transform)
-        y = transform(x)
-        return self.energy(y) - jnp.sum(transform.log_abs_det_jacobian(x, y))
+        y, on_the_way = transform.call_with_intermediates(x)
+        log_det = transform.log_abs_det_jacobian(x, y, on_the_way)
+        return self.energy(y) - jnp.sum(log_det)
+
+    def push_forward(self, points: Array) -> Array:
+        """$T(x)$ of points stacked along any leading axes, such as draws of this energy."""
+        return jnp.asarray(unfreeze(self.transform)(points))
 
     def _draw(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
         draws = self.energy.sample(rng_key, sample_shape)

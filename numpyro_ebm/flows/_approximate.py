@@ -26,11 +26,12 @@ from ..energies import (
     unconstrained,
 )
 from ..estimation import Estimator, EstimatorRunResult, decaying_adam
-from ..kernels import HMC, TemperedSMC
+from ..kernels import HMC, AbstractKernel, TemperedSMC
 from ..normalizers import ImportanceSampling
 from ..objectives import ForwardKL
 from ..sampling import sample
 from ._build import coupling_flow
+from ._choice import kernel_for
 from ._density import check_flow
 
 
@@ -72,6 +73,18 @@ class Approximation(Printed, eqx.Module):
     def is_covering(self) -> bool:
         """Whether hardly any draw of the target lies beyond those of the flow."""
         return bool(self.missed <= _MOST_MISSED)
+
+    def kernel(self, kernel: AbstractKernel) -> AbstractKernel:
+        """`kernel` helped by the flow: by jumps to its draws, or in its base space as well.
+
+        [`FlowJump`][numpyro_ebm.flows.FlowJump] if the ESS is a hundredth or more, else with
+        [`FlowTransport`][numpyro_ebm.flows.FlowTransport] for the moves between jumps, if the
+        flow is a transformed distribution of FlowJAX. Measured with MALA on nine modes and on a
+        funnel in five dimensions: with an ESS of 0.3 to 0.9, jumps at each transition made 20
+        to 300 times as many effective draws per second as transport, whose gradients go
+        through the flow. Below a hundredth jumps are rare, and nothing was measured.
+        """
+        return kernel_for(self.flow, self.ess, kernel)
 
     def _parts(self) -> list[str | Rows]:
         low, high = float(self.elbo), float(self.eubo)

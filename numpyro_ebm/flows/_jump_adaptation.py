@@ -14,9 +14,11 @@ from jax.lax import cond
 
 from .._trainable import partition_trainable, strongly_typed
 from .._types import Array, Float, Key, Point, PyTree, Scalar
-from ..chains import AbstractAdaptation, AbstractMove, Adaptation, AdaptState, Report
+from ..chains import AbstractAdaptation, AbstractMove, Report
 from ..estimation import decaying_adam
-from ._jump_move import Flow, JumpMove
+from ._flow import Flow
+from ._jump_move import JumpMove
+from ._jump_share import Share, begin_share, learn_share
 
 
 class Training(NamedTuple):
@@ -104,9 +106,10 @@ _MOST, _BATCH = 4096, 256
 
 
 class JumpAdaptState(NamedTuple):
-    """The adaptation of the inner kernel, and the training of the flow, if it trains."""
+    """The adaptation of the inner kernel, of the share of jumps, and the flow if it trains."""
 
-    inner: AdaptState
+    inner: Any
+    share: Share | None
     training: Training | None
 
     @property
@@ -123,9 +126,10 @@ class JumpAdaptState(NamedTuple):
 
 
 class JumpAdaptation(AbstractAdaptation):
-    """Adapts the inner move as its kernel would, and trains the flow."""
+    """Adapts the inner move as its kernel would, the share of jumps, and the flow."""
 
-    inner: Adaptation
+    inner: AbstractAdaptation
+    adapt_share: bool = eqx.field(static=True)
     training: FlowTraining | None
     #: The move of the first part of the warm-up, if the inner kernel has one: it jumps, too.
     travel: JumpMove | None
@@ -135,30 +139,41 @@ class JumpAdaptation(AbstractAdaptation):
 
     def init(self, move: JumpMove, position: Point, num_warmup: int) -> JumpAdaptState:
         inner = self.inner.init(move.inner, position, num_warmup)
+        share = begin_share(move.share) if self.adapt_share else None
         begun = None if self.training is None else self.training.begin(move.flow, num_warmup)
-        return JumpAdaptState(inner, begun)
+        return JumpAdaptState(inner, share, begun)
 
     def tune(self, move: JumpMove, state: JumpAdaptState) -> JumpMove:
         inner = self.inner.tune(move.inner, state.inner)
         flow = move.flow if state.training is None else state.training.flow
-        return JumpMove(inner, flow, move.num_jumps)
+        share = move.share if state.share is None else state.share.value
+        return JumpMove(inner, flow, share, move.num_jumps)
 
     def update(
         self, i: Array, state: JumpAdaptState, positions: Point, reports: Report
     ) -> JumpAdaptState:
+        tuning, *facts = jnp.moveaxis(reports.tuning, -1, 0)
+        reports = reports._replace(tuning=tuning)
         inner = self.inner.update(i, state.inner, positions, reports)
         state, num_warmup = state._replace(inner=inner), len(state.schedule)
-        trainer, so_far = self.training, state.training
-        if trainer is None or so_far is None or num_warmup == 0:
+        if num_warmup == 0:
             return state
-        flat = jax.vmap(lambda x: ravel_pytree(x)[0])(positions)
-        training = cond(
-            i < num_warmup,
-            lambda: trainer.learn(i, so_far, flat, num_warmup),
-            lambda: so_far,
-        )
-        return state._replace(training=training)
+        if state.share is not None:
+            share = learn_share(i, state.share, facts, num_warmup)
+            state = state._replace(share=share)
+        return state._replace(training=self._train(i, state, positions))
 
     def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
         traveller, num_travel = self.inner.traveller(num_warmup)
         return (None, 0) if traveller is None else (self.travel, num_travel)
+
+    def _train(self, i: Array, state: JumpAdaptState, positions: Point) -> Training | None:
+        trainer, so_far, num_warmup = self.training, state.training, len(state.schedule)
+        if trainer is None or so_far is None:
+            return None
+        flat = jax.vmap(lambda x: ravel_pytree(x)[0])(positions)
+        return cond(
+            i < num_warmup,
+            lambda: trainer.learn(i, so_far, flat, num_warmup),
+            lambda: so_far,
+        )

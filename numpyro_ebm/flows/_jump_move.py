@@ -3,7 +3,6 @@
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -12,71 +11,52 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.flatten_util import ravel_pytree
 
-from .._types import Array, Energy, Float, Key, Metric, Point, PyTree, Scalar, Shape
-from .._values import ByValue
-from ..chains import AbstractMove, Report, log_density, settle
+from .._types import Array, Energy, Key, Metric, Point, Scalar, Shape
+from ..chains import AbstractMove, Report, log_density, map_chains, settle
 from ..energies import AbstractEnergy
-
-
-class Flow(eqx.Module):
-    """A density of $z$, and what else its draws need to be points: $x = m + s z$.
-
-    Its arrays are arguments of compiled code, and everything else is compared by value.
-    """
-
-    arrays: PyTree
-    rest: ByValue = eqx.field(static=True)
-    loc: Float[Array, " d"]
-    scale: Float[Array, " d"]
-
-    @classmethod
-    def of(cls, density: AbstractEnergy) -> "Flow":
-        arrays, rest = eqx.partition(density, eqx.is_array)
-        size = math.prod(density.event_shape or ())
-        dtype = jnp.result_type(float)
-        return cls(arrays, ByValue(rest), jnp.zeros(size, dtype), jnp.ones(size, dtype))
-
-    @property
-    def density(self) -> AbstractEnergy:
-        return eqx.combine(self.arrays, self.rest.value)
-
-    def draw(self, rng_key: Key, num: int) -> Float[Array, "n d"]:
-        z = self.density.sample(rng_key, (num,)).reshape(num, -1)
-        return self.loc + self.scale * z
-
-    def __call__(self, x: Float[Array, " d"]) -> Scalar:
-        r"""$-\log q(x)$, up to a constant."""
-        density = self.density
-        return density(((x - self.loc) / self.scale).reshape(density.event_shape))
+from ._flow import Flow, check_size
+from ._work import work
 
 
 class JumpState(NamedTuple):
-    """The state of the inner move, and how likely the last jump was.
+    """The state of the inner move, and what became of the jumps.
 
     - **position**, **logdensity**: those of the chain.
     - **inner**: the state of the inner move, at the same position.
-    - **jump_prob**: the mean acceptance probability of the jumps of the last transition.
+    - **jump_prob**: the mean acceptance probability of the last jumps that were tried.
+    - **jumps**, **jumps_accepted**: how many were tried and accepted so far.
+    - **price**: the work of the jumps of a transition, in gradients of the energy.
     """
 
     position: Point
     logdensity: Scalar
     inner: Any
     jump_prob: Scalar
+    jumps: Array
+    jumps_accepted: Array
+    price: Scalar
 
 
 class JumpInfo(NamedTuple):
-    """The report of the inner move."""
+    """The report of the inner move, and whether, how well and at which price it jumped."""
 
     report: Report
+    has_jumped: Array
+    jump_prob: Scalar
+    price: Scalar
 
 
 class JumpMove(AbstractMove):
-    r"""The inner move, then `num_jumps` times $x \to y \sim q$, accepted by Metropolis."""
+    r"""The inner move, then with probability `share` jumps $x \to y \sim q$ by Metropolis.
+
+    - **num_jumps**: so many in a row.
+    """
 
     inner: AbstractMove
     flow: Flow
+    share: float | Scalar
     num_jumps: int = eqx.field(static=True)
-    kept: ClassVar[tuple[str, ...]] = ("jump_prob",)
+    kept: ClassVar[tuple[str, ...]] = ("jump_prob", "jumps", "jumps_accepted")
 
     @property
     def step_size(self) -> Any:
@@ -98,29 +78,31 @@ class JumpMove(AbstractMove):
         self.inner.check(energy)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> JumpState:
-        size = ravel_pytree(position)[0].size
-        if size != len(self.flow.loc):
-            raise ValueError(
-                f"`flow` lives on {len(self.flow.loc)} coordinates, and the chains move on "
-                f"{size}, in unconstrained space: build one on points of shape ({size},)."
-            )
+        check_size(len(self.flow.loc), ravel_pytree(position)[0].size)
         inner = self.inner.init(rng_key, position, energy)
-        return JumpState(
-            inner.position, inner.logdensity, inner, jnp.zeros_like(inner.logdensity)
-        )
+        zero, none = jnp.zeros_like(inner.logdensity), jnp.zeros((), int)
+        price = zero + self._price(inner.position, energy)
+        return JumpState(inner.position, inner.logdensity, inner, zero, none, none, price)
 
     def step(
         self, rng_key: Key, state: JumpState, energy: Energy
     ) -> tuple[JumpState, JumpInfo]:
-        move_key, jump_key = jr.split(rng_key)
-        new, info = self.inner.step(move_key, state.inner, energy)
-        new, report = settle(state.inner, new, self.inner.report(info))
-        new, jump_prob = self._jump(jump_key, new, energy)
-        return JumpState(new.position, new.logdensity, new, jump_prob), JumpInfo(report)
+        return self._step(rng_key, state, energy, self._coin(rng_key))
+
+    def step_all(self, rng_keys: Key, states: Any, energy: Energy) -> tuple[Any, Any]:
+        # All chains jump at once, or none: a condition on each would run both branches.
+        coin = self._coin(rng_keys[0])
+        return map_chains(
+            lambda key, state: self._step(key, state, energy, coin), rng_keys, states
+        )
 
     def report(self, info: JumpInfo) -> Report:
+        inner, paid = info.report, info.report.n_grad / info.price
+        facts = [inner.tuning, info.has_jumped, info.jump_prob, paid]
+        tuning = jnp.stack([jnp.asarray(x, info.price.dtype) for x in facts])
         # One gradient where the jumps end.
-        return info.report._replace(n_grad=info.report.n_grad + self.num_jumps + 1)
+        n_grad = inner.n_grad + (self.num_jumps + 1) * info.has_jumped
+        return inner._replace(n_grad=n_grad, tuning=tuning)
 
     def refresh(self, state: JumpState, energy: Energy) -> JumpState:
         inner = self.inner.refresh(state.inner, energy)
@@ -132,8 +114,32 @@ class JumpMove(AbstractMove):
     def draw_start(self, rng_key: Key, energy: Energy, shape: Shape) -> Array:
         return self.inner.draw_start(rng_key, energy, shape)
 
-    def _jump(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Scalar]:
-        """A state of the inner move after the jumps, and their mean acceptance probability."""
+    def _coin(self, rng_key: Key) -> Array:
+        return jr.uniform(jr.fold_in(rng_key, 0)) < self.share
+
+    def _step(
+        self, rng_key: Key, state: JumpState, energy: Energy, is_jumping: Array
+    ) -> tuple[JumpState, JumpInfo]:
+        move_key, jump_key = jr.split(rng_key)
+        new, info = self.inner.step(move_key, state.inner, energy)
+        new, report = settle(state.inner, new, self.inner.report(info))
+        stay = new, state.jump_prob, jnp.zeros((), int)
+        new, jump_prob, accepted = jax.lax.cond(
+            is_jumping, lambda: self._jump(jump_key, new, energy), lambda: stay
+        )
+        state = JumpState(
+            position=new.position,
+            logdensity=new.logdensity,
+            inner=new,
+            jump_prob=jump_prob,
+            jumps=state.jumps + self.num_jumps * is_jumping,
+            jumps_accepted=state.jumps_accepted + accepted,
+            price=state.price,
+        )
+        return state, JumpInfo(report, is_jumping, jump_prob, state.price)
+
+    def _jump(self, rng_key: Key, state: Any, energy: Energy) -> tuple[Any, Scalar, Array]:
+        """The inner state after the jumps, their mean acceptance, and how many were made."""
         draw_key, accept_key = jr.split(rng_key)
         here, unravel = ravel_pytree(state.position)
         log_p = log_density(energy)
@@ -141,24 +147,41 @@ class JumpMove(AbstractMove):
         log_weights = jax.vmap(lambda x: log_p(unravel(x)) + self.flow(x))(draws)
         u = jr.uniform(accept_key, (self.num_jumps,), here.dtype)
         start = here, state.logdensity + self.flow(here)
-        (there, _), accept_prob = jax.lax.scan(_jump, start, (draws, log_weights, u))
+        (there, _), (accept_prob, has_moved) = jax.lax.scan(
+            _jump, start, (draws, log_weights, u)
+        )
         arrived = state._replace(position=unravel(there))
         arrived = self.inner.refresh(arrived, energy)
-        has_moved = (there != here).any()
-        new = jax.tree.map(lambda a, b: jnp.where(has_moved, a, b), arrived, state)
-        return new, accept_prob.mean()
+        new = jax.tree.map(lambda a, b: jnp.where(has_moved.any(), a, b), arrived, state)
+        return new, accept_prob.mean(), has_moved.sum()
+
+    def _price(self, position: Point, energy: Energy) -> float:
+        x, unravel = ravel_pytree(position)
+
+        def jump(x: Array) -> tuple[Scalar, Scalar]:
+            y = self.flow.draw(jr.key(0), 1)[0]
+            return self.flow(x) + self.flow(y), energy(unravel(y))
+
+        gradient = _GRADIENT * work(energy, position) + _OVERHEAD
+        return self.num_jumps * work(jump, x) / gradient
+
+
+#: A gradient takes about as long as so many energies, and with all that goes with it in a
+#: transition, random numbers and bookkeeping, this many operations longer.
+_GRADIENT, _OVERHEAD = 3, 8000
 
 
 def with_inner(move: JumpMove, inner: AbstractMove) -> JumpMove:
     """The same jumps after another move."""
-    return JumpMove(inner, move.flow, move.num_jumps)
+    return JumpMove(inner, move.flow, move.share, move.num_jumps)
 
 
-def _jump(at: tuple[Array, Scalar], candidate: tuple[Array, Scalar, Scalar]) -> tuple:
+def _jump(
+    at: tuple[Array, Scalar], candidate: tuple[Array, Scalar, Scalar]
+) -> tuple[tuple[Array, Scalar], tuple[Scalar, Array]]:
     """One jump from a point of weight $p/q$ to another, or none."""
     (_, log_weight), (there, log_candidate, u) = at, candidate
     accept_prob = jnp.nan_to_num(jnp.exp(jnp.minimum(0, log_candidate - log_weight)))
-    new = jax.tree.map(
-        lambda a, b: jnp.where(u < accept_prob, a, b), (there, log_candidate), at
-    )
-    return new, accept_prob
+    has_moved = u < accept_prob
+    new = jax.tree.map(lambda a, b: jnp.where(has_moved, a, b), (there, log_candidate), at)
+    return new, (accept_prob, has_moved)

@@ -90,6 +90,7 @@ STATS = ("potential_energy", "accept_prob", "diverging", "n_grad")
 DTYPES: dict[str, type] = {
     "diverging": bool,
     **dict.fromkeys(("n_grad", "replica", "restarts", "round_trips"), int),
+    **dict.fromkeys(("jumps", "jumps_accepted"), int),
 }
 
 

@@ -15,7 +15,9 @@ from numpyro.infer import MCMC
 
 import numpyro_ebm as ebm
 from numpyro_ebm.flows import FlowJump, approximate, coupling_flow
-from numpyro_ebm.flows._jump_move import Flow, JumpMove
+from numpyro_ebm.flows._flow import Flow
+from numpyro_ebm.flows._jump_move import JumpMove
+from numpyro_ebm.flows._jump_share import share_of
 from numpyro_ebm.kernels._still import StillMove
 
 UNIT = np.tile(np.eye(2), (2, 1, 1))
@@ -45,16 +47,17 @@ class Forgetful(Flow):
         return jnp.zeros(())
 
 
-def jumps(num_jumps, kind=Flow):
+def jumps(num_jumps, kind=Flow, share=1.0):
     flow = kind.of(ebm.as_energy(BAD))
     # Without another move: only jumps alone are a reversible kernel, as the ranks need.
-    return JumpMove(StillMove(1.0), flow, num_jumps)
+    return JumpMove(StillMove(1.0), flow, share, num_jumps)
 
 
 @pytest.mark.parametrize("name", [pytest.param("first", marks=pytest.mark.slow), "radius"])
 def test_ranks_under_a_bad_flow_are_uniform(name):
+    """With a share below one, as the warm-up finds it."""
     target = two_modes(4.0)
-    assert_uniform(ranks(jumps(2), target, target, STATISTICS[name]), LENGTH)
+    assert_uniform(ranks(jumps(2, share=0.6), target, target, STATISTICS[name]), LENGTH)
 
 
 def test_a_jump_that_forgets_the_density_of_the_flow_would_be_seen():
@@ -75,6 +78,7 @@ def test_modes_get_their_weights_from_a_bad_flow():
     assert 0.1 < accepted.mean() < 0.4
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_model_in_unconstrained_space():
     def model():
         numpyro.sample("scale", dist.HalfNormal(2.0))
@@ -99,6 +103,7 @@ def test_it_runs_on_a_model_in_unconstrained_space():
     assert 0.05 < jump_prob.mean() < 0.5
 
 
+@pytest.mark.slow
 def test_a_flow_that_trains_fits_the_chains_and_then_stays():
     """A normal law takes the mean and the deviations of the target, though it starts afar."""
     energy = without_constants(two_modes())
@@ -119,6 +124,31 @@ def test_a_flow_that_trains_fits_the_chains_and_then_stays():
     assert draws.stats["jump_prob"].mean() > 0.25
 
 
+def test_the_share_that_pays():
+    r"""Jumps take $\sqrt a$ of the time: $s c/(1 + s c)$, if one costs $c$."""
+    accept_prob, price = jnp.array([0.01, 0.25, 0.25, 0.9]), jnp.array([1.0, 1.0, 50.0, 50.0])
+    share = share_of(accept_prob, 1 / price)
+    paid = share * price
+    np.testing.assert_allclose(paid / (1 + paid), jnp.sqrt(accept_prob), rtol=1e-5)
+
+
+def test_the_warm_up_finds_the_share_and_then_keeps_it():
+    """A flow that never succeeds jumps once in 64; a good and cheap one always."""
+    target, local = (
+        ebm.Gaussian(np.zeros(2), np.eye(2)),
+        ebm.RandomWalkMetropolis(step_size=1.0, adapt_step_size=False),
+    )
+    sizes = {"num_chains": 20, "num_warmup": 60, "num_samples": 640, "progress_bar": False}
+    for loc, share in ((100.0, 1 / 64), (0.0, 1.0)):
+        flow = fd.Normal(jnp.full(2, loc), jnp.ones(2))
+        draws = ebm.sample(jr.key(0), target, FlowJump(local, flow), **sizes)
+        np.testing.assert_allclose(draws.state.adapt_state.share.value, share)
+        tried = np.asarray(draws.stats["jumps"])
+        assert (tried == tried[0]).all()  # All chains jump at once.
+        np.testing.assert_allclose(np.diff(tried).mean(), share, atol=0.02)
+        assert_means(draws.values, np.zeros(2))
+
+
 def test_what_it_refuses():
     energy = without_constants(two_modes())
     with pytest.raises(ValueError, match=r"lives on 3 coordinates, and the chains move on 2"):
@@ -135,6 +165,8 @@ def test_what_it_refuses():
         FlowJump(ebm.MALA(), two_modes(), adapt_flow=True)
     with pytest.raises(ValueError, match="`num_jumps`"):
         FlowJump(ebm.MALA(), BAD, num_jumps=0)
+    with pytest.raises(ValueError, match="`share` must be above 0 and at most 1"):
+        FlowJump(ebm.MALA(), BAD, share=0.0)
 
 
 def ess_per_second(energy, kernel):
