@@ -153,6 +153,7 @@ def a_flow():
 
 SPECIAL = {
     **dict.fromkeys(("flows/_jump.py", "flows/_learned.py"), a_flow),
+    "objectives/_flow_contrast.py": a_flow,
     "objectives/_kullback_leibler.py": a_flow,
     "posteriors/_check.py": precisions,
     "posteriors/_exchange_report.py": precisions,
