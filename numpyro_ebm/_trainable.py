@@ -53,6 +53,14 @@ def constant(tree: PyTree) -> PyTree:
     return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 
 
+def ascending(tree: PyTree) -> PyTree:
+    """`tree` with its gradient negated: what minimises a loss maximises it in `tree`."""
+    arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
+    # Exactly x, with slope -1.
+    turned = jax.tree.map(lambda x: 2 * jax.lax.stop_gradient(x) - x, arrays)
+    return eqx.combine(turned, rest)
+
+
 def _is_frozen(node: Any) -> bool:
     return isinstance(node, Frozen)
 

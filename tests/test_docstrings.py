@@ -169,6 +169,7 @@ def a_flow():
 SPECIAL = {
     **dict.fromkeys(("flows/_jump.py", "flows/_learned.py"), a_flow),
     **dict.fromkeys(("flows/_transport.py", "diagnostics/_jumps.py"), a_flow),
+    "objectives/_flow_contrast.py": a_flow,
     "objectives/_kullback_leibler.py": a_flow,
     "diagnostics/_classes.py": classes,
     "energies/_classes.py": classes,

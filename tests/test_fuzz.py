@@ -144,6 +144,7 @@ CALLS = {
         ebm.objectives.ConditionalNoiseContrastiveEstimation,
         {"noise_scale": 0.1, "num_noise": 2},
     ),
+    "FlowContrastiveEstimation": (ebm.objectives.FlowContrastiveEstimation, {"flow": NORMAL}),
     "ContrastiveDivergence": (
         ebm.ContrastiveDivergence,
         {"kernel": ebm.MALA(), "num_steps": 2, "start": ebm.FromData(), "energy_penalty": 0.1},

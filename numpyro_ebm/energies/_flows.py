@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._checks import as_typed_key
 from .._trainable import Frozen, freeze, unfreeze
-from .._types import Array, Key, Point, Scalar, Shape
+from .._types import Array, Float, Key, Point, Scalar, Shape
 from ._base import AbstractEnergy, convert
 from ._conditional import AbstractConditional
 from ._formula import name_of
@@ -61,6 +61,14 @@ class FlowEnergy(AbstractEnergy):
             return unfreeze(self.flow).sample(
                 as_typed_key(rng_key), sample_shape, unfreeze(self.condition)
             )
+
+    def draw(self, rng_key: Key, num: int) -> tuple[Array, Float[Array, " n"]]:
+        """Independent draws and their energies, from the same pass: no map is inverted."""
+        with jax.numpy_rank_promotion("allow"):
+            draws, log_probs = unfreeze(self.flow).sample_and_log_prob(
+                as_typed_key(rng_key), (num,), unfreeze(self.condition)
+            )
+        return draws, -log_probs
 
     def _formula(self) -> str:
         return f"-log {name_of(unfreeze(self.flow))}"

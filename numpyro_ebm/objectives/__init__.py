@@ -25,6 +25,7 @@ from ._divergence import (
     ShortRunGenerator as ShortRunGenerator,
 )
 from ._explicit import ExplicitScoreMatching as ExplicitScoreMatching
+from ._flow_contrast import FlowContrastiveEstimation as FlowContrastiveEstimation
 from ._generalized import GeneralizedScoreMatching as GeneralizedScoreMatching
 from ._implicit import ScoreMatching as ScoreMatching
 from ._joint import JointLikelihood as JointLikelihood

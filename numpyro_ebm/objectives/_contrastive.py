@@ -136,22 +136,7 @@ class NoiseContrastiveEstimation(AbstractObjective):
         energy = unfreeze(trainable.energy)
         proposal = energy_of_noise(state, energy, points.shape[1:])
         found = ImportanceSampling(proposal).estimate(draw_key, energy)
-        if not found.ok:
-            # If no draw can confirm it, use the classifier's constant, without an error.
-            return Normalized(trainable.energy, judged(own, found.checks)), None
-        gap, error = (
-            abs(own.estimate - found.estimate),
-            np.hypot(own.std_error, found.std_error),
-        )
-        if not gap > max(_SMALL_GAP, 4 * error):
-            return Normalized(trainable.energy, found), None
-        return Normalized(trainable.energy, found), (
-            f"The constant by which the classifier tells data from noise is "
-            f"{own.estimate:.3f}, where log Z of the learned energy is {found.estimate:.3f} "
-            f"(error {found.std_error:.2g}), and that is what was kept. The energy misfits the "
-            "data, has not settled, or has memorised them: judge it on points that were held "
-            "out (`early_stopping=ebm.EarlyStopping()`)."
-        )
+        return with_log_z(trainable.energy, own, found)
 
     def remark(self, metrics: dict[str, np.ndarray]) -> str | None:
         accuracy = metrics["accuracy"][-100:].mean()
@@ -204,6 +189,25 @@ _CHASM, _TRIVIAL = 0.95, 0.55
 _MOST_PARAMETERS, _MOST_ROWS = 500, 10_000
 #: A difference between two constants too small to matter in any use of the density.
 _SMALL_GAP = 0.05
+
+
+def with_log_z(energy: Energy, own: LogZ, found: LogZ) -> tuple[Normalized, str | None]:
+    """`energy` with the constant of draws, not its classifier's, and a warning if they differ.
+
+    If no draw can confirm it, the classifier's constant is used, without an error.
+    """
+    if not found.ok:
+        return Normalized(energy, judged(own, found.checks)), None
+    gap, error = abs(own.estimate - found.estimate), np.hypot(own.std_error, found.std_error)
+    if not gap > max(_SMALL_GAP, 4 * error):
+        return Normalized(energy, found), None
+    return Normalized(energy, found), (
+        f"The constant by which the classifier tells data from noise is "
+        f"{own.estimate:.3f}, where log Z of the learned energy is {found.estimate:.3f} "
+        f"(error {found.std_error:.2g}), and that is what was kept. The energy misfits the "
+        "data, has not settled, or has memorised them: judge it on points that were held "
+        "out (`early_stopping=ebm.EarlyStopping()`)."
+    )
 
 
 def _first_log_z(rng_key: Key, energy: Energy, noise: Any) -> Scalar:

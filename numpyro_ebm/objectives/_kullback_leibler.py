@@ -8,17 +8,11 @@ import jax.numpy as jnp
 
 from .._checks import check_count
 from .._trainable import constant
-from .._types import Array, Energy, EnergyLike, Float, Key, Scalar
-from ..energies import (
-    AbstractEnergy,
-    GaussianMixture,
-    Mixture,
-    as_energy,
-    is_conditional,
-    is_within,
-)
+from .._types import Array, EnergyLike, Float, Key, Scalar
+from ..energies import AbstractEnergy, as_energy
 from ._base import AbstractObjective, AbstractPointwiseObjective
 from ._batch import Batch, Data, as_batch
+from ._drawn import check_drawn
 
 
 class ForwardKL(AbstractPointwiseObjective):
@@ -82,28 +76,7 @@ class ReverseKL(AbstractObjective):
         return Batch(jnp.zeros((1, *(energy.event_shape or ()))))
 
     def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
-        if is_conditional(energy) or energy.log_z is None or energy.sampler is None:
-            raise ValueError(
-                "`ReverseKL` fits densities that can be drawn from, such as flows, and "
-                f"{energy!r} has no `log_z` or no `sampler`."
-            )
-        if _has_choices(energy):
-            raise ValueError(
-                f"`ReverseKL` differentiates draws, and those of {energy!r} choose among "
-                "components, which has no derivative: use a flow, or `ForwardKL` on draws."
-            )
-        if not is_within(energy.support, self.energy.support):
-            raise ValueError(
-                f"{energy!r} draws points of {energy.support}, and the target lives on "
-                f"{self.energy.support}: fit it in unconstrained space, "
-                "`ebm.Transformed(target, biject_to(target.support))`."
-            )
-        shapes = energy.event_shape, self.energy.event_shape
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise ValueError(
-                f"`energy` of `ReverseKL` lives on points of shape {shapes[1]}, and what is "
-                f"fitted on points of shape {shapes[0]}."
-            )
+        check_drawn("ReverseKL", energy, self.energy)
         return energy, None
 
     def loss(
@@ -124,11 +97,3 @@ class ReverseKL(AbstractObjective):
 
     def finalize(self, trainable: Any, state: None) -> Any:
         return trainable
-
-
-def _has_choices(energy: Energy) -> bool:
-    def is_choice(node: Any) -> bool:
-        is_ours = isinstance(node, Mixture | GaussianMixture)
-        return is_ours or type(node).__name__ in ("VmapMixture", "MixtureSameFamily")
-
-    return any(map(is_choice, jax.tree.leaves(energy, is_leaf=is_choice)))

@@ -22,6 +22,7 @@ from ..objectives import (
     AbstractPointwiseObjective,
     Batch,
     ContrastiveDivergence,
+    FlowContrastiveEstimation,
     NoiseContrastiveEstimation,
     as_float_batch,
 )
@@ -123,7 +124,8 @@ def loss_factor(
     **Arguments**
 
     - `name`: of the site.
-    - `objective`: any objective with a value: all but contrastive divergence.
+    - `objective`: any objective with a value: all but contrastive divergence and
+      flow-contrastive estimation.
     - `energy`: at the parameters that the model sampled; a
       [`ConditionalEnergy`][numpyro_ebm.ConditionalEnergy] for pairs.
     - `data`: points, one per row, or a pair `(y, x)` of points and their conditions. In a
@@ -164,10 +166,10 @@ def check_objective(objective: Any) -> None:
             "`objective` must be one of this library, such as `ebm.ScoreMatching()`, got "
             f"{objective!r:.80}."
         )
-    if isinstance(objective, ContrastiveDivergence):
+    if isinstance(objective, ContrastiveDivergence | FlowContrastiveEstimation):
         raise TypeError(
-            "`ContrastiveDivergence` is a gradient without a value, and cannot be a factor: "
-            "use `ebm.ScoreMatching()`, or `ebm.PseudoLikelihood()` for discrete data."
+            f"`{type(objective).__name__}` is a gradient without a value, and cannot be a "
+            "factor: use `ebm.ScoreMatching()`, or `ebm.PseudoLikelihood()` for discrete data."
         )
 
 

@@ -29,10 +29,12 @@ FITS = """
 
     PERSISTENT = ebm.ContrastiveDivergence(ebm.MALA(step_size=0.3), 2, ebm.Persistent(64))
     STOPPING = {"early_stopping": ebm.EarlyStopping(0.3, every=10, patience=2)}
+    FLOW = ebm.objectives.FlowContrastiveEstimation(NORMAL)
     CASES = {
         "plain": (estimator(ebm.ScoreMatching()), ebm.Gaussian(np.ones(2), np.eye(2)), {}),
         "network": (estimator(ebm.SlicedScoreMatching()), network(), {"batch_size": 16}),
         "nce": (estimator(ebm.NoiseContrastiveEstimation(NORMAL)), network(), {}),
+        "fce": (estimator(FLOW, ema_decay=0.9), network(), {"batch_size": 16, **STOPPING}),
         "stopping": (estimator(ebm.ScoreMatching()), network(), STOPPING),
         "average": (estimator(ebm.ScoreMatching(), ema_decay=0.9), network(), {}),
         "persistent": (estimator(PERSISTENT), network(), {}),

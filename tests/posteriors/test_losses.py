@@ -17,6 +17,7 @@ import numpyro_ebm as ebm
 from numpyro_ebm.diagnostics import InverseMultiquadric
 from numpyro_ebm.objectives import (
     ConditionalNoiseContrastiveEstimation,
+    FlowContrastiveEstimation,
     GeneralizedScoreMatching,
     KernelSteinDiscrepancy,
     RatioMatching,
@@ -364,6 +365,12 @@ def bounded(x):
         (
             location,
             {"x": CLEAN, "objective": ebm.ContrastiveDivergence(ebm.MALA(), 1)},
+            TypeError,
+            "a gradient without a value",
+        ),
+        (
+            location,
+            {"x": CLEAN, "objective": FlowContrastiveEstimation(dist.Normal(0.0, 1.0))},
             TypeError,
             "a gradient without a value",
         ),
