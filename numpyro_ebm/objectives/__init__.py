@@ -1,8 +1,10 @@
 """Learning: losses over an energy and a batch."""
 
+from ._alpha import AlphaDivergence as AlphaDivergence
 from ._base import (
     AbstractObjective as AbstractObjective,
     AbstractPointwiseObjective as AbstractPointwiseObjective,
+    weighted_mean as weighted_mean,
 )
 from ._batch import (
     Batch as Batch,
@@ -27,7 +29,11 @@ from ._divergence import (
 from ._explicit import ExplicitScoreMatching as ExplicitScoreMatching
 from ._generalized import GeneralizedScoreMatching as GeneralizedScoreMatching
 from ._implicit import ScoreMatching as ScoreMatching
-from ._kullback_leibler import ForwardKL as ForwardKL, ReverseKL as ReverseKL
+from ._kullback_leibler import (
+    ForwardKL as ForwardKL,
+    ReverseKL as ReverseKL,
+    is_reparametrised as is_reparametrised,
+)
 from ._maximum_likelihood import MaximumLikelihood as MaximumLikelihood
 from ._sliced import (
     PlainSlicedScoreMatching as PlainSlicedScoreMatching,

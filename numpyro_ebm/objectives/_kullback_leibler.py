@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 
 from .._checks import check_count
 from .._trainable import constant
@@ -79,30 +80,15 @@ class ReverseKL(AbstractObjective):
         self.energy, self.num_samples = as_energy(energy), num_samples
 
     def without_data(self, energy: Any) -> Batch:
-        return Batch(jnp.zeros((1, *(energy.event_shape or ()))))
+        return no_data(energy)
 
     def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
-        if is_conditional(energy) or energy.log_z is None or energy.sampler is None:
-            raise ValueError(
-                "`ReverseKL` fits densities that can be drawn from, such as flows, and "
-                f"{energy!r} has no `log_z` or no `sampler`."
-            )
-        if _has_choices(energy):
+        check_pair(self, energy, self.energy)
+        if not is_reparametrised(energy):
             raise ValueError(
                 f"`ReverseKL` differentiates draws, and those of {energy!r} choose among "
-                "components, which has no derivative: use a flow, or `ForwardKL` on draws."
-            )
-        if not is_within(energy.support, self.energy.support):
-            raise ValueError(
-                f"{energy!r} draws points of {energy.support}, and the target lives on "
-                f"{self.energy.support}: fit it in unconstrained space, "
-                "`ebm.Transformed(target, biject_to(target.support))`."
-            )
-        shapes = energy.event_shape, self.energy.event_shape
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise ValueError(
-                f"`energy` of `ReverseKL` lives on points of shape {shapes[1]}, and what is "
-                f"fitted on points of shape {shapes[0]}."
+                "components, which has no derivative: use a flow, or `AlphaDivergence`, or "
+                "`ForwardKL` on draws."
             )
         return energy, None
 
@@ -126,9 +112,41 @@ class ReverseKL(AbstractObjective):
         return trainable
 
 
-def _has_choices(energy: Energy) -> bool:
+def no_data(energy: Any) -> Batch:
+    """What stands for data where an energy is all there is to learn from."""
+    if is_conditional(energy) or energy.sampler is None:
+        return Batch(jnp.zeros((1, *(energy.event_shape or ()))))
+    # On its support, which data must be.
+    return Batch(energy.sample(jr.key(0), (1,)))
+
+
+def check_pair(objective: Any, density: Any, target: AbstractEnergy) -> None:
+    """Raise unless `density` can be drawn from, on the points of `target`."""
+    name = type(objective).__name__
+    if is_conditional(density) or density.log_z is None or density.sampler is None:
+        raise ValueError(
+            f"`{name}` fits densities that can be drawn from, such as flows, and "
+            f"{density!r} has no `log_z` or no `sampler`."
+        )
+    if not is_within(density.support, target.support):
+        raise ValueError(
+            f"{density!r} draws points of {density.support}, and the target lives on "
+            f"{target.support}: fit it in unconstrained space, "
+            "`ebm.Transformed(target, biject_to(target.support))`."
+        )
+    shapes = density.event_shape, target.event_shape
+    if None not in shapes and shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`energy` of `{name}` lives on points of shape {shapes[1]}, and what is "
+            f"fitted on points of shape {shapes[0]}."
+        )
+
+
+def is_reparametrised(density: Energy) -> bool:
+    """Whether draws of `density` are differentiable: those of a mixture choose components."""
+
     def is_choice(node: Any) -> bool:
         is_ours = isinstance(node, Mixture | GaussianMixture)
         return is_ours or type(node).__name__ in ("VmapMixture", "MixtureSameFamily")
 
-    return any(map(is_choice, jax.tree.leaves(energy, is_leaf=is_choice)))
+    return not any(map(is_choice, jax.tree.leaves(density, is_leaf=is_choice)))
