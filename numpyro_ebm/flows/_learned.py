@@ -36,14 +36,14 @@ class LearnedProposal(AbstractLongMethod):
     - `reference`: where the particles start, wider than the target; by default the energy's
       own. None is needed by an energy with a `sampler`.
     - `num_draws`: particles. Each takes 20 gradients per temperature.
-    - `num_steps`: steps of the fit, which evaluates no energies.
+    - `num_steps`: steps of the fit, each of 256 gradients.
     - `num_samples`: draws of the flow, one evaluation of the energy each.
     """
 
     flow: Any = None
     reference: Any = None
     num_draws: int = eqx.field(static=True, default=4096, kw_only=True)
-    num_steps: int = eqx.field(static=True, default=2000, kw_only=True)
+    num_steps: int = eqx.field(static=True, default=1200, kw_only=True)
     num_samples: int = eqx.field(static=True, default=50_000, kw_only=True)
 
     def __check_init__(self) -> None:

@@ -1,8 +1,10 @@
 """Learning: losses over an energy and a batch."""
 
+from ._alpha import AlphaDivergence as AlphaDivergence
 from ._base import (
     AbstractObjective as AbstractObjective,
     AbstractPointwiseObjective as AbstractPointwiseObjective,
+    weighted_mean as weighted_mean,
 )
 from ._batch import (
     Batch as Batch,
@@ -24,6 +26,7 @@ from ._divergence import (
     ContrastiveDivergence as ContrastiveDivergence,
     ShortRunGenerator as ShortRunGenerator,
 )
+from ._drawn import is_reparametrised as is_reparametrised
 from ._explicit import ExplicitScoreMatching as ExplicitScoreMatching
 from ._flow_contrast import FlowContrastiveEstimation as FlowContrastiveEstimation
 from ._generalized import GeneralizedScoreMatching as GeneralizedScoreMatching

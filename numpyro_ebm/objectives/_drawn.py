@@ -1,8 +1,10 @@
-"""Densities whose draws are differentiated, such as flows."""
+"""Densities that are drawn from to be fitted, such as flows."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 
 from .._types import Array, Energy, Float, Key
 from ..energies import (
@@ -13,6 +15,7 @@ from ..energies import (
     is_conditional,
     is_within,
 )
+from ._batch import Batch
 
 
 def drawn(rng_key: Key, density: AbstractEnergy, num: int) -> tuple[Array, Float[Array, " n"]]:
@@ -23,17 +26,13 @@ def drawn(rng_key: Key, density: AbstractEnergy, num: int) -> tuple[Array, Float
     return draws, jax.vmap(density)(draws)
 
 
-def check_drawn(objective: str, density: Any, target: AbstractEnergy) -> None:
-    """Raise unless `density` has reparameterised draws on the points of `target`."""
+def check_pair(objective: Any, density: Any, target: AbstractEnergy) -> None:
+    """Raise unless `density` can be drawn from, on the points of `target`."""
+    name = type(objective).__name__
     if is_conditional(density) or density.log_z is None or density.sampler is None:
         raise ValueError(
-            f"`{objective}` fits densities that can be drawn from, such as flows, and "
+            f"`{name}` fits densities that can be drawn from, such as flows, and "
             f"{density!r} has no `log_z` or no `sampler`."
-        )
-    if _has_choices(density):
-        raise ValueError(
-            f"`{objective}` differentiates draws, and those of {density!r} choose among "
-            "components, which has no derivative: use a flow, or `ForwardKL` on draws."
         )
     if not is_within(density.support, target.support):
         raise ValueError(
@@ -44,14 +43,35 @@ def check_drawn(objective: str, density: Any, target: AbstractEnergy) -> None:
     shapes = target.event_shape, density.event_shape
     if None not in shapes and shapes[0] != shapes[1]:
         raise ValueError(
-            f"The energy of `{objective}` lives on points of shape {shapes[0]}, and the "
-            f"density that is fitted on points of shape {shapes[1]}."
+            f"The energy of `{name}` lives on points of shape {shapes[0]}, and the density "
+            f"that is fitted on points of shape {shapes[1]}."
         )
 
 
-def _has_choices(energy: Energy) -> bool:
+def check_drawn(objective: Any, density: Any, target: AbstractEnergy) -> None:
+    """The same, for draws that are differentiated."""
+    check_pair(objective, density, target)
+    if not is_reparametrised(density):
+        raise ValueError(
+            f"`{type(objective).__name__}` differentiates draws, and those of {density!r} "
+            "choose among components, which has no derivative: use a flow, or "
+            "`AlphaDivergence`, or `ForwardKL` on draws."
+        )
+
+
+def is_reparametrised(density: Energy) -> bool:
+    """Whether draws of `density` are differentiable: those of a mixture choose components."""
+
     def is_choice(node: Any) -> bool:
         is_ours = isinstance(node, Mixture | GaussianMixture)
         return is_ours or type(node).__name__ in ("VmapMixture", "MixtureSameFamily")
 
-    return any(map(is_choice, jax.tree.leaves(energy, is_leaf=is_choice)))
+    return not any(map(is_choice, jax.tree.leaves(density, is_leaf=is_choice)))
+
+
+def no_data(energy: Any) -> Batch:
+    """What stands for data where an energy is all there is to learn from."""
+    if is_conditional(energy) or energy.sampler is None:
+        return Batch(jnp.zeros((1, *(energy.event_shape or ()))))
+    # On its support, which data must be.
+    return Batch(energy.sample(jr.key(0), (1,)))

@@ -115,7 +115,7 @@ class FlowContrastiveEstimation(AbstractObjective):
                 f"conditions, got {energy!r}: use `ebm.NoiseContrastiveEstimation()`."
             )
         target = energy_named("energy", energy)
-        check_drawn(type(self).__name__, unfreeze(self.flow), target)
+        check_drawn(self, unfreeze(self.flow), target)
         start = unfreeze(FlowContrasted(energy, jnp.zeros(()), self.flow))
         # Classification starts at chance, not at the network's arbitrary volume.
         log_z = _log_mean_exp(_log_odds(start, *drawn(rng_key, start.flow, 1000)))

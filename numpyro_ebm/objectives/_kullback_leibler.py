@@ -12,7 +12,7 @@ from .._types import Array, EnergyLike, Float, Key, Scalar
 from ..energies import AbstractEnergy, as_energy
 from ._base import AbstractObjective, AbstractPointwiseObjective
 from ._batch import Batch, Data, as_batch
-from ._drawn import check_drawn
+from ._drawn import check_drawn, no_data
 
 
 class ForwardKL(AbstractPointwiseObjective):
@@ -73,10 +73,10 @@ class ReverseKL(AbstractObjective):
         self.energy, self.num_samples = as_energy(energy), num_samples
 
     def without_data(self, energy: Any) -> Batch:
-        return Batch(jnp.zeros((1, *(energy.event_shape or ()))))
+        return no_data(energy)
 
     def init(self, rng_key: Key, energy: Any, data: Data) -> tuple[Any, None]:
-        check_drawn("ReverseKL", energy, self.energy)
+        check_drawn(self, energy, self.energy)
         return energy, None
 
     def loss(
