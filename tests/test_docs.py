@@ -32,6 +32,7 @@ LONG = {
     "docs/how-to/regression.md",
     "docs/many-modes.md",
     "docs/sampling.md",
+    "docs/tasks.md",
 }
 
 
