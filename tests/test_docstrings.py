@@ -1,6 +1,7 @@
 """The examples in docstrings run as they stand, with the names that they take for granted."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import blackjax
 import equinox as eqx
@@ -22,6 +23,8 @@ from numpyro.infer import MCMC
 import numpyro_ebm as ebm
 
 ENERGY = mixture()
+TASKS = ["anomaly", "denoise", "inpaint", "log_ratio", "point_estimates"]
+TASKS += ["synthesize", "translate"]
 QUIET = {"progress_bar": False}
 
 
@@ -166,7 +169,25 @@ def a_flow():
     return {"flow": fd.MultivariateNormal(jnp.zeros(2), 4 * jnp.eye(2))}
 
 
+def images():
+    """Flat images of 8 x 8 pixels, and energies of them."""
+    energy = ebm.Gaussian(jnp.zeros(64), jnp.eye(64))
+    some = energy.sample(jr.key(1), (3,))
+    classes = ebm.ConditionalEnergy(lambda x, k: jnp.sum((x - k.sum()) ** 2), (64,))
+    energies = dict.fromkeys(("energy", "density", "energy_of_eights", "prior"), energy)
+    points = dict.fromkeys(("images", "noisy", "new", "threes", "observations", "clean"), some)
+    data = energy.sample(jr.key(2), (100,))
+    return {
+        **{"np": np, **energies, **points, "data": data, "held_out": data, "classes": classes},
+        "background": ebm.Gaussian(jnp.zeros(64), 2 * jnp.eye(64)),
+        "start": ebm.Gaussian(jnp.zeros(64), 2 * jnp.eye(64)),
+        "restored": SimpleNamespace(mean=some),
+    }
+
+
 SPECIAL = {
+    **{f"tasks/_{name}.py": images for name in TASKS},
+    "sampling/_each.py": images,
     **dict.fromkeys(("flows/_jump.py", "flows/_learned.py"), a_flow),
     **dict.fromkeys(("flows/_transport.py", "diagnostics/_jumps.py"), a_flow),
     "objectives/_flow_contrast.py": a_flow,
@@ -218,6 +239,7 @@ SPECIAL = {
 }
 #: Arguments of the models that some examples define.
 ARGUMENTS = {
+    "tasks/_denoise.py": (jnp.ones((2, 64)),),
     "energies/_counts.py": (jnp.ones(3), jnp.ones(3, int)),
     "sites/_distribution.py": (jnp.zeros(2),),
     "energies/_potts.py": (jnp.ones((3, 3)),),

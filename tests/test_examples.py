@@ -219,3 +219,35 @@ def test_sensors(tmp_path):
     sizes = dict(re.findall(r"effective draws of the world, (\w+): (\d+)", printed))
     assert int(sizes["jumps"]) > 2 * int(sizes["tempering"])
     assert (tmp_path / "sensors.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_anomalies(tmp_path):
+    printed = run("14_anomalies.py", cwd=tmp_path)
+    low, high = re.search(r"between (\S+) and (\S+)$", printed, re.MULTILINE).groups()
+    rows = dict(re.findall(r"^(.+?) +([\d.]+ +[\d.]+ +[\d.]+)$", printed, re.MULTILINE))
+    rows = {name: [*map(float, cells.split())] for name, cells in rows.items()}
+    assert len(rows) == 5
+    for name, (rate, _, auroc) in rows.items():
+        if name == "on training":
+            assert rate > 2 * float(high)
+        else:
+            # The new digits add a little to the error of the reference.
+            assert float(low) - 0.02 < rate < float(high) + 0.02, name
+        assert auroc > 0.9, name
+    assert rows["energy"][1] > rows["Gaussian"][1] + 0.2
+    assert (tmp_path / "anomalies.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_restoration(tmp_path):
+    printed = run("15_restoration.py", cwd=tmp_path)
+    assert "chains agree: True" in printed
+    row = r"^(Gaussian|energy)" + 4 * r" +([\d.]+)"
+    rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
+    gaussian, energy = rows["Gaussian"], rows["energy"]
+    assert energy[0] < gaussian[0]
+    assert energy[1] < gaussian[1] - 0.01
+    assert 0.87 < energy[2] < 0.93
+    assert 0.87 < energy[3] < 0.93
+    assert (tmp_path / "restoration.png").stat().st_size > 10_000

@@ -14,7 +14,7 @@ from xarray import DataTree
 from .._types import ArrayLike, PyTree
 from ..estimation import EstimatorRunResult
 from ..kernels import AbstractKernel
-from ..sampling import AbstractDraws, Draws, WeightedDraws
+from ..sampling import AbstractDraws, AbstractFromRows, Draws, RowDraws, WeightedDraws
 from ._ladder import TEMPERING_DIMS, Ladder
 from ._sites import ebm_energy, energy_at, is_data, plates, trace
 from ._without_chains import equally_weighted, facts, from_fit
@@ -68,7 +68,8 @@ def to_arviz(
       of [`Estimator.run`][numpyro_ebm.Estimator.run], or arrays `(chain, draw, *event)`: one, a
       dict or another pytree of them. A `DataTree` is returned unchanged. Weighted draws, such
       as those of [`NestedSampling`][numpyro_ebm.NestedSampling], become one chain of as many
-      equally weighted ones as their effective sample size.
+      equally weighted ones as their effective sample size. Of many energies at once,
+      [`RowDraws`][numpyro_ebm.sampling.RowDraws] and what rests on them have a dimension `row`.
     - `superchains`: which chains started together, for the nested R-hat of
       [`mixing_report`][numpyro_ebm.mixing_report]: one superchain index per chain, or the
       number of superchains, if the chains of each are neighbours.
@@ -83,10 +84,12 @@ def to_arviz(
         if coords is not None or dims is not None:
             raise ValueError("`coords` and `dims` are for arrays: a `DataTree` has its own.")
         return with_attributes(source.copy(), superchains, attrs or {})
+    source = source.draws if isinstance(source, AbstractFromRows) else source
     if isinstance(source, MCMC):
         groups, own_attrs, own_dims = _from_mcmc(source)
     elif isinstance(source, AbstractDraws):
-        groups, own_attrs, own_dims = *_from_draws(source), {}
+        groups, own_attrs = _from_draws(source)
+        own_dims = _dims_of_rows(groups) if isinstance(source, RowDraws) else {}
     else:
         groups, own_attrs, own_dims = {"posterior": by_name(source)}, {}, {}
     tree = as_tree(groups, own_attrs, coords, {**own_dims, **(dims or {})})
@@ -201,7 +204,12 @@ def _from_mcmc(mcmc: MCMC) -> tuple[dict, dict, dict]:
 
 
 def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
-    if not isinstance(draws, Draws) or draws.state is None:
+    if isinstance(draws, RowDraws):
+        num_warmup, step_size = draws.num_warmup, None
+    elif isinstance(draws, Draws) and draws.state is not None:
+        num_warmup = draws.state.num_warmup
+        step_size = np.asarray(draws.state.adapt_state.step_size)
+    else:
         raise ValueError(
             "These draws are independent, so there are no chains to diagnose: pass what "
             f"`ebm.sample` drew with a kernel, got {draws}."
@@ -210,8 +218,7 @@ def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
     stats["lp"] = -stats["lp"]
     if not draws.is_transformed:  # The potential has no Jacobian.
         stats["ebm_energy"] = -stats["lp"]
-    step_size = np.asarray(draws.state.adapt_state.step_size)
-    if step_size.ndim == 0:
+    if step_size is not None and step_size.ndim == 0:
         stats["step_size"] = np.broadcast_to(step_size, stats["lp"].shape)
     if "energy" in stats:
         stats["n_steps"] = stats["n_grad"]
@@ -222,11 +229,17 @@ def _from_draws(draws: AbstractDraws) -> tuple[dict, dict]:
         "inference_library_version": version("numpyro-ebm"),
         "kernel": draws.kernel,
         "is_exact": int(draws.is_exact),  # netCDF has no bool.
-        "num_warmup": draws.state.num_warmup,
+        "num_warmup": num_warmup,
         "thinning": draws.num_steps // max(stats["lp"].shape[1], 1),
         "sampling_time": float(draws.seconds),
     }
     return {"posterior": by_name(draws.values), "sample_stats": stats}, attrs
+
+
+def _dims_of_rows(groups: dict[str, dict[str, np.ndarray]]) -> dict[str, list[str]]:
+    for name in TEMPERING_DIMS:  # A ladder per row has no report.
+        groups["sample_stats"].pop(name, None)
+    return {name: ["row"] for group in groups.values() for name in group}
 
 
 def by_name(draws: Any) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from xarray import Dataset, DataTree
 
 from ._convergence import bfmi
 from ._outliers import copies
-from ._summaries import values
+from ._summaries import of_draw, values
 
 #: A chain is stuck if it accepts or moves less.
 _MIN_MOVED = 0.1
@@ -29,10 +29,11 @@ def chain_health(tree: DataTree) -> Dataset:
         "moved": moved.mean(1) if moved.size else np.full(len(moved), np.nan),
     }
     if "acceptance_rate" in stats and tree["posterior"].attrs.get("is_exact", 1):
-        columns["acceptance_rate"] = values(stats["acceptance_rate"]).mean(1)
+        columns["acceptance_rate"] = of_draw(stats["acceptance_rate"]).mean(1)
     if "diverging" in stats:
-        columns["num_diverging"] = values(stats["diverging"]).sum(1)
-    if "energy" in stats and moved.shape[1] >= _ENOUGH_DRAWS:
+        columns["num_diverging"] = of_draw(stats["diverging"]).sum(1)
+    is_one = "energy" in stats and stats["energy"].ndim == 2
+    if is_one and moved.shape[1] >= _ENOUGH_DRAWS:
         columns["bfmi"] = bfmi(values(stats["energy"]))
     is_discrete = all(map(_is_discrete, variables))
     columns["is_stuck"] = _is_stuck(columns, moved, is_discrete)

@@ -32,7 +32,7 @@ def _each(
     tree: DataTree, statistics: Mapping[str, Callable[[Any], Any]], seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     if "sample_stats" in tree.children and "lp" in tree["sample_stats"].data_vars:
-        yield "lp", values(tree["sample_stats"]["lp"])
+        yield "lp", of_draw(tree["sample_stats"]["lp"])
     posterior = tree["posterior"].to_dataset()
     for name, variable in posterior.data_vars.items():
         x = values(variable)
@@ -116,3 +116,9 @@ def principal_components(points: np.ndarray, number: int) -> np.ndarray:
     components = np.linalg.svd(centred - centred.mean(0), full_matrices=False)[2][:number]
     largest = np.abs(components).argmax(1)
     return components * np.sign(components[np.arange(len(components)), largest])[:, None]
+
+
+def of_draw(statistic: Any) -> np.ndarray:
+    """A statistic of each draw; of many energies at once, its mean over them."""
+    x = values(statistic)
+    return x if x.ndim == 2 else x.reshape(*x.shape[:2], -1).mean(2)

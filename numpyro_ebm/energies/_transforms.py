@@ -74,15 +74,21 @@ def restricted(support: Any, index: Array, shape: Shape) -> Constraint | None:
 
     `None` if it ties coordinates to each other.
     """
-    bounds = box_of(support)
+    base, bounds = elementwise(support), box_of(support)
     if bounds is None:
-        return None
-    base = elementwise(support)
+        return base if _is_discrete_elementwise(base) else None
     if all(jnp.ndim(bound) == 0 for bound in bounds):
         return base
     with jax.ensure_compile_time_eval():
         low, high = (jnp.broadcast_to(bound, shape).ravel()[index] for bound in bounds)
     return box(low, high)
+
+
+def _is_discrete_elementwise(base: Any) -> bool:
+    """Whether it allows each coordinate the same integers."""
+    leaves = jax.tree.leaves(base)
+    is_alone = base is not None and base.is_discrete and base.event_dim == 0
+    return is_alone and all(jnp.ndim(bound) == 0 for bound in leaves)
 
 
 def is_injective(transform: Any) -> bool:

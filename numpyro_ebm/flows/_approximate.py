@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from numpyro.distributions.transforms import PermuteTransform, Transform
 
-from .._checks import as_data, check_count, check_key, check_positive
+from .._checks import check_count, check_key, check_positive
 from .._show import Printed, Rows
 from .._types import Array, ArrayLike, EnergyLike, Float, Key, Scalar, Shape
 from ..energies import (
@@ -22,17 +22,16 @@ from ..energies import (
     energy_named,
     flattened,
     is_discrete,
-    reference_for,
     unconstrained,
 )
 from ..estimation import Estimator, EstimatorRunResult, decaying_adam
-from ..kernels import HMC, AbstractKernel, TemperedSMC
+from ..kernels import AbstractKernel
 from ..normalizers import ImportanceSampling
 from ..objectives import AbstractObjective, ForwardKL, is_reparametrised
-from ..sampling import sample
 from ._build import coupling_flow
 from ._choice import kernel_for
 from ._density import check_flow
+from ._points import FEWEST, as_given, drawn
 from ._two_sided import TwoSidedKL
 
 
@@ -165,7 +164,7 @@ def approximate(
     check_key(rng_key)
     counts = {"num_draws": num_draws, "num_steps": num_steps, "num_samples": num_samples}
     for name, count in counts.items():
-        check_count(name, count, _FEWEST if name == "num_draws" else 1)
+        check_count(name, count, FEWEST if name == "num_draws" else 1)
     check_positive("learning_rate", learning_rate)
     flat, _ = flattened(as_energy(energy, event_shape))
     if is_discrete(flat):
@@ -176,9 +175,9 @@ def approximate(
     free, transform = _as_chains_move(flat)
     draw_key, flow_key, fit_key, weigh_key = jr.split(rng_key, 4)
     if draws is None:
-        points = _draw(draw_key, flat, reference, num_draws, progress_bar)
+        points = drawn(draw_key, flat, reference, num_draws, progress_bar)
     else:
-        points = _given(draws, flat)
+        points = as_given(draws, flat)
     points = jnp.asarray(points if transform is None else jax.vmap(transform.inv)(points))
     if flow is None:
         loc, scale = points.mean(0), _scales(points)
@@ -257,48 +256,6 @@ def _log_weights(
 
 #: Draws at once.
 _BLOCK = 8192
-
-
-def _draw(
-    rng_key: Key, energy: AbstractEnergy, reference: Any, num_draws: int, progress_bar: bool
-) -> Array:
-    if energy.sampler is not None:
-        return energy.sample(rng_key, (num_draws,))
-    found = reference_for(reference, energy, "reference")
-    smc = TemperedSMC(HMC(num_steps=2, trajectory_length=None), found)
-    draws = sample(
-        rng_key,
-        energy,
-        smc,
-        num_chains=_POPULATIONS,
-        num_samples=-(-num_draws // _POPULATIONS),
-        progress_bar=progress_bar,
-    )
-    if not bool(draws.finite.all()):
-        raise ValueError(
-            "The draws of the energy are not finite, so no flow can be fitted to them: give a "
-            "`reference` closer to the target, or `draws`."
-        )
-    # Rows of all populations are held out.
-    return draws.values.swapaxes(0, 1).reshape(-1, *draws.values.shape[2:])
-
-
-#: Populations that the draws come from.
-_POPULATIONS = 4
-
-
-def _given(draws: ArrayLike, energy: AbstractEnergy) -> Array:
-    points = as_data(draws, "draws")
-    if energy.event_shape not in (None, points.shape[1:]) or len(points) < _FEWEST:
-        raise ValueError(
-            f"`draws` must be {_FEWEST} points or more of shape {energy.event_shape}, one per "
-            f"row, got shape {points.shape}."
-        )
-    return points
-
-
-#: Fewer draws fit no flow.
-_FEWEST = 40
 
 
 def _scales(points: Array) -> Array:

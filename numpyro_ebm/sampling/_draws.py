@@ -134,8 +134,8 @@ class Draws(AbstractDraws):
         chains: if less than one proposal in ten was accepted; for an unadjusted kernel, if
         more than nine transitions in ten diverged, as far as that is known.
         """
-        if self.stats and self.stats["potential_energy"].shape[1] >= _ENOUGH_DRAWS:
-            return ~(_moved(self.values) >= 0.25)
+        if self.stats and self.stats["potential_energy"].shape[1] >= ENOUGH_DRAWS:
+            return ~(moved(self.values) >= 0.25)
         if self.is_exact:
             return ~(self.accept_prob >= 0.1)
         if "diverging" in self.stats:
@@ -151,11 +151,11 @@ class Draws(AbstractDraws):
 
 
 #: Number of draws from which their steps show whether a chain moves.
-_ENOUGH_DRAWS = 50
+ENOUGH_DRAWS = 50
 
 
 @eqx.filter_jit
-def _moved(values: PyTree) -> Float[Array, " chain"]:
+def moved(values: PyTree) -> Float[Array, " chain"]:
     """How far each chain moved, in units of independent draws: see `Draws.stuck`."""
     flat = [x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(values)]
     ways = jnp.concatenate([_ways(x.astype(jnp.result_type(float))) for x in flat], 1)
