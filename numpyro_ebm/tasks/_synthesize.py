@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import as_floats, check_count, check_key, user_level
+from .._trainable import unfreeze
 from .._types import Array, EnergyLike, Float, Key, PyTree
 from ..chains import in_calls
 from ..energies import (
     AbstractConditional,
     AbstractEnergy,
+    Scaled,
     as_energy,
     check_energy,
     is_conditional,
@@ -28,7 +30,7 @@ from ..kernels import (
     TemperedSMC,
     default_kernel,
 )
-from ..normalizers import as_conditions, as_plain, first_of, shape_of
+from ..normalizers import as_conditions, as_plain, check_integrable, first_of, shape_of
 from ._images import energies_of
 
 
@@ -100,8 +102,8 @@ def synthesize(
     - `conditions`: of a conditional energy, along the first axis.
     - `num_particles`: per condition; `num_images` if that is more.
 
-    **Raises** `ValueError` if there is no reference, or conditions are missing. Warns if a
-    population did not reach the target, as it cannot if the energy is not integrable.
+    **Raises** `ValueError` if there is no reference, conditions are missing, or a difference of
+    energies is not integrable. Warns if a population did not reach the target.
     """
     check_key(rng_key)
     check_count("num_images", num_images)
@@ -133,8 +135,8 @@ def synthesize(
     found = Synthesis(images, energies, log_z, int(num_steps.max()))
     if not found.ok:
         warnings.warn(
-            f"`synthesize`: {found}: populations did not reach the target. More steps, or a "
-            "wider reference; a difference of energies may not be integrable.",
+            f"`synthesize`: {found}: populations did not reach the target. Take more steps, "
+            "or a wider reference.",
             stacklevel=user_level(),
         )
     return found
@@ -177,6 +179,7 @@ def _family(energy: Any, conditions: PyTree, method: Any) -> tuple[_Family, PyTr
                 f"{type(energy).__name__}."
             )
         energy = as_energy(energy)
+        _check_differences(energy)
         return _Family(energy, False), one, energy
     if conditions is None:
         raise ValueError(
@@ -187,6 +190,24 @@ def _family(energy: Any, conditions: PyTree, method: Any) -> tuple[_Family, PyTr
     first = plain.given(first_of(conditions))
     check_energy(first, shape_of(plain))
     return _Family(plain, True), conditions, first
+
+
+def _check_differences(energy: AbstractEnergy) -> None:
+    """Raise if a difference of energies has no normaliser: particles would run away."""
+
+    def is_scaled(node: Any) -> bool:
+        return isinstance(node, Scaled)
+
+    parts = filter(is_scaled, jax.tree.leaves(energy, is_leaf=is_scaled))
+    is_difference = any(bool(unfreeze(part.weight) < 0) for part in parts)
+    if not is_difference or is_discrete(energy) or energy.event_shape is None:
+        return
+    report = check_integrable(energy)
+    if report.ok is False:
+        raise ValueError(
+            f"`energy`, {energy!r}, is {report}. So it has no images: subtract with a smaller "
+            "weight, or add a background."
+        )
 
 
 def _size(rows: PyTree) -> int:

@@ -84,9 +84,8 @@ def test_composed_energies():
     np.testing.assert_allclose(both.var(0), 1 / 3, atol=0.05)
     either = synthesize(jr.key(0), ebm.Mixture([a, b], [0.2, 0.8]), 2000, smc, **settings)
     np.testing.assert_allclose(either.images.mean(0), [0.2, 1.6], atol=0.15)
-    with pytest.warns(UserWarning, match="did not reach the target"):
-        improper = synthesize(jr.key(0), a - 2 * b, 20, smc, num_particles=200, **QUIET)
-    assert not improper.ok
+    with pytest.raises(ValueError, match="is NOT integrable"):
+        synthesize(jr.key(0), a - 2 * b, 20, smc)
 
 
 @pytest.mark.slow

@@ -103,7 +103,10 @@ def test_rows_that_hide_different_numbers():
     mask = np.array([KNOWN, ~KNOWN, [True, True, True, False], [False] * 4])
     restored = inpaint(jr.key(3), energy, np.where(mask, x, np.nan), mask, **RUN)
     for i, known in enumerate(mask):
-        truth = moments(*posterior(energy, x[i, known], np.eye(4)[known], 0.0))
+        if known.any():
+            truth = moments(*posterior(energy, x[i, known], np.eye(4)[known], 0.0))
+        else:
+            truth = moments(*posterior(energy, np.zeros(1), np.zeros((1, 4)), np.eye(1)))
         assert_restored(restored.images[:, :, i : i + 1], [truth])
 
 
@@ -130,24 +133,28 @@ def test_tempering_finds_completions_that_lie_apart():
     # Chains without it stay where they began, half of them on each side.
     start = np.stack([np.tile(locs[k % 2], (2, 1)) for k in range(24)])
     plain = inpaint(jr.key(0), energy, x, known, init_params=start, **RUN)
-    assert abs(float((plain.images[..., 1] > 0).mean()) - 0.5) < 0.02
+    assert float((plain.images[:, :, 0, 1] > 0).mean()) < truths[0] - 0.1
 
 
 @pytest.mark.slow
 def test_an_unknown_noise_scale():
-    """Of a standard normal in 30 dimensions: y has the variance 1 + s^2, so s by quadrature."""
+    """Of a Gaussian prior: the noise scale by quadrature, and the image given it, exactly."""
     dim, scale_prior = 30, dist.HalfNormal(1.0)
-    energy = ebm.Gaussian(np.zeros(dim), np.eye(dim))
     rng = np.random.default_rng(0)
-    y = np.sqrt(1 + np.array([0.3, 1.0])[:, None] ** 2) * rng.normal(size=(2, dim))
+    root = rng.normal(size=(dim, 5))
+    covariance = root @ root.T + 0.05 * np.eye(dim)
+    sizes, axes = np.linalg.eigh(covariance)
+    energy = ebm.Gaussian(np.zeros(dim), covariance)
+    noise = np.array([0.3, 1.0])[:, None] * rng.normal(size=(2, dim))
+    y = rng.normal(size=(2, dim)) * np.sqrt(sizes) @ axes.T + noise
     restored = denoise(jr.key(0), energy, y, scale_prior, **RUN | {"num_samples": 1000})
     grid = np.linspace(1e-3, 6, 6000)
-    for i, one in enumerate(y):
-        variance = 1 + grid**2
-        log_weights = -0.5 * (one @ one) / variance - 0.5 * dim * np.log(variance)
-        weights = jax.nn.softmax(log_weights + scale_prior.log_prob(grid))
+    for i, one in enumerate(y @ axes):
+        variance = sizes + grid[:, None] ** 2
+        log_weights = -0.5 * (one**2 / variance + np.log(variance)).sum(1)
+        weights = np.asarray(jax.nn.softmax(log_weights + scale_prior.log_prob(grid)))
         assert_means(restored.noise_scale[:, :, i, None], np.array([weights @ grid]))
-        mean = (weights @ (1 / variance)) * one
+        mean = axes @ ((weights @ (sizes / variance)) * one)
         assert_means(restored.images[:, :, i], mean)
     assert set(ebm.to_arviz(restored)["posterior"].data_vars) == {"x", "noise_scale"}
 
