@@ -22,6 +22,7 @@ from ..energies import (
     energy_named,
     flattened,
     is_discrete,
+    judged,
     unconstrained,
 )
 from ..estimation import Estimator, EstimatorRunResult, decaying_adam
@@ -31,6 +32,7 @@ from ..objectives import AbstractObjective, ForwardKL, is_reparametrised
 from ._build import coupling_flow
 from ._choice import kernel_for
 from ._density import check_flow
+from ._neck import neck_checks
 from ._points import FEWEST, as_given, drawn
 from ._two_sided import TwoSidedKL
 
@@ -223,7 +225,9 @@ def _judge(
     held: Array,
     num_samples: int,
 ) -> Approximation:
-    log_z = ImportanceSampling(density, num_samples).estimate(rng_key, energy)
+    weigh_key, neck_key = jr.split(rng_key)
+    log_z = ImportanceSampling(density, num_samples).estimate(weigh_key, energy)
+    log_z = judged(log_z, neck_checks(neck_key, energy, density))
     largest, of_held = _log_weights(rng_key, energy, density, held, num_samples)
     on_points = density
     if transform is not None:

@@ -19,8 +19,9 @@ class LearnedProposal(AbstractLongMethod):
     particles of tempered sequential Monte Carlo, and fits the flow to these draws;
     importance sampling from the flow does not rely on them. Unbiased for $Z$, whatever the
     flow. There is no interval if the effective sample size or the tail of the weights does not
-    allow it, or if the flow misses part of the target, as it does if the particles do. A method
-    for modes far apart and curved targets in up to some twenty dimensions. Shown by
+    allow it, if the flow misses part of the target, or if no step size suits all of the
+    target, as in a funnel, the end of whose neck a flow may lack unseen. A method for modes far
+    apart and curved targets in up to some thirty dimensions. Shown by
     `tests/flows/test_learned.py`.
 
     ```python

@@ -13,6 +13,7 @@ from ._conditional import (
     quadrature_at as quadrature_at,
     shape_of as shape_of,
 )
+from ._ends import checks_of as checks_of, run_on as run_on
 from ._enumeration import Enumeration as Enumeration
 from ._importance import (
     AnnealedImportanceSampling as AnnealedImportanceSampling,
@@ -25,6 +26,7 @@ from ._integrability import (
 from ._models import ModelComparison as ModelComparison, compare_models as compare_models
 from ._nested import NestedSampling as NestedSampling
 from ._quadrature import Quadrature as Quadrature
+from ._reference import annealing as annealing
 from ._sequential import (
     SequentialMonteCarlo as SequentialMonteCarlo,
     ThermodynamicIntegration as ThermodynamicIntegration,

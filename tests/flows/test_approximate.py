@@ -73,7 +73,7 @@ def test_an_exact_family_is_found_and_its_log_z():
     assert found.ok
     assert found.ess > 0.99
     np.testing.assert_allclose(found.log_z.estimate, target.log_z, atol=0.01)
-    assert found.elbo <= target.log_z <= found.eubo + 0.01
+    assert found.elbo - 1e-3 <= target.log_z <= found.eubo + 0.01
     assert isinstance(found.flow, fd.MultivariateNormal)
     assert "missed" in repr(found)
 

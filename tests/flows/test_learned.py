@@ -46,11 +46,6 @@ def nine_modes():
     return target, float(target.log_z), WIDE
 
 
-def funnel():
-    target = ebm.energies.Funnel(3.0, 10)
-    return target, float(target.log_z), dist.Normal(0, 5).expand([10]).to_event(1)
-
-
 def many_wells():
     """Sixteen planes with two unequal wells each [Midgley et al. 2023]."""
 
@@ -65,9 +60,7 @@ def many_wells():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("make", "most"), [(nine_modes, 0.003), (funnel, 0.005), (many_wells, 0.03)]
-)
+@pytest.mark.parametrize(("make", "most"), [(nine_modes, 0.003), (many_wells, 0.03)])
 def test_the_error_over_twenty_seeds(make, most):
     """Its mean absolute value, and the share of intervals that hold the truth."""
     target, truth, wide = make()
@@ -75,9 +68,25 @@ def test_the_error_over_twenty_seeds(make, most):
     method, errors, inside = LearnedProposal(reference=wide), [], []
     for key in jr.split(jr.key(0), 20):
         log_z = ebm.log_partition(key, hidden, method, progress_bar=False)
-        low, high = log_z.interval(0.95)
         errors.append(abs(float(log_z.estimate) - truth))
-        inside.append(low < truth < high)
-    print(f"mean absolute error {np.mean(errors):.4f}, {sum(inside)} of 20 intervals hold it")
+        if log_z.ok:
+            low, high = log_z.interval(0.95)
+            inside.append(low < truth < high)
+    print(f"error {np.mean(errors):.4f}, {sum(inside)} of {len(inside)} intervals hold it")
     assert np.mean(errors) <= most
-    assert sum(inside) >= 17  # A right interval fails here 2 times in 100.
+    # A right interval fails here 2 times in 100. A run in ten may be refused.
+    assert len(inside) >= 18
+    assert sum(inside) >= len(inside) - 3
+
+
+@pytest.mark.slow
+def test_it_gives_no_interval_in_a_funnel():
+    """It is close; but up to three in a hundred of the mass lie in the neck, unseen."""
+    target = ebm.energies.Funnel(3.0, 10)
+    hidden = ebm.as_energy(lambda x: target(x), (10,))
+    method = LearnedProposal(reference=dist.Normal(0, 5).expand([10]).to_event(1))
+    for key in jr.split(jr.key(0), 3):
+        with pytest.warns(UserWarning, match="as in the neck of a funnel"):
+            log_z = ebm.log_partition(key, hidden, method, progress_bar=False)
+        assert not log_z.ok
+        np.testing.assert_allclose(log_z.estimate, target.log_z, atol=0.1)
