@@ -162,8 +162,10 @@ def _quadratic(x: Float[Array, " d"], precision: Float[Array, "d d"]) -> Scalar:
 
 
 def _log_z(precision: Float[Array, "*k d d"]) -> Float[Array, "*k"]:
-    dim = precision.shape[-1]
-    return 0.5 * (dim * jnp.log(2 * jnp.pi) - jnp.linalg.slogdet(precision)[1])
+    # Of the symmetric part, all that a quadratic form sees; NaN unless that is definite.
+    root = jnp.linalg.cholesky(precision)
+    log_scales = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1))
+    return 0.5 * precision.shape[-1] * jnp.log(2 * jnp.pi) - jnp.sum(log_scales, -1)
 
 
 def _precision(scale_tril: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -186,6 +188,6 @@ def _colour(noise: Float[Array, "*n d"], precision: Float[Array, "*k d d"]) -> A
 
 _TO_PRECISION = {
     "covariance_matrix": lambda matrix: _precision(jnp.linalg.cholesky(matrix)),
-    "precision_matrix": lambda matrix: matrix,
+    "precision_matrix": lambda matrix: 0.5 * (matrix + matrix.T),
     "scale_tril": _precision,
 }

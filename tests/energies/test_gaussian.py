@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,3 +77,28 @@ def test_mixture_with_one_covariance_for_all():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_only_the_symmetric_part_of_a_precision_counts(x64):
+    symmetric, skew = np.linalg.inv(COVARIANCE), np.array([[0.0, 0.7], [-0.7, 0.0]])
+    right, given = (
+        ebm.Gaussian([0.0, 0.0], precision_matrix=p) for p in (symmetric, symmetric + skew)
+    )
+    trained = eqx.tree_at(lambda e: e.precision_matrix, right, jnp.asarray(symmetric + skew))
+    x = jnp.array([0.3, -1.2])
+    for energy in (given, trained):
+        np.testing.assert_allclose(energy(x), right(x), rtol=1e-12)
+        np.testing.assert_allclose(energy.log_z, right.log_z, rtol=1e-12)
+    gradient = jax.grad(lambda p: eqx.tree_at(lambda e: e.precision_matrix, right, p).log_z)(
+        jnp.asarray(symmetric)
+    )
+    np.testing.assert_allclose(gradient, -0.5 * COVARIANCE, rtol=1e-10)
+
+
+def test_an_indefinite_precision_has_no_log_z():
+    energy = ebm.Gaussian([0.0, 0.0], np.eye(2))
+    indefinite = eqx.tree_at(lambda e: e.precision_matrix, energy, -jnp.eye(2))
+    assert jnp.isnan(indefinite.log_z)
+    mixture = ebm.GaussianMixture([1.0], [[0.0, 0.0]], np.eye(2))
+    indefinite = eqx.tree_at(lambda e: e.precision_matrices, mixture, -jnp.eye(2)[None])
+    assert jnp.isnan(indefinite(jnp.zeros(2)))
