@@ -33,6 +33,7 @@ LONG = {
     "docs/how-to/regression.md",
     "docs/many-modes.md",
     "docs/sampling.md",
+    "docs/variational.md",
     "docs/tasks.md",
 }
 

@@ -90,7 +90,8 @@ def jump_report(
     no jump. Chains that start in all modes occupy them in wrong proportions then.
 
     ```python
-    draws = ebm.sample(jax.random.key(1), energy, ebm.flows.FlowJump(ebm.MALA(), flow))
+    kernel = ebm.flows.FlowJump(ebm.MALA(), flow)
+    draws = ebm.sample(jax.random.key(1), energy, kernel)
     print(ebm.diagnostics.jump_report(draws))
     ```
 
