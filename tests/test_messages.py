@@ -62,6 +62,13 @@ VERBS = {
     "log_partition_ratio": lambda key: ebm.normalizers.log_partition_ratio(key, ENERGY, ENERGY),
     "normalize": lambda key: ebm.normalize(key, ENERGY),
     "predict": lambda key: ebm.tasks.predict(key, CONDITIONAL, DATA[:, 0]),
+    "inpaint": lambda key: ebm.tasks.inpaint(key, ENERGY, DATA, np.array([False])),
+    "denoise": lambda key: ebm.tasks.denoise(key, ENERGY, DATA, 0.1),
+    "translate": lambda key: ebm.tasks.translate(key, ENERGY, DATA),
+    "synthesize": lambda key: ebm.tasks.synthesize(key, ENERGY, 3),
+    "sample_each": lambda key: ebm.sampling.sample_each(
+        key, lambda y: ENERGY, DATA, ebm.MALA()
+    ),
     "run": lambda key: ESTIMATOR.run(key, 2, ENERGY, DATA),
     "init": lambda key: ESTIMATOR.init(key, ENERGY, DATA),
     "an exact draw": lambda key: ENERGY.sample(key),
