@@ -199,7 +199,8 @@ def approximate(
             progress_bar=progress_bar,
         )
         density = energy_named("flow", result.energy)
-        new = _judge(weigh_key, free, transform, result, density, held, num_samples)
+        with np.errstate(over="ignore"):  # The worse fit may be beyond all bounds.
+            new = _judge(weigh_key, free, transform, result, density, held, num_samples)
         found = new if found is None or _rank(new) > _rank(found) else found
         if found.ok and found.ess > _ENOUGH:
             break
