@@ -22,6 +22,7 @@ from ._annealing import (
 from ._blackjax import blackjax as blackjax
 from ._calls import in_calls as in_calls
 from ._engine import (
+    BEFORE as BEFORE,
     Sampler as Sampler,
     advance as advance,
     finite_starts as finite_starts,

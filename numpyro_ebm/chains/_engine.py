@@ -41,13 +41,13 @@ def start_alone(
     rng_key: Key, sampler: Sampler, energy: Energy, position: Point, num_warmup: int
 ) -> ChainState:
     """A batch of one chain, which draws from `rng_key` itself."""
-    start_key = jr.fold_in(rng_key, _BEFORE)
+    start_key = jr.fold_in(rng_key, BEFORE)
     positions = jax.tree.map(lambda x: x[None], position)
     return _start(start_key[None], rng_key[None], sampler, energy, positions, num_warmup)
 
 
 #: Folded in before the first transition; no transition has this number.
-_BEFORE = 2**32 - 1
+BEFORE = 2**32 - 1
 
 
 def _start(

@@ -3,21 +3,22 @@
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-import equinox as eqx
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 
-from .._checks import as_floats, finite
+from .._checks import as_floats
 from .._types import Array, Float, Key, Sampler, Scalar, Shape
-from ._base import AbstractEnergy
 from ._latent import LatentEnergy
+from ._rbm import AbstractRBM
 from ._states import bits, has_level, is_enumerable
 
 
-class CategoricalRBM(AbstractEnergy):
+class CategoricalRBM(AbstractRBM):
     r"""$-\sum_i b_{iv_i} - \sum_j \operatorname{softplus}(c_j + \sum_i W_{iv_ij})$.
 
     The free energy of visible labels $v_i\in\{0,\dots,k-1\}$ with hidden units
@@ -31,30 +32,22 @@ class CategoricalRBM(AbstractEnergy):
     - `visible_bias`, `hidden_bias`: $b$, of shape `(visible, k)`, and $c$.
     """
 
-    weights: Float[Array, "v k h"] = eqx.field(converter=finite("weights", False))
-    visible_bias: Float[Array, "v k"] = eqx.field(converter=finite("visible_bias", False))
-    hidden_bias: Float[Array, " h"] = eqx.field(converter=finite("hidden_bias", False))
+    layer: ClassVar[tuple[str, ...]] = ("visible", "k")
 
     def __check_init__(self) -> None:
-        shape = (*self.visible_bias.shape, *self.hidden_bias.shape)
-        if len(shape) != 3 or self.weights.shape != shape or shape[1] < 2:
+        if self.visible_bias.shape[1] < 2:
             raise ValueError(
-                "`weights` must have shape (visible, k, hidden), `visible_bias` (visible, k) "
-                f"and `hidden_bias` (hidden,), k being two or more, got {self.weights.shape}, "
-                f"{self.visible_bias.shape} and {self.hidden_bias.shape}."
+                "`visible_bias` must be of two or more labels per unit, got shape "
+                f"{self.visible_bias.shape}."
             )
 
     @classmethod
     def create(
-        cls, num_visible: int, num_states: int, num_hidden: int, *, key: Key
+        cls, num_visible: int, num_hidden: int, *, num_states: int = 2, key: Key
     ) -> "CategoricalRBM":
         """A machine to train, whose weights have standard deviation 0.01 [Hinton 2012]."""
         weights = 0.01 * jr.normal(key, (num_visible, num_states, num_hidden))
         return cls(weights, jnp.zeros((num_visible, num_states)), jnp.zeros(num_hidden))
-
-    @property
-    def event_shape(self) -> Shape:
-        return self.visible_bias.shape[:1]
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -85,26 +78,15 @@ class CategoricalRBM(AbstractEnergy):
         """The energy of one configuration of both layers."""
         codes = self._codes(visible)
         own = jnp.sum(codes * self.visible_bias) + hidden @ self.hidden_bias
-        return -own - self._inputs(codes) @ hidden
-
-    def hidden_given_visible(self, visible: Float[Array, "*n v"]) -> dist.Distribution:
-        r"""$p(h \mid v)$: independent units with mean $\sigma(c_j + \sum_i W_{iv_ij})$."""
-        logits = self.hidden_bias + self._inputs(self._codes(visible))
-        return dist.Bernoulli(logits=logits).to_event(1)
+        return -own - self._inputs(visible) @ hidden
 
     def visible_given_hidden(self, hidden: Float[Array, "*n h"]) -> dist.Distribution:
         r"""$p(v \mid h)$: independent labels, $\operatorname{softmax}_k(b_{ik} + W_{ik}h)$."""
         return dist.CategoricalLogits(self._logits(hidden)).to_event(1)
 
-    def gibbs_sweep(self, rng_key: Key, x: Float[Array, " v"]) -> Float[Array, " v"]:
-        """Draw the hidden units given the visible ones, then the visible ones given those."""
-        hidden_key, visible_key = jr.split(rng_key)
-        hidden = as_floats(self.hidden_given_visible(x).sample(hidden_key))
-        return as_floats(self.visible_given_hidden(hidden).sample(visible_key))
-
     def of_one_hot(self, codes: Float[Array, "v k"]) -> Scalar:
         """The energy of one-hot codes of labels, and of what lies between them."""
-        softplus = jax.nn.softplus(self.hidden_bias + self._inputs(codes))
+        softplus = jax.nn.softplus(self.hidden_bias + self._of_codes(codes))
         return -jnp.sum(codes * self.visible_bias) - jnp.sum(softplus)
 
     def __call__(self, x: Float[Array, " v"]) -> Scalar:
@@ -113,7 +95,10 @@ class CategoricalRBM(AbstractEnergy):
     def _codes(self, visible: Float[Array, "*n v"]) -> Float[Array, "*n v k"]:
         return as_floats(has_level(self.levels, visible))
 
-    def _inputs(self, codes: Float[Array, "*n v k"]) -> Float[Array, "*n h"]:
+    def _inputs(self, visible: Float[Array, "*n v"]) -> Float[Array, "*n h"]:
+        return self._of_codes(self._codes(visible))
+
+    def _of_codes(self, codes: Float[Array, "*n v k"]) -> Float[Array, "*n h"]:
         return jnp.tensordot(codes, self.weights, 2)
 
     def _logits(self, hidden: Float[Array, "*n h"]) -> Float[Array, "*n v k"]:

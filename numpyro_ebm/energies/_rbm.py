@@ -29,16 +29,19 @@ class AbstractRBM(AbstractEnergy):
     - `visible_bias`, `hidden_bias`: $b$ and $c$.
     """
 
-    weights: Float[Array, "v h"] = eqx.field(converter=finite("weights", False))
-    visible_bias: Float[Array, " v"] = eqx.field(converter=finite("visible_bias", False))
+    weights: Float[Array, "*v h"] = eqx.field(converter=finite("weights", False))
+    visible_bias: Float[Array, "*v"] = eqx.field(converter=finite("visible_bias", False))
     hidden_bias: Float[Array, " h"] = eqx.field(converter=finite("hidden_bias", False))
+    #: The axes of the visible layer.
+    layer: ClassVar[tuple[str, ...]] = ("visible",)
 
     def __check_init__(self) -> None:
         shape = (*self.visible_bias.shape, *self.hidden_bias.shape)
-        if len(shape) != 2 or self.weights.shape != shape:
+        if len(shape) != len(self.layer) + 1 or self.weights.shape != shape:
+            names = ", ".join(self.layer)
             raise ValueError(
-                "`weights` must have shape (visible, hidden), `visible_bias` (visible,) and "
-                f"`hidden_bias` (hidden,), got {self.weights.shape}, "
+                f"`weights` must have shape ({names}, hidden), `visible_bias` ({names}) and "
+                f"`hidden_bias` (hidden), got {self.weights.shape}, "
                 f"{self.visible_bias.shape} and {self.hidden_bias.shape}."
             )
 
@@ -50,7 +53,7 @@ class AbstractRBM(AbstractEnergy):
 
     @property
     def event_shape(self) -> Shape:
-        return self.visible_bias.shape
+        return self.visible_bias.shape[:1]
 
     @property
     def joint(self) -> LatentEnergy:
@@ -73,7 +76,11 @@ class AbstractRBM(AbstractEnergy):
 
     def hidden_given_visible(self, visible: Float[Array, "*n v"]) -> dist.Distribution:
         r"""$p(h \mid v)$: independent units with mean $\sigma(c + W^\top v)$."""
-        return _bernoulli(self.hidden_bias + visible @ self.weights)
+        return _bernoulli(self.hidden_bias + self._inputs(visible))
+
+    def _inputs(self, visible: Float[Array, "*n v"]) -> Float[Array, "*n h"]:
+        r"""$W^\top v$."""
+        return visible @ self.weights
 
 
 class BernoulliRBM(AbstractRBM):

@@ -14,11 +14,12 @@ from jax.lax import cond
 
 from .._trainable import partition_trainable, strongly_typed
 from .._types import Array, Float, Key, Point, PyTree, Scalar
-from ..chains import AbstractAdaptation, AbstractMove, Report
+from ..chains import AbstractAdaptation, Report
 from ..estimation import decaying_adam
 from ._flow import Flow
 from ._jump_move import JumpMove
 from ._jump_share import Share, begin_share, learn_share
+from ._wrapped import AbstractWrappedAdaptation
 
 
 class Training(NamedTuple):
@@ -125,17 +126,13 @@ class JumpAdaptState(NamedTuple):
         return self.inner.schedule
 
 
-class JumpAdaptation(AbstractAdaptation):
+class JumpAdaptation(AbstractWrappedAdaptation):
     """Adapts the inner move as its kernel would, the share of jumps, and the flow."""
 
     inner: AbstractAdaptation
     adapt_share: bool = eqx.field(static=True)
     training: FlowTraining | None
-    #: The move of the first part of the warm-up, if the inner kernel has one: it jumps, too.
     travel: JumpMove | None
-
-    def check(self, move: JumpMove) -> None:
-        self.inner.check(move.inner)
 
     def init(self, move: JumpMove, position: Point, num_warmup: int) -> JumpAdaptState:
         inner = self.inner.init(move.inner, position, num_warmup)
@@ -162,10 +159,6 @@ class JumpAdaptation(AbstractAdaptation):
             share = learn_share(i, state.share, facts, num_warmup)
             state = state._replace(share=share)
         return state._replace(training=self._train(i, state, positions))
-
-    def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
-        traveller, num_travel = self.inner.traveller(num_warmup)
-        return (None, 0) if traveller is None else (self.travel, num_travel)
 
     def _train(self, i: Array, state: JumpAdaptState, positions: Point) -> Training | None:
         trainer, so_far, num_warmup = self.training, state.training, len(state.schedule)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.flatten_util import ravel_pytree
 
-from .._types import Array, Energy, Key, Metric, Point, Scalar, Shape
+from .._types import Array, Energy, Key, Point, Scalar, Shape
 from ..chains import AbstractMove, Report, log_density, map_chains, settle
-from ..energies import AbstractEnergy
 from ._flow import Flow, check_size
 from ._work import work
+from ._wrapped import AbstractWrappedMove
 
 
 class JumpState(NamedTuple):
@@ -46,7 +46,7 @@ class JumpInfo(NamedTuple):
     price: Scalar
 
 
-class JumpMove(AbstractMove):
+class JumpMove(AbstractWrappedMove):
     r"""The inner move, then with probability `share` jumps $x \to y \sim q$ by Metropolis.
 
     - **num_jumps**: so many in a row.
@@ -57,25 +57,6 @@ class JumpMove(AbstractMove):
     share: float | Scalar
     num_jumps: int = eqx.field(static=True)
     kept: ClassVar[tuple[str, ...]] = ("jump_prob", "jumps", "jumps_accepted")
-
-    @property
-    def step_size(self) -> Any:
-        return self.inner.step_size
-
-    @property
-    def inverse_mass_matrix(self) -> Metric | None:
-        return self.inner.inverse_mass_matrix
-
-    @property
-    def is_hamiltonian(self) -> bool:
-        return self.inner.is_hamiltonian
-
-    @property
-    def is_exact(self) -> bool:
-        return self.inner.is_exact
-
-    def check(self, energy: AbstractEnergy) -> None:
-        self.inner.check(energy)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> JumpState:
         check_size(len(self.flow.loc), ravel_pytree(position)[0].size)

@@ -13,10 +13,10 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jax.lax import cond
 
-from .._types import Array, Energy, Key, Metric, Point, Scalar, Shape
+from .._types import Array, Energy, Key, Point, Scalar, Shape
 from ..chains import AbstractAdaptation, AbstractMove, Report
-from ..energies import AbstractEnergy
 from ._flow import FlowMap, check_size
+from ._wrapped import AbstractWrappedAdaptation, AbstractWrappedMove
 
 
 class TransportState(NamedTuple):
@@ -31,30 +31,11 @@ class TransportState(NamedTuple):
     inner: Any
 
 
-class TransportMove(AbstractMove):
+class TransportMove(AbstractWrappedMove):
     r"""The inner move on $E(T(z)) - \log\lvert T'(z)\rvert$; the chain is at $x = T(z)$."""
 
     inner: AbstractMove
     flow: FlowMap
-
-    @property
-    def step_size(self) -> Any:
-        return self.inner.step_size
-
-    @property
-    def inverse_mass_matrix(self) -> Metric | None:
-        return self.inner.inverse_mass_matrix
-
-    @property
-    def is_hamiltonian(self) -> bool:
-        return self.inner.is_hamiltonian
-
-    @property
-    def is_exact(self) -> bool:
-        return self.inner.is_exact
-
-    def check(self, energy: AbstractEnergy) -> None:
-        self.inner.check(energy)
 
     def init(self, rng_key: Key, position: Point, energy: Energy) -> TransportState:
         z, unravel = self._pulled(position)
@@ -110,15 +91,12 @@ def pulled_back(energy: Energy, flow: FlowMap, unravel: Callable[[Array], Point]
     return energy_of_base
 
 
-class TransportAdaptation(AbstractAdaptation):
+class TransportAdaptation(AbstractWrappedAdaptation):
     """Adapts the inner move as its kernel would, to where the chains are in its space."""
 
     inner: AbstractAdaptation
     flow: FlowMap
     travel: TransportMove | None
-
-    def check(self, move: TransportMove) -> None:
-        self.inner.check(move.inner)
 
     def init(self, move: TransportMove, position: Point, num_warmup: int) -> Any:
         return self.inner.init(move.inner, self._pulled(position), num_warmup)
@@ -135,10 +113,6 @@ class TransportAdaptation(AbstractAdaptation):
             return self.inner.update(i, state, jax.vmap(self._pulled)(positions), reports)
 
         return cond(i < num_warmup, learn, lambda: state)
-
-    def traveller(self, num_warmup: int) -> tuple[AbstractMove | None, int]:
-        traveller, num_travel = self.inner.traveller(num_warmup)
-        return (None, 0) if traveller is None else (self.travel, num_travel)
 
     def _pulled(self, position: Point) -> Array:
         return self.flow.pull(ravel_pytree(position)[0])[0]

@@ -11,8 +11,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 def work(fn: Callable[..., Any], *args: Any) -> int:
     """The number of operations on single numbers, without computing anything.
 
-    On many chains at once, a rough measure of time: within a factor of two for flows and
-    models. The body of a loop of unknown length counts once.
+    On many chains at once, a rough measure of time. The body of a loop of unknown length
+    counts once.
     """
     return _work(jax.make_jaxpr(fn)(*args).jaxpr)
 

@@ -10,16 +10,26 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import check_count, check_key, user_level
+from .._checks import user_level
 from .._driver import Progress, drive
 from .._types import Array, EnergyLike, Key, Point, PyTree, Scalar, Shape
-from ..chains import ChainState, Report, Sampler, advance, as_position, finite_starts, start
+from ..chains import (
+    BEFORE,
+    ChainState,
+    Report,
+    Sampler,
+    advance,
+    as_position,
+    finite_starts,
+    start,
+)
 from ..energies import as_energy, unconstrained
 from ..kernels import AbstractKernel, as_sampler
 from ._draws import ENOUGH_DRAWS
 from ._keep import History
 from ._problem import Problem
 from ._row_draws import RowDraws
+from ._sizes import check_run, check_thinning
 
 
 def sample_each(
@@ -63,8 +73,8 @@ def sample_each(
     **Raises** `ValueError` if chains start at an infinite energy or gradient. Warns if a chain
     is stuck or produced non-finite draws. An interrupt ends it.
     """
-    check_key(rng_key)
-    _check_sizes(num_chains, num_warmup, num_samples, thinning)
+    check_run(rng_key, num_chains, num_warmup, num_samples)
+    check_thinning(thinning, num_samples)
     began = time.perf_counter()
     target = _Target(family, kernel, event_shape, as_sampler(kernel))
     num_rows = _num_rows(rows)
@@ -114,18 +124,6 @@ class _Target(eqx.Module):
         return Problem(self.sampler, *unconstrained(self.kernel.as_target(energy)))
 
 
-def _check_sizes(num_chains: Any, num_warmup: Any, num_samples: Any, thinning: Any) -> None:
-    check_count("num_chains", 1 if num_chains is None else num_chains)
-    check_count("num_warmup", num_warmup, 0)
-    check_count("num_samples", num_samples)
-    check_count("thinning", thinning)
-    if thinning > num_samples:
-        raise ValueError(
-            f"`thinning` must be at most `num_samples`, {num_samples}, to keep a draw, got "
-            f"{thinning}."
-        )
-
-
 def _num_rows(rows: PyTree) -> int:
     sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(rows)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
@@ -149,7 +147,7 @@ def _positions(
                 "the shape of one point."
             )
         size = num_chains or 4
-        keys = jax.vmap(lambda key: jr.split(jr.fold_in(key, _BEFORE), size))(rng_keys)
+        keys = jax.vmap(lambda key: jr.split(jr.fold_in(key, BEFORE), size))(rng_keys)
         draw = jax.vmap(lambda key: problem.sampler.move.draw_start(key, energy, shape))
         return jax.vmap(draw)(keys)
     points = as_position(init_params)
@@ -164,9 +162,6 @@ def _positions(
     by_chain = jax.vmap(lambda x: x if free is None else free.inv(x))
     return jax.vmap(by_chain, 1)(points)
 
-
-#: Folded into the key of a row before its first transition.
-_BEFORE = 2**32 - 1
 
 #: All rows have made the same number of transitions.
 _AXES = ChainState(None, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]

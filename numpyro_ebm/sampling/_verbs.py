@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Sharding
 
-from .._checks import check_count, check_key, user_level
+from .._checks import check_key, user_level
 from .._types import Array, EnergyLike, Key, Point, PyTree, Shape
 from ..chains import ChainState, in_calls
 from ..energies import as_energy, flattened, is_conditional
@@ -22,6 +22,7 @@ from ._islands import log_z_of_populations
 from ._keep import Half, Halves, History, Moments
 from ._problem import as_problem, first_state
 from ._run import run_until
+from ._sizes import check_run, check_thinning
 
 
 def sample(
@@ -81,13 +82,8 @@ def sample(
     if isinstance(kernel, AbstractPopulation):
         size = num_chains or 4, num_samples
         return _populate(rng_key, energy, kernel, event_shape, size, progress_bar)
-    _check_run(rng_key, num_chains, num_warmup, num_samples)
-    check_count("thinning", thinning)
-    if thinning > num_samples:
-        raise ValueError(
-            f"`thinning` must be at most `num_samples`, {num_samples}, to keep a draw, got "
-            f"{thinning}."
-        )
+    check_run(rng_key, num_chains, num_warmup, num_samples)
+    check_thinning(thinning, num_samples)
     start = time.perf_counter()
     energy = as_energy(energy, event_shape)
     problem = as_problem(energy, kernel)
@@ -118,15 +114,6 @@ def sample(
 
 #: Number of transitions from which a mean acceptance says something about a chain.
 _LONG = 100
-
-
-def _check_run(
-    rng_key: Key, num_chains: Any, num_warmup: Any, num_samples: Any, least: int = 1
-) -> None:
-    check_key(rng_key)
-    check_count("num_chains", 1 if num_chains is None else num_chains)
-    check_count("num_warmup", num_warmup, 0)
-    check_count("num_samples", num_samples, least)
 
 
 def _remedy(draws: Draws) -> str:
@@ -162,7 +149,7 @@ def sample_moments(
 
     - `statistic`: a function from one point to an array or a pytree of arrays.
     """
-    _check_run(rng_key, num_chains, num_warmup, num_samples, 4)
+    check_run(rng_key, num_chains, num_warmup, num_samples, 4)
     energy = as_energy(energy, event_shape)
     problem = as_problem(energy, kernel)
     chains = num_chains, num_warmup, init_params, init_state, sharding

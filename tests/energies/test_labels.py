@@ -58,7 +58,7 @@ def test_its_draws():
 
 
 def test_its_layers_are_one_point_of_chains_that_know_blocks():
-    machine = CategoricalRBM.create(5, 4, 2, key=jr.key(0))
+    machine = CategoricalRBM.create(5, 2, num_states=4, key=jr.key(0))
     assert machine.event_shape == (5,)
     assert machine.levels == (0.0, 1.0, 2.0, 3.0)
     assert isinstance(ebm.kernels.default_kernel(machine), ebm.BlockGibbs)
@@ -126,6 +126,11 @@ def test_the_gradient_in_codes_foretells_changes_of_labels(x64):
             lambda: CategoricalRBM(jnp.zeros((4, 3, 2)), jnp.zeros((4, 2)), jnp.zeros(2)),
             ValueError,
             "must have shape",
+        ),
+        (
+            lambda: CategoricalRBM(jnp.zeros((4, 1, 2)), jnp.zeros((4, 1)), jnp.zeros(2)),
+            ValueError,
+            "two or more labels",
         ),
     ],
 )

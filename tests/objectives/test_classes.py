@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from numpyro.infer import MCMC
+from sklearn.svm import SVC
 
 import numpyro_ebm as ebm
 from numpyro_ebm.energies import ClassEnergy
@@ -207,6 +208,45 @@ class _Times(eqx.Module):
 
     def __call__(self, x):
         return self.w @ x
+
+
+@pytest.mark.slow
+def test_one_network_classifies_digits_and_draws_them():
+    """Accuracy, calibration, and draws of a class as a classifier of its own sees them."""
+    train, test = ebm.datasets.digits()
+    labels, test_labels = ebm.datasets.digit_labels()
+    noise = 0.3
+    reference = ebm.Gaussian(train.mean(0), np.cov(train.T) + noise**2 * np.eye(64))
+    network = eqx.nn.MLP(64, 10, 256, 2, jax.nn.silu, key=jr.key(1))
+    start = ClassEnergy(network, 10, (64,), reference)
+
+    def fitted(objective, num_steps):
+        optim = optax.adamw(optax.cosine_decay_schedule(2e-3, num_steps), weight_decay=0.1)
+        estimator = ebm.Estimator(objective, optim, ema_decay=0.999)
+        data, settings = (labels, train), {"batch_size": 256, "progress_bar": False}
+        return estimator.run(jr.key(2), num_steps, start, data, **settings).energy
+
+    def judged(energy):
+        probs = jax.vmap(energy.probs)(test)
+        accuracy = (probs.argmax(1) == test_labels).mean()
+        return accuracy, ebm.diagnostics.expected_calibration_error(probs, test_labels)
+
+    joint = fitted(JointLikelihood(ebm.DenoisingScoreMatching(noise)), 3000)
+    accuracy, error = judged(joint)
+    print(f"softmax {judged(fitted(ForwardKL(), 2000))}, joint {accuracy, error}")
+    assert accuracy >= 0.97
+    assert error <= 0.02
+    judge = SVC(C=10, gamma=0.32).fit(train, labels)
+    for num_warmup, least in ((300, 0.9), (3000, 0.85)):
+        hits = []
+        for y in range(0, 10, 3):
+            of_class = joint.of_class(y)
+            sizes = {"num_chains": 50, "num_warmup": num_warmup, "num_samples": 1}
+            draws = ebm.sample(jr.key(y), of_class, ebm.MALA(), progress_bar=False, **sizes)
+            clean = ebm.tasks.tweedie(of_class, draws.values[:, -1], noise).mean
+            hits.append((judge.predict(clean) == y).mean())
+        print(f"recognised after {num_warmup} steps: {hits}")
+        assert np.mean(hits) >= least
 
 
 def test_calibration():

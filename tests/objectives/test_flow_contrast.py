@@ -64,6 +64,16 @@ def players():
     return objective.init(jr.key(1), energy, jnp.zeros((2, 1)))[0]
 
 
+def without_flow(players, points, costs):
+    return -jax.vmap(players.energy)(points) - players.log_z
+
+
+MUTANTS = {
+    "the wrong way round": ("ascending", lambda tree: tree),
+    "without log q": ("_log_odds", without_flow),
+}
+
+
 def largest_z(found, exact):
     error = found.std(0, ddof=1) / np.sqrt(len(found))
     return np.abs((found.mean(0) - exact) / error).max()
@@ -78,19 +88,12 @@ def test_gradients_are_those_of_the_value(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", ["the wrong way round", "without log q"])
+@pytest.mark.parametrize("mutant", MUTANTS)
 def test_wrong_gradients_are_seen(mutant, monkeypatch, x64):
     start = players()
     _, exact = gradients(start)
 
-    def without_flow(players, points, costs):
-        return -jax.vmap(players.energy)(points) - players.log_z
-
-    name, replacement = {
-        "the wrong way round": ("ascending", lambda tree: tree),
-        "without log q": ("_log_odds", without_flow),
-    }[mutant]
-    monkeypatch.setattr(_flow_contrast, name, replacement)
+    monkeypatch.setattr(_flow_contrast, *MUTANTS[mutant])
     found, _ = gradients(start)
     assert largest_z(found, exact) > 20
 
@@ -219,18 +222,11 @@ def test_early_stopping_judges_the_energy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", ["the wrong way round", "without log q"])
+@pytest.mark.parametrize("mutant", MUTANTS)
 def test_wrong_games_do_not_end_at_chance(mutant, monkeypatch):
     """The Gaussian that is learned above, in as many steps."""
 
-    def without_flow(players, points, costs):
-        return -jax.vmap(players.energy)(points) - players.log_z
-
-    name, replacement = {
-        "the wrong way round": ("ascending", lambda tree: tree),
-        "without log q": ("_log_odds", without_flow),
-    }[mutant]
-    monkeypatch.setattr(_flow_contrast, name, replacement)
+    monkeypatch.setattr(_flow_contrast, *MUTANTS[mutant])
     data = ebm.Gaussian(MEAN, COVARIANCE).sample(jr.key(0), (4000,))
     flow = fd.MultivariateNormal(jnp.zeros(2), 4 * jnp.eye(2))
     start = ebm.Gaussian(np.zeros(2), np.eye(2))
