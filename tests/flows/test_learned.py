@@ -60,6 +60,7 @@ def many_wells():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`log_partition`")
 @pytest.mark.parametrize(("make", "most"), [(nine_modes, 0.003), (many_wells, 0.03)])
 def test_the_error_over_twenty_seeds(make, most):
     """Its mean absolute value, and the share of intervals that hold the truth."""
@@ -74,8 +75,8 @@ def test_the_error_over_twenty_seeds(make, most):
             inside.append(low < truth < high)
     print(f"error {np.mean(errors):.4f}, {sum(inside)} of {len(inside)} intervals hold it")
     assert np.mean(errors) <= most
-    # A right interval fails here 2 times in 100. Some runs may be refused.
-    assert len(inside) >= 10
+    # A right interval fails here 2 times in 100. A run in ten may be refused.
+    assert len(inside) >= 18
     assert sum(inside) >= len(inside) - 3
 
 
