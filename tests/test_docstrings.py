@@ -190,6 +190,7 @@ SPECIAL = {
     "sampling/_each.py": images,
     **dict.fromkeys(("flows/_jump.py", "flows/_learned.py"), a_flow),
     **dict.fromkeys(("flows/_transport.py", "diagnostics/_jumps.py"), a_flow),
+    "objectives/_alpha.py": a_flow,
     "objectives/_flow_contrast.py": a_flow,
     "objectives/_kullback_leibler.py": a_flow,
     "diagnostics/_classes.py": classes,
