@@ -100,7 +100,8 @@ class AnomalyScores(eqx.Module):
         check_probability("rate", rate)
         ordered = np.sort(self.p_values)
         allowed = rate * np.arange(1, len(ordered) + 1) / len(ordered)
-        passed = ordered[ordered <= allowed]
+        # A p-value that equals its bound counts, also after rounding.
+        passed = ordered[ordered <= allowed * (1 + 1e-6)]
         return self.p_values <= (passed.max() if len(passed) else -1.0)
 
     def rate_interval(self, rate: float = 0.05, prob: float = 0.9) -> tuple[float, float]:

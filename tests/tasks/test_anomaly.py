@@ -10,6 +10,7 @@ from helpers import mixture
 
 import numpyro_ebm as ebm
 from numpyro_ebm.tasks import (
+    AnomalyScores,
     HighEnergy,
     LikelihoodRatio,
     Typicality,
@@ -98,6 +99,13 @@ def test_discoveries_are_mostly_true():
     assert found[100:].mean() > 0.5
     none = anomaly_score(energy, normal[:2] * 0, reference)
     assert not none.discoveries().any()
+
+
+def test_a_p_value_that_equals_its_bound_is_a_discovery():
+    """In 32 bits, 0.1 is above the 0.1 of 64 bits."""
+    p_values = jnp.array([0.1, 0.1, 1.0, 1.0])
+    scores = AnomalyScores(p_values, p_values, jnp.zeros(19))
+    assert scores.discoveries(0.2).tolist() == [True, True, False, False]
 
 
 def test_scores_print_what_they_promise():
