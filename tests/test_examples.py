@@ -251,3 +251,22 @@ def test_restoration(tmp_path):
     assert 0.87 < energy[2] < 0.93
     assert 0.87 < energy[3] < 0.93
     assert (tmp_path / "restoration.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_two_branches(tmp_path):
+    printed = run("17_two_branches.py", cwd=tmp_path)
+    row = r"^(.+?) +-?[\d.]+ +([\d.]+) \+- ([\d.]+) +([\d.]+) +([\d.]+)-([\d.]+) +([\d.]+)$"
+    rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
+    assert set(rows) == {"truth", "energy", "mixture network", "Gaussian network"}
+    lost, error, covers, lowest, highest, length = rows["energy"]
+    assert lost < 0.02
+    assert error < 0.002
+    assert 0.88 < covers < 0.92
+    assert 0.87 < lowest < highest < 0.94
+    assert length < 1.1 * rows["truth"][-1]
+    gaussian = rows["Gaussian network"]
+    # It covers over all distances, and not at each.
+    assert gaussian[0] > 0.2
+    assert gaussian[3] < 0.87
+    assert (tmp_path / "two_branches.png").stat().st_size > 10_000

@@ -17,7 +17,8 @@ from ._point_estimates import (
     denoise_mode as denoise_mode,
     tweedie as tweedie,
 )
-from ._predict import Prediction as Prediction, predict as predict
+from ._predict import predict as predict
+from ._prediction import Prediction as Prediction
 from ._restoration import Restoration as Restoration
 from ._synthesize import Synthesis as Synthesis, synthesize as synthesize
 from ._translate import Translation as Translation, translate as translate

@@ -1,4 +1,4 @@
-"""`predict`: the law of `y` at many conditions, its quantiles and intervals."""
+"""`predict`: the law of `y` at many conditions."""
 
 import math
 import warnings
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import as_numbers, check_count, check_key, check_probability, user_level
-from .._types import Array, ArrayLike, Float, Key, PyTree, Shape
+from .._checks import check_count, check_key, user_level
+from .._types import Array, Key, PyTree, Shape
 from ..energies import (
     AbstractConditional,
     NormalizedConditional,
@@ -26,64 +26,7 @@ from ..normalizers import (
     quadrature_at,
     shape_of,
 )
-
-
-class Prediction(eqx.Module):
-    r"""$p(y \mid x)$ at several conditions, by weighted points of $y$.
-
-    - **points**: `(condition, point, *event)`.
-    - **weights**: `(condition, point)`; at each condition they sum to one.
-    - **is_discrete**: whether the points are all that there are, such as labels.
-    """
-
-    points: Float[Array, "n m *event"]
-    weights: Float[Array, "n m"]
-    is_discrete: bool = eqx.field(static=True, default=False)
-
-    @property
-    def mean(self) -> Float[Array, "n *event"]:
-        return jnp.einsum("nm,nm...->n...", self.weights, self.points)
-
-    @property
-    def variance(self) -> Float[Array, "n *event"]:
-        apart = self.points - self.mean[:, None]
-        return jnp.einsum("nm,nm...->n...", self.weights, apart**2)
-
-    def quantile(self, probs: ArrayLike) -> Float[Array, "..."]:
-        """Quantiles of each coordinate of `y`, `(*probs.shape, condition, *event)`."""
-        check_probability("probs", probs)
-        levels = as_numbers("probs", probs)
-        found = _quantiles(self.points, self.weights, levels, self.is_discrete)
-        return found.reshape(*levels.shape, len(self.points), *self.points.shape[2:])
-
-    def interval(self, prob: float = 0.9) -> tuple[Array, Array]:
-        """Ends of the central interval of this probability, each `(condition, *event)`.
-
-        As much lies below as above, as far as values allow. Between two modes it also contains
-        the gap.
-        """
-        check_probability("prob", prob)
-        low, high = self.quantile(jnp.array([0.5 - prob / 2, 0.5 + prob / 2]))
-        return low, high
-
-    def sample(self, rng_key: Key, sample_shape: Shape = ()) -> Array:
-        """Independent draws at each condition, `(*sample_shape, condition, *event)`.
-
-        In one dimension by inversion of the distribution function; else from the points.
-        """
-        check_key(rng_key)
-        size, shape = len(self.points), self.points.shape[2:]
-        if math.prod(shape) == 1 and not self.is_discrete:
-            levels = jr.uniform(rng_key, (*sample_shape, size))
-            flat = self.points.reshape(size, -1)
-            draws = jax.vmap(_at_levels, (0, 0, -1), -1)(flat, self.weights, levels)
-            return draws.reshape(*sample_shape, size, *shape)
-        which = jr.categorical(rng_key, jnp.log(self.weights), shape=(*sample_shape, size))
-        return self.points[jnp.arange(size), which]
-
-    def __repr__(self) -> str:
-        size, num = self.weights.shape
-        return f"p(y | x) at {size} conditions, by {num} points each"
+from ._prediction import Prediction
 
 
 def predict(
@@ -138,9 +81,7 @@ def predict(
         return _checked(_by_states(plain, method, conditions))
     if isinstance(method, Quadrature):
         _check_box(method, shape)
-        return _checked(
-            _by_nodes(plain, method.with_doubled_points(), conditions), is_grid=True
-        )
+        return _checked(_by_nodes(plain, method.with_doubled_points(), conditions))
     if isinstance(method, AbstractPopulation):
         return _checked(_by_draws(rng_key, plain, method, conditions, num_samples))
     raise TypeError(
@@ -199,7 +140,8 @@ def _by_nodes(
         return jax.nn.softmax(log_weights - jax.vmap(conditional.given(x))(nodes))
 
     weights = jax.lax.map(at, conditions, batch_size=_BLOCK)
-    return Prediction(jnp.broadcast_to(nodes, (len(weights), *nodes.shape)), weights)
+    points = jnp.broadcast_to(nodes, (len(weights), *nodes.shape))
+    return Prediction(points, weights, is_grid=True)
 
 
 @eqx.filter_jit
@@ -225,12 +167,12 @@ def _by_draws(
 _BLOCK = 32
 
 
-def _checked(prediction: Prediction, *, is_grid: bool = False) -> Prediction:
+def _checked(prediction: Prediction) -> Prediction:
     """The same, with a warning at conditions where it cannot be trusted."""
     points, weights = prediction.points, prediction.weights
     flat = points.reshape(*weights.shape, -1)
     problems = {"it is not finite": ~jnp.isfinite(flat.sum((1, 2)) + weights.sum(1))}
-    if is_grid:
+    if prediction.is_grid:
         ends = jnp.maximum(weights[:, 0], weights[:, -1])
         problems["the box cuts off mass, give a wider one"] = ends > _EDGE
         problems["the nodes are too few, give `num_points`"] = weights.max(1) > _COARSE
@@ -244,38 +186,3 @@ def _checked(prediction: Prediction, *, is_grid: bool = False) -> Prediction:
 
 #: The most mass at an end of the box, and at one node.
 _EDGE, _COARSE = 1e-6, 0.1
-
-
-@eqx.filter_jit
-def _quantiles(
-    points: Float[Array, "n m *event"],
-    weights: Float[Array, "n m"],
-    probs: Float[Array, "..."],
-    is_discrete: bool,
-) -> Float[Array, "k n d"]:
-    flat, levels = points.reshape(*weights.shape, -1), probs.ravel()
-
-    def at(values: Array, weights: Array) -> Array:
-        of_column = _first_at_levels if is_discrete else _at_levels
-        return jax.vmap(of_column, (1, None, None), -1)(values, weights, levels)
-
-    return jax.vmap(at, out_axes=1)(flat, weights)
-
-
-def _at_levels(
-    values: Float[Array, " m"], weights: Float[Array, " m"], levels: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """Where the distribution function of weighted values reaches some levels."""
-    order = jnp.argsort(values)
-    mass = weights[order]
-    # Half of its own mass lies below each value, as in the trapezoidal rule.
-    return jnp.interp(levels, jnp.cumsum(mass) - 0.5 * mass, values[order])
-
-
-def _first_at_levels(
-    values: Float[Array, " m"], weights: Float[Array, " m"], levels: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """The lowest of the values up to which at least some levels of mass lie."""
-    order = jnp.argsort(values)
-    place = jnp.searchsorted(jnp.cumsum(weights[order]), levels)
-    return values[order][jnp.minimum(place, len(values) - 1)]
