@@ -56,6 +56,11 @@ class AbstractMove(eqx.Module):
         """Whether $e^{-E}$ is exactly invariant, whatever the step size."""
         return True
 
+    @property
+    def is_sampler(self) -> bool:
+        """Whether its chains draw from $e^{-E}$, at least nearly; if not, it only generates."""
+        return True
+
     @abc.abstractmethod
     def init(self, rng_key: Key, position: Point, energy: Energy) -> Any:
         """The state of a chain at `position`."""

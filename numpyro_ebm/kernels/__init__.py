@@ -11,6 +11,10 @@ from ..chains import (
     run_chains as run_chains,
 )
 from ._barker import BarkerMH as BarkerMH, BarkerMove as BarkerMove
+from ._clipped import (
+    ClippedLangevin as ClippedLangevin,
+    ClippedLangevinMove as ClippedLangevinMove,
+)
 from ._default import default_kernel as default_kernel
 from ._fitted import FittedGaussian as FittedGaussian
 from ._ghmc import GHMC as GHMC, GHMCMove as GHMCMove

@@ -72,7 +72,7 @@ class LangevinMove(AbstractMove):
 
     def step_all(self, rng_keys: Key, states: Any, energy: Energy) -> tuple[Any, Any]:
         axis = self.chain_axis(states)
-        noise = _normal_like(rng_keys[0], states.position)
+        noise = normal_like(rng_keys[0], states.position)
         return jax.vmap(lambda z, x: self._step(z, x, energy), axis, axis)(noise, states)
 
     def report(self, info: LangevinInfo) -> Report:
@@ -115,7 +115,8 @@ class LangevinMove(AbstractMove):
         return unravel((root.T if transposed else root) @ flat)
 
 
-def _normal_like(rng_key: Key, positions: Point) -> Point:
+def normal_like(rng_key: Key, positions: Point) -> Point:
+    """Normal draws like `positions`, all from one flat array."""
     leaves, treedef = jax.tree.flatten(positions)
     ends = list(itertools.accumulate(x.size for x in leaves))
     flat = flat_normal(rng_key, (ends[-1],))

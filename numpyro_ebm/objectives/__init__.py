@@ -34,6 +34,7 @@ from ._implicit import ScoreMatching as ScoreMatching
 from ._joint import JointLikelihood as JointLikelihood
 from ._kullback_leibler import ForwardKL as ForwardKL, ReverseKL as ReverseKL
 from ._maximum_likelihood import MaximumLikelihood as MaximumLikelihood
+from ._replayed import Replayed as Replayed
 from ._sliced import (
     PlainSlicedScoreMatching as PlainSlicedScoreMatching,
     SlicedScoreMatching as SlicedScoreMatching,
@@ -43,6 +44,7 @@ from ._starts import (
     FromData as FromData,
     FromNoise as FromNoise,
     FromResampledNoise as FromResampledNoise,
+    Origin as Origin,
     Persistent as Persistent,
 )
 from ._stein import KernelSteinDiscrepancy as KernelSteinDiscrepancy

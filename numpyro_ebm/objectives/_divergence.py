@@ -76,13 +76,16 @@ class ContrastiveDivergence(AbstractObjective):
     **Arguments**
 
     - `kernel`: any kernel, [`MALA()`][numpyro_ebm.MALA] by default; for discrete energies
-      `GibbsWithGradients()` or `BlockGibbs()`. During training, the step size adapts to the
+      `GibbsWithGradients()` or `BlockGibbs()`; not
+      [`ClippedLangevin`][numpyro_ebm.kernels.ClippedLangevin] unless a generator is all you
+      want. During training, the step size adapts to the
       kernel's own target, as in its warm-up, unless it has `adapt_step_size=False`.
     - `num_steps`: transitions of each chain in each step.
     - `start`: [`Persistent()`][numpyro_ebm.Persistent] by default, for a conditional energy
       [`FromResampledNoise()`][numpyro_ebm.objectives.FromResampledNoise], whose chains find the
-      modes of each condition in their proportions; or [`FromData()`][numpyro_ebm.FromData] or
-      [`FromNoise()`][numpyro_ebm.FromNoise].
+      modes of each condition in their proportions; or [`FromData()`][numpyro_ebm.FromData],
+      [`FromNoise()`][numpyro_ebm.FromNoise] or
+      [`Replayed()`][numpyro_ebm.objectives.Replayed].
     - `energy_penalty`: $\alpha$ in $\alpha\,\mathbb E[E(x)^2]$ over data and draws, which keeps
       energies from drifting together. It adds bias.
     - `kl_weight`: the weight of the term that contrastive divergence omits, the divergence of
@@ -114,6 +117,7 @@ class ContrastiveDivergence(AbstractObjective):
         batch = as_batch(data)
         self._check(energy, batch)
         starts = self._start(energy).init(rng_key, energy, batch.points)
+        self._check_generator(energy, starts)
         step_size = jnp.asarray(self.kernel.move.step_size, jnp.result_type(float))
         return energy, ContrastiveState(starts, step_size)
 
@@ -157,11 +161,24 @@ class ContrastiveDivergence(AbstractObjective):
         return loss, (new_state, metrics)
 
     def finalize(self, trainable: Any, state: ContrastiveState) -> Any:
-        if not isinstance(self.start, FromNoise) or is_conditional(trainable):
+        generates = isinstance(self.start, FromNoise) or not self.kernel.move.is_sampler
+        origin = self._start(trainable).origin(state.starts, self.num_steps)
+        if not generates or origin is None or is_conditional(trainable):
             return trainable
-        return ShortRunGenerator(
-            trainable, state.starts, state.step_size, self.kernel, self.num_steps
-        )
+        noise, num_steps = origin
+        return ShortRunGenerator(trainable, noise, state.step_size, self.kernel, num_steps)
+
+    def _check_generator(self, energy: Energy, starts: PyTree) -> None:
+        if self.kernel.move.is_sampler:
+            return
+        origin = self._start(energy).origin(starts, self.num_steps)
+        if origin is None or is_conditional(energy):
+            raise ValueError(
+                f"`kernel` {type(self.kernel).__name__} draws from no density and trains a "
+                "generator, whose chains must come from noise, without a condition: use "
+                "`start=ebm.Persistent()` or `ebm.objectives.Replayed()` with a positive "
+                "`reinit`, or `ebm.FromNoise()`; or a kernel that samples, `ebm.MALA()`."
+            )
 
     def _start(self, energy: Energy) -> AbstractStart:
         if self.start is not None:

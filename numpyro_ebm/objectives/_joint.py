@@ -66,7 +66,8 @@ class JointLikelihood(AbstractObjective):
         if isinstance(self.of_inputs.finalize(trainable, state), ShortRunGenerator):
             raise ValueError(
                 "`of_inputs` learns a generator, whose potential is not the energy of the "
-                "inputs: give it `start=ebm.Persistent()`."
+                "inputs: give it `start=ebm.Persistent()` and a kernel that samples, such as "
+                "`ebm.MALA()`."
             )
         return trainable, JointState(state, energy)
 

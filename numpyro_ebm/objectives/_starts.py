@@ -25,6 +25,17 @@ class Starts(NamedTuple):
     slots: Array | None = None
 
 
+class Origin(NamedTuple):
+    """Where chains come from.
+
+    - **noise**: the distribution that they started from.
+    - **num_steps**: how many transitions ago, on average.
+    """
+
+    noise: Any
+    num_steps: int
+
+
 #: The energies of points, one or more per datum of the batch, in the order of the batch.
 Energies: TypeAlias = Callable[[Array], Float[Array, " n"]]
 
@@ -53,6 +64,10 @@ class AbstractStart(eqx.Module):
 
     def metrics(self, state: PyTree) -> dict[str, Array]:
         return {}
+
+    def origin(self, state: PyTree, num_steps: int) -> Origin | None:
+        """Where chains of `num_steps` transitions come from, unless they come from data."""
+        return None
 
 
 class FromData(AbstractStart):
@@ -106,29 +121,23 @@ class Persistent(AbstractStart):
 
     def __check_init__(self) -> None:
         check_count("size", self.size)
-        check_finite("reinit", self.reinit)
-        if not 0 <= self.reinit <= 1:
-            raise ValueError(f"`reinit` must lie between 0 and 1, got {self.reinit}.")
+        check_reinit(self.reinit)
 
     def init(self, rng_key: Key, energy: Energy, data: Array) -> Buffer:
-        noise = _noise(self.noise, energy, data)
+        noise = start_noise(self.noise, energy, data)
         points = noise.sample(rng_key, (self.size,))
         return Buffer(points, jnp.zeros(self.size, int), jnp.zeros(self.size, bool), noise)
 
     def begin(
         self, rng_key: Key, state: Buffer, points: Array, energies: Energies
     ) -> tuple[Starts, Buffer]:
-        if len(points) > self.size:
-            raise ValueError(
-                f"`size` of the buffer must be at least the {len(points)} points of a batch, "
-                f"got {self.size}."
-            )
+        check_fits(len(points), self.size)
         slot_key, again_key, noise_key = jr.split(rng_key, 3)
         # Without replacement: if two chains shared a slot, one would be lost.
         _, slots = jax.lax.top_k(jr.uniform(slot_key, (self.size,)), len(points))
         again = jr.bernoulli(again_key, self.reinit, (len(points),)) | state.is_stuck[slots]
         old, fresh = state.points[slots], state.noise.sample(noise_key, (len(points),))
-        points = jnp.where(_column(again, old), fresh, old)
+        points = jnp.where(column(again, old), fresh, old)
         ages = jnp.where(again, 0, state.ages[slots])
         return Starts(points, slots), state._replace(ages=state.ages.at[slots].set(ages))
 
@@ -143,6 +152,9 @@ class Persistent(AbstractStart):
 
     def metrics(self, state: Buffer) -> dict[str, Array]:
         return {"age": state.ages.mean(dtype=state.points.dtype)}
+
+    def origin(self, state: Buffer, num_steps: int) -> Origin | None:
+        return origin_of_restarted(state.noise, num_steps, self.reinit)
 
 
 class FromNoise(AbstractStart):
@@ -162,12 +174,15 @@ class FromNoise(AbstractStart):
     takes_conditions: ClassVar[bool] = True
 
     def init(self, rng_key: Key, energy: Energy, data: Array) -> Any:
-        return _noise(self.noise, energy, data)
+        return start_noise(self.noise, energy, data)
 
     def begin(
         self, rng_key: Key, state: Any, points: Array, energies: Energies
     ) -> tuple[Starts, Any]:
         return Starts(state.sample(rng_key, (len(points),))), state
+
+    def origin(self, state: Any, num_steps: int) -> Origin:
+        return Origin(state, num_steps)
 
 
 class FromResampledNoise(AbstractStart):
@@ -193,7 +208,7 @@ class FromResampledNoise(AbstractStart):
         check_count("num_proposals", self.num_proposals, 2)
 
     def init(self, rng_key: Key, energy: Energy, data: Array) -> Any:
-        return _noise(self.noise, energy, data, 1.5)
+        return start_noise(self.noise, energy, data, 1.5)
 
     def begin(
         self, rng_key: Key, state: Any, points: Array, energies: Energies
@@ -208,11 +223,32 @@ class FromResampledNoise(AbstractStart):
         return Starts(proposals[chosen * size + jnp.arange(size)]), state
 
 
-def _noise(noise: Any, energy: Energy, data: Array, widening: float = 1.0) -> Any:
+def start_noise(noise: Any, energy: Energy, data: Array, widening: float = 1.0) -> Any:
+    """`noise`, or by default a Gaussian fitted to the data, on points like those of `data`."""
     noise = fitted_noise(energy, data, widening) if noise is None else noise
     check_noise(noise, data.shape[1:])
     return noise
 
 
-def _column(flags: Array, like: Array) -> Array:
+def check_reinit(reinit: float) -> None:
+    check_finite("reinit", reinit)
+    if not 0 <= reinit <= 1:
+        raise ValueError(f"`reinit` must lie between 0 and 1, got {reinit}.")
+
+
+def check_fits(batch_size: int, size: int) -> None:
+    if batch_size > size:
+        raise ValueError(
+            f"`size` of the buffer must be at least the {batch_size} points of a batch, got "
+            f"{size}."
+        )
+
+
+def origin_of_restarted(noise: Any, num_steps: int, reinit: float) -> Origin | None:
+    """If chains restart with probability `reinit`, they live for `1 / reinit` runs."""
+    return Origin(noise, round(num_steps / reinit)) if reinit else None
+
+
+def column(flags: Array, like: Array) -> Array:
+    """`flags`, to be broadcast over the points of `like`."""
     return flags.reshape(-1, *(1,) * (like.ndim - 1))
