@@ -33,6 +33,10 @@ class AbstractWrappedMove(AbstractMove):
     def is_exact(self) -> bool:
         return self.inner.is_exact
 
+    @property
+    def is_sampler(self) -> bool:
+        return self.inner.is_sampler
+
     def check(self, energy: AbstractEnergy) -> None:
         self.inner.check(energy)
 

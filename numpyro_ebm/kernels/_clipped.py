@@ -88,7 +88,8 @@ class ClippedLangevin(AbstractKernel):
     draw from $e^{-E}$, whatever their number and length, and
     [`ContrastiveDivergence`][numpyro_ebm.ContrastiveDivergence] learns by them where they lead,
     a [`ShortRunGenerator`][numpyro_ebm.objectives.ShortRunGenerator], and not $\log p(x)$. For
-    an energy of the data use [`MALA`][numpyro_ebm.MALA], or an objective without chains.
+    an energy of the data use [`MALA`][numpyro_ebm.MALA], or an objective without chains. All
+    that wants draws of an energy refuses this kernel.
 
     Nothing adapts, and nothing is accepted or rejected: `accept_prob` is one. Cost: one
     gradient and one energy. Shown by `tests/kernels/test_clipped.py` against its stationary law

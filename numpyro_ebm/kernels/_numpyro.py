@@ -120,10 +120,12 @@ class AbstractKernel(AsMade, MCMCKernel):
     ) -> KernelState:
         """Start one chain, or one per key if `rng_key` is a batch of keys.
 
-        **Raises** `ValueError` if a chain could never leave its start, and
+        **Raises** `ValueError` if a chain could never leave its start or the kernel does not
+        sample, and
         [`UnnormalizedError`][numpyro_ebm.UnnormalizedError] if the model, or a potential made
         from one, infers parameters of an energy without its normaliser.
         """
+        check_samples(self)
         split = jr.split if is_prng_key(rng_key) else jax.vmap(jr.split, out_axes=1)
         chain_key, start_key = split(rng_key)
         arguments = init_params, model_args, model_kwargs or {}
@@ -207,3 +209,13 @@ class AbstractKernel(AsMade, MCMCKernel):
 
     def _sampler(self, position: Point) -> Sampler:
         return sampler_at(position, Sampler(self.move, self.adaptation))
+
+
+def check_samples(kernel: AbstractKernel) -> None:
+    """Raise if the draws of `kernel` would be those of no density."""
+    if not kernel.move.is_sampler:
+        raise ValueError(
+            f"`{type(kernel).__name__}` does not sample the energy, it descends: it only "
+            "trains a generator, as the `kernel` of `ebm.ContrastiveDivergence`. To draw, use "
+            "`ebm.MALA()`; `ebm.kernels.run_chains` runs its steps as they are."
+        )

@@ -93,6 +93,10 @@ class TemperingMove(AbstractMove):
     def is_exact(self) -> bool:
         return self.inner.is_exact
 
+    @property
+    def is_sampler(self) -> bool:
+        return self.inner.is_sampler
+
     def check(self, energy: EnergyLike) -> None:
         # As it will be on the path.
         energy, zero = as_energy(energy), Zero()

@@ -7,16 +7,17 @@ import numpy as np
 
 from .._checks import as_floats
 from ..chains import Adaptation, Sampler
-from ._numpyro import AbstractKernel
+from ._numpyro import AbstractKernel, check_samples
 
 
 def as_sampler(kernel: Any) -> Sampler:
     """How `kernel` moves chains, on any energy; its numbers become arrays.
 
     **Raises** `TypeError` unless it is a kernel of this library, and `ValueError` if it already
-    has a target.
+    has a target, or does not sample.
     """
     check_free_kernel(kernel)
+    check_samples(kernel)
     return with_arrays(Sampler(kernel.move, kernel.adaptation))
 
 

@@ -15,7 +15,7 @@ from .._checks import as_floats, check_count, check_noise
 from .._types import Array, EnergyLike, Key, Scalar
 from ..chains import run_chains
 from ..energies import AbstractEnergy, as_energy, is_discrete
-from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
+from ..kernels import MALA, AbstractKernel, as_sampler, step_adaptation
 
 
 class MonteCarloLogZ(eqx.Module):
@@ -65,7 +65,7 @@ class MonteCarloLogZ(eqx.Module):
     name: str = eqx.field(static=True, default="log_z_chains", kw_only=True)
 
     def __check_init__(self) -> None:
-        check_free_kernel(self.kernel)
+        as_sampler(self.kernel)  # Raises if it cannot be one.
         step_adaptation(self.kernel)
         check_count("num_steps", self.num_steps)
         check_count("num_chains", self.num_chains)

@@ -64,18 +64,48 @@ def test_one_chain_is_many():
     many, _ = ends(kernel, energy, starts, 5)
     one = np.concatenate([ends(kernel, energy, x[None], 5)[0] for x in starts[:2]])
     np.testing.assert_allclose(many[:2], one, atol=1e-6)
-    kernel = ClippedLangevin(potential_fn=energy)
-    state = kernel.init(jr.key(0), 0)
-    assert (np.abs(kernel.sample(state, (), {}).z) <= 1).all()
 
 
-def test_draws_say_that_they_are_none_of_the_energy():
+def test_only_samplers_say_so():
     assert not ClippedLangevin().move.is_sampler
     assert not ClippedLangevin().move.is_exact
     assert ebm.MALA().move.is_sampler
     assert ebm.UnadjustedLangevin().move.is_sampler
-    with pytest.raises(ValueError, match="must leave its target invariant"):
-        ebm.TemperedSMC(ClippedLangevin(), dist.Normal(0, 1))
+
+
+GAUSSIAN = ebm.Gaussian(jnp.zeros(2), jnp.eye(2))
+
+
+def site():
+    return ebm.EnergyDistribution(lambda x: 0.5 * x @ x, (2,), sampler=ClippedLangevin())
+
+
+def tempered():
+    return ebm.ParallelTempering(ClippedLangevin(), 10.0)
+
+
+def jumping():
+    return ebm.flows.FlowJump(ClippedLangevin(), GAUSSIAN)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: ebm.sample(jr.key(0), GAUSSIAN, ClippedLangevin()),
+        lambda: ebm.sample_moments(jr.key(0), GAUSSIAN, ClippedLangevin()),
+        lambda: ebm.sample(jr.key(0), GAUSSIAN, tempered()),
+        lambda: ebm.sample(jr.key(0), GAUSSIAN, jumping()),
+        lambda: ClippedLangevin(potential_fn=GAUSSIAN).init(jr.key(0), 0, jnp.zeros(2)),
+        lambda: site().sample(jr.key(0)),
+        lambda: ebm.tasks.denoise(jr.key(0), GAUSSIAN, np.zeros((1, 2)), 1, ClippedLangevin()),
+        lambda: ebm.tasks.translate(jr.key(0), GAUSSIAN, np.zeros((1, 2)), ClippedLangevin()),
+        lambda: ebm.normalizers.MonteCarloLogZ(ClippedLangevin()),
+        lambda: ebm.TemperedSMC(ClippedLangevin(), dist.Normal(0, 1)),
+    ],
+)
+def test_all_that_draws_from_an_energy_refuses_it(draw):
+    with pytest.raises(ValueError, match=r"does not sample|must leave its target invariant"):
+        draw()
 
 
 @pytest.mark.parametrize(
