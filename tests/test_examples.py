@@ -270,3 +270,26 @@ def test_two_branches(tmp_path):
     assert gaussian[0] > 0.2
     assert gaussian[3] < 0.87
     assert (tmp_path / "two_branches.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_compose_digits(tmp_path):
+    printed = run("18_compose_digits.py", cwd=tmp_path)
+    first, later = re.findall(r"^recognised ([\d.]+)", printed, re.M)
+    assert float(first) >= 0.9
+    assert float(later) >= 0.85
+    row = r"^(3.*?|any NOT 3)" + 4 * r" +([\d.]+)" + "$"
+    rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
+    usual, bold, either = rows["3"], rows["3 AND bold"], rows["3 OR 8"]
+    high = float(re.search(r"90 % in [\d.]+-([\d.]+)", printed).group(1))
+    assert bold[0] > 0.9
+    assert bold[3] > high > usual[3]
+    # Of 50 images, four standard errors are .28.
+    assert abs(either[0] - either[1]) < 0.4
+    assert either[0] + either[1] > 0.85
+    assert rows["any NOT 3"][0] < 0.05
+    both = rows["3 OR 8, NOT 3, AND bold"]
+    assert both[0] < 0.1
+    assert both[1] > 0.85
+    assert both[3] > high
+    assert (tmp_path / "compose_digits.png").stat().st_size > 10_000
