@@ -293,3 +293,24 @@ def test_compose_digits(tmp_path):
     assert both[1] > 0.85
     assert both[3] > high
     assert (tmp_path / "compose_digits.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_translation(tmp_path):
+    printed = run("20_translation.py", cwd=tmp_path)
+    assert "chains agree: True" in printed
+    found = re.findall(
+        r"^(chain|a draw|mean|any|nearest)(.*?) +([\d.]+) +([\d.]+)$", printed, re.M
+    )
+    rows = {kind + rest: (float(share), float(close)) for kind, rest, share, close in found}
+    assert rows["chain, 0 steps"][0] < 0.1
+    assert rows["chain, 200 steps"][0] > 0.8
+    assert rows["any eight"][1] < rows["chain, 200 steps"][1] < rows["nearest eight"][1]
+    assert rows["mean, 0.6"][0] > 0.9
+    # The noise scale says how much of the source is kept.
+    for kind in ("mean", "a draw"):
+        closeness = [rows[f"{kind}, {scale}"][1] for scale in (0.4, 0.5, 0.6)]
+        assert closeness == sorted(closeness, reverse=True)
+    gap, error = re.search(r"minus the nearest eight: ([\d.]+) \+- ([\d.]+)", printed).groups()
+    assert float(gap) > 2 * float(error)
+    assert (tmp_path / "translation.png").stat().st_size > 10_000
