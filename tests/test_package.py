@@ -57,7 +57,8 @@ DOORS = {
     "arviz_stats": "_arviz.py",
     "arviz_plots": "plots/_arviz.py",
     "matplotlib": "plots/_axes.py",
-    "sklearn": "datasets.py",
+    "sklearn": "datasets/_images.py",
+    "mlxtend": "datasets/_images.py",
     "flowjax": "flows/_flowjax.py",
     "paramax": "flows/_flowjax.py",
 }
@@ -101,7 +102,7 @@ def test_import_starts_no_backend_and_warns_of_nothing():
         "import numpyro_ebm, sys, numpyro\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge._backends\n"
-        "late = {'blackjax', 'arviz_stats', 'arviz_plots', 'sklearn', 'flowjax'}\n"
+        "late = {'blackjax', 'arviz_stats', 'arviz_plots', 'sklearn', 'mlxtend', 'flowjax'}\n"
         "late &= set(sys.modules)\n"
         "assert not late, late\n"
         "numpyro.set_host_device_count(2)\n"

@@ -1,9 +1,9 @@
-"""Small data sets; nothing is downloaded. Those in the plane have known densities."""
+"""Points in the plane, and their densities."""
 
 # Pyright takes an `AbstractVar` for a field that the constructor asks for.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -11,16 +11,9 @@ import numpy as np
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from ._checks import check_key
-from ._types import Array, Float, Key, Scalar, Shape
-from .energies import AbstractEnergy, GaussianMixture, Mixture, Ring, Transformed
-
-
-class Split(NamedTuple):
-    """Points for training, and points for testing."""
-
-    train: Float[np.ndarray, "n *event"]
-    test: Float[np.ndarray, "m *event"]
+from .._checks import check_key
+from .._types import Array, Float, Key, Scalar, Shape
+from ..energies import AbstractEnergy, GaussianMixture, Mixture, Ring, Transformed
 
 
 def two_moons(rng_key: Key, num_points: int, *, noise: float = 0.1) -> Float[Array, "n 2"]:
@@ -141,33 +134,6 @@ class Checkerboard(AbstractEnergy):
         column, row = jnp.divmod(jr.randint(square_key, sample_shape, 0, 8), 2)
         corner = jnp.stack([2 * column - 4, 4 * row - 4 + 2 * (column % 2)], axis=-1)
         return corner + 2 * jr.uniform(point_key, (*sample_shape, 2))
-
-
-def digits(*, num_test: int = 400) -> Split:
-    """The 1797 handwritten digits of scikit-learn: 64 pixels from 0 (paper) to 1 (ink).
-
-    They are shuffled, always in the same order, before they are split. Needs scikit-learn:
-    `pip install "numpyro-ebm[examples]"`.
-    """
-    images, _ = _load_digits()
-    return Split(train=images[num_test:] / 16, test=images[:num_test] / 16)
-
-
-def digit_labels(*, num_test: int = 400) -> Split:
-    """Which of the numbers from 0 to 9 each of `digits` is, in the same order."""
-    _, labels = _load_digits()
-    return Split(train=labels[num_test:], test=labels[:num_test])
-
-
-def _load_digits() -> list[Float[np.ndarray, "n *event"]]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            '`digits` needs scikit-learn: pip install "numpyro-ebm[examples]".'
-        ) from error
-    order = np.random.default_rng(0).permutation(1797)
-    return [np.asarray(array, float)[order] for array in load_digits(return_X_y=True)]
 
 
 def _outer(vectors: np.ndarray) -> np.ndarray:
