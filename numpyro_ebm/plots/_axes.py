@@ -26,8 +26,8 @@ SHARE_MAP, IMAGE_MAP = "Blues", "gray_r"
 SAMPLES = "#56B4E9"
 #: For what went wrong.
 ALARM = "#D55E00"
-#: For unknown values.
-UNKNOWN = "tab:blue"
+#: Below unknown values: stripes, which no grey tone of an image can be taken for.
+UNKNOWN = {"facecolor": "0.97", "edgecolor": "0.75", "hatch": "//////", "linewidth": 0}
 
 
 def pyplot() -> ModuleType:

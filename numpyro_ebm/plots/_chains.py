@@ -10,16 +10,14 @@ from ._axes import (
     IMAGE_MAP,
     SAMPLES,
     SHARE_MAP,
-    UNKNOWN,
     Axes,
     axes,
     colour_bar,
     evenly,
-    pyplot,
     style,
     values_of,
 )
-from ._images import scale_of
+from ._images import scale_of, show_image
 from ._landscapes import plot_energy
 from ._view import around, figure_size
 
@@ -90,11 +88,10 @@ def _plot_strip(images: np.ndarray, num: int, ax: Axes | None) -> Axes:
     shown = evenly(len(images), num)
     height, width = images.shape[1:3]
     ax = axes(ax, figsize=(0.4 + 0.8 * len(shown), 0.7 + 0.8 * height / width))
-    colors = pyplot().get_cmap(IMAGE_MAP).with_extremes(bad=UNKNOWN)
-    scale = {"cmap": colors, **scale_of(images[shown])}
+    scale = {"cmap": IMAGE_MAP, **scale_of(images[shown])}
     lefts = 1.1 * width * np.arange(len(shown))
     for left, image in zip(lefts, images[shown], strict=True):
-        ax.imshow(image, extent=(left, left + width, height, 0), **scale)
+        show_image(ax, image, extent=(left, left + width, height, 0), **scale)
     ax.set(xlim=(0, lefts[-1] + width), ylim=(height, 0), yticks=[], xlabel="draw")
     ax.set_xticks(lefts + width / 2, [str(n) for n in shown])
     ax.tick_params(length=0)

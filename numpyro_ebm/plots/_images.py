@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._types import ArrayLike
-from ._axes import IMAGE_MAP, UNKNOWN, grid_of_axes, pyplot, style, values_of
+from ._axes import IMAGE_MAP, UNKNOWN, Axes, grid_of_axes, pyplot, style, values_of
 
 
 @style()
@@ -18,7 +18,7 @@ def plot_images(rows: Mapping[str, ArrayLike], *, ax: Any = None, **imshow: Any)
 
     **Arguments**
 
-    - `rows`: names mapped to images of shape `(n, height, width)`; NaN is drawn as "unknown".
+    - `rows`: names mapped to images of shape `(n, height, width)`; NaN, what is unknown, is hatched.
     - `ax`: where to draw, an array of axes, `(row, image)`, as from `plt.subplots`; by default
       a new figure.
     - `imshow`: passed to `Axes.imshow`, such as `cmap`, or another scale by `vmin` and `vmax`.
@@ -31,16 +31,24 @@ def plot_images(rows: Mapping[str, ArrayLike], *, ax: Any = None, **imshow: Any)
     size = (1 + 0.8 * shape[1], 0.85 * shape[0])
     grid = grid_of_axes(ax, shape, figsize=size)
     everything = np.concatenate([np.ravel(some) for some in images.values()])
-    colors = pyplot().get_cmap(imshow.get("cmap", IMAGE_MAP)).with_extremes(bad=UNKNOWN)
-    scale = {**scale_of(everything), **imshow, "cmap": colors}
+    scale = {"cmap": IMAGE_MAP, **scale_of(everything), **imshow}
     for (label, some), row in zip(images.items(), grid, strict=True):
         for image, cell in zip(some, row, strict=False):
-            cell.imshow(image, **scale)
+            show_image(cell, image, **scale)
             cell.set(xticks=[], yticks=[])
         for cell in row[len(some) :]:
             cell.set_axis_off()
         row[0].set_ylabel(label, rotation=0, ha="right", va="center")
     return grid
+
+
+def show_image(ax: Axes, image: np.ndarray, **imshow: Any) -> None:
+    """Show one image on stripes, which are seen where it is NaN."""
+    left, right, bottom, top = ax.imshow(image, **imshow).get_extent()
+    if np.isnan(image).any():
+        page = pyplot().Rectangle((left, bottom), right - left, top - bottom, zorder=-1)
+        page.set(**UNKNOWN)
+        ax.add_patch(page)
 
 
 def scale_of(images: np.ndarray) -> dict[str, float]:

@@ -203,6 +203,11 @@ def test_images_with_unknown_pixels():
     ends = min(known.min(), 2 * known[0].min()), max(known.max(), 2 * known[0].max())
     assert {image.get_clim() for image in shown} == {ends}
     assert [cell.axison for cell in cells.flat] == [True, True, True, True, False, False]
+    # Stripes are seen through what is unknown, and only there.
+    assert [len(cell.patches) for cell in cells.flat] == [1, 1, 1, 1, 0, 0]
+    assert cells[0, 0].patches[0].get_hatch()
+    drawn = shown[0].to_rgba(shown[0].get_array())
+    np.testing.assert_array_equal(drawn[..., 3], np.isfinite(images[0]))
 
 
 def test_images_in_given_axes_with_another_scale():
