@@ -18,7 +18,7 @@ def plot_images(rows: Mapping[str, ArrayLike], *, ax: Any = None, **imshow: Any)
 
     **Arguments**
 
-    - `rows`: names mapped to images of shape `(n, height, width)`; NaN, what is unknown, is hatched.
+    - `rows`: names mapped to images of shape `(n, height, width)`; NaN has stripes.
     - `ax`: where to draw, an array of axes, `(row, image)`, as from `plt.subplots`; by default
       a new figure.
     - `imshow`: passed to `Axes.imshow`, such as `cmap`, or another scale by `vmin` and `vmax`.
