@@ -13,7 +13,8 @@
 # a full Gaussian, probabilistic PCA, and mixtures of full Gaussians.
 #
 # The settings of the baselines, and the noise scale, activation, learning rate, weight decay and
-# number of steps of the energy, were chosen on 250 of the training digits. The test digits serve only the tables.
+# number of steps of the energy, were chosen on 250 of the training digits. The test digits serve
+# only the tables.
 #
 # Run it with `make demo`, or `python examples/01_digits_prior.py`.
 
@@ -36,7 +37,7 @@ from sklearn.mixture import GaussianMixture
 import numpyro_ebm as ebm
 
 OUTPUT = "digits_prior.png"
-NUM_IMAGES = 48
+NUM_IMAGES = 32
 PIXEL_NOISE = 0.1  # of the observation; paper is 0 and ink is 1
 SEEN = np.arange(64) < 32  # the upper half
 
@@ -201,8 +202,8 @@ y = jnp.asarray(observe(observe_key, test[:NUM_IMAGES]))
 others = noisy(start_key, train[: 4 * NUM_IMAGES]).reshape(4, NUM_IMAGES, 64)
 mcmc = MCMC(
     ebm.NUTS(model),
-    num_warmup=250,
-    num_samples=650,
+    num_warmup=300,
+    num_samples=800,
     num_chains=4,
     chain_method="vectorized",
     progress_bar=False,
@@ -363,7 +364,7 @@ rows = {
     "one draw of it": best_draws[0],
     "another of it": best_draws[1],
 }
-shown = slice(0, NUM_IMAGES, 8)
+shown = slice(0, NUM_IMAGES, 6)
 axes = ebm.plots.plot_images(
     {name: row[shown].reshape(-1, 8, 8) for name, row in rows.items()},
     vmin=0,
