@@ -227,7 +227,7 @@ SPECIAL = {
     "plots/_diagnosis.py": draws,
     "plots/_energies.py": draws,
     "plots/_conditional.py": pairs,
-    "tasks/_predict.py": pairs,
+    **dict.fromkeys(("tasks/_predict.py", "tasks/_prediction.py"), pairs),
     "posteriors/_laplace.py": at_a_minimum,
     "posteriors/_calibration.py": lambda: {
         "make": lambda loc: ebm.Gaussian(loc, jnp.eye(2)),

@@ -62,6 +62,7 @@ class Prediction(eqx.Module):
         `tests/tasks/test_predict.py`.
 
         ```python
+        prediction = ebm.tasks.predict(jax.random.key(0), conditional, x)
         low, high = prediction.highest_density(0.9)
         covered = ((low <= y[:, None]) & (y[:, None] <= high)).any(1)
         ```
