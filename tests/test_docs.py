@@ -30,6 +30,7 @@ LONG = {
     "docs/how-to/classes.md",
     "docs/how-to/denoising.md",
     "docs/how-to/density.md",
+    "docs/how-to/images.md",
     "docs/how-to/inpainting.md",
     "docs/how-to/regression.md",
     "docs/many-modes.md",
