@@ -86,8 +86,8 @@ operators = {
 # %% [markdown]
 # ## The model
 #
-# One noise scale for all images. The Gaussian is widened by 0.1, as the baselines of the demo are,
-# so its intervals are wide. Given `u`, the digit is Gaussian, and so is what is seen of it.
+# One noise scale for all images. The Gaussian is widened by noise of 0.1, which
+# shortens its trajectories, so its intervals are wide. Given `u`, the digit is Gaussian, and so is what is seen of it.
 
 
 # %%
