@@ -243,14 +243,33 @@ def test_anomalies(tmp_path):
 def test_restoration(tmp_path):
     printed = run("15_restoration.py", cwd=tmp_path)
     assert "chains agree: True" in printed
-    row = r"^(Gaussian|energy)" + 4 * r" +([\d.]+)"
+    row = r"^(Gaussian|PPCA|mixture|energy)" + 4 * r" +([\d.]+)"
     rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
-    gaussian, energy = rows["Gaussian"], rows["energy"]
-    assert energy[0] < gaussian[0]
-    assert energy[1] < gaussian[1] - 0.01
+    energy = rows.pop("energy")
+    assert len(rows) == 3
+    for name, other in rows.items():
+        # The mixture fills in almost as well.
+        margin = 0.002 if name == "mixture" else -0.015
+        assert energy[0] < other[0], name
+        assert energy[1] < other[1] + margin, name
     assert 0.87 < energy[2] < 0.93
     assert 0.87 < energy[3] < 0.93
     assert (tmp_path / "restoration.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_deblurring(tmp_path):
+    printed = run("16_deblurring.py", cwd=tmp_path)
+    row = r"^  (Gaussian|energy) +([\d.]+) +([\d.]+)% +([\d.]+) +([\d.]+)$"
+    rows = re.findall(row, printed, re.MULTILINE)
+    assert [name for name, *_ in rows] == 3 * ["Gaussian", "energy"]
+    numbers = np.array([[float(cell) for cell in cells] for _, *cells in rows])
+    rmse, covers, scale, r_hat = numbers[1::2].T
+    assert (rmse < 0.85 * numbers[::2, 0]).all()
+    assert ((covers > 87) & (covers < 95)).all()
+    assert ((scale > 0.04) & (scale < 0.065)).all()
+    assert (r_hat < 1.05).all()
+    assert (tmp_path / "deblurring.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
