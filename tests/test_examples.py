@@ -209,7 +209,7 @@ def test_segmentation(tmp_path):
 
 @pytest.mark.slow
 def test_sensors(tmp_path):
-    printed = run("13_sensors.py", cwd=tmp_path)
+    printed = run("12_sensors.py", cwd=tmp_path)
     by = dict(re.findall(r"^(\w+), north in each chain: \[(.+?)\]", printed, re.M))
     shares = {name: np.array([float(x) for x in row.split()]) for name, row in by.items()}
     assert np.ptp(shares["NUTS"]) > 0.5
@@ -223,7 +223,7 @@ def test_sensors(tmp_path):
 
 @pytest.mark.slow
 def test_anomalies(tmp_path):
-    printed = run("14_anomalies.py", cwd=tmp_path)
+    printed = run("13_anomalies.py", cwd=tmp_path)
     low, high = re.search(r"between (\S+) and (\S+)$", printed, re.MULTILINE).groups()
     rows = dict(re.findall(r"^(.+?) +([\d.]+ +[\d.]+ +[\d.]+)$", printed, re.MULTILINE))
     rows = {name: [*map(float, cells.split())] for name, cells in rows.items()}
@@ -241,7 +241,7 @@ def test_anomalies(tmp_path):
 
 @pytest.mark.slow
 def test_restoration(tmp_path):
-    printed = run("15_restoration.py", cwd=tmp_path)
+    printed = run("14_restoration.py", cwd=tmp_path)
     assert "chains agree: True" in printed
     row = r"^(Gaussian|PPCA|mixture|energy)" + 4 * r" +([\d.]+)"
     rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
@@ -259,7 +259,7 @@ def test_restoration(tmp_path):
 
 @pytest.mark.slow
 def test_deblurring(tmp_path):
-    printed = run("16_deblurring.py", cwd=tmp_path)
+    printed = run("15_deblurring.py", cwd=tmp_path)
     row = r"^  (Gaussian|energy) +([\d.]+) +([\d.]+)% +([\d.]+) +([\d.]+)$"
     rows = re.findall(row, printed, re.MULTILINE)
     assert [name for name, *_ in rows] == 3 * ["Gaussian", "energy"]
@@ -274,7 +274,7 @@ def test_deblurring(tmp_path):
 
 @pytest.mark.slow
 def test_two_branches(tmp_path):
-    printed = run("17_two_branches.py", cwd=tmp_path)
+    printed = run("16_two_branches.py", cwd=tmp_path)
     row = r"^(.+?) +-?[\d.]+ +([\d.]+) \+- ([\d.]+) +([\d.]+) +([\d.]+)-([\d.]+) +([\d.]+)$"
     rows = {name: [*map(float, cells)] for name, *cells in re.findall(row, printed, re.M)}
     assert set(rows) == {"truth", "energy", "mixture network", "Gaussian network"}
@@ -293,7 +293,7 @@ def test_two_branches(tmp_path):
 
 @pytest.mark.slow
 def test_compose_digits(tmp_path):
-    printed = run("18_compose_digits.py", cwd=tmp_path)
+    printed = run("17_compose_digits.py", cwd=tmp_path)
     first, later = re.findall(r"^recognised ([\d.]+)", printed, re.M)
     assert float(first) >= 0.9
     assert float(later) >= 0.85
@@ -316,7 +316,7 @@ def test_compose_digits(tmp_path):
 
 @pytest.mark.slow
 def test_translation(tmp_path):
-    printed = run("20_translation.py", cwd=tmp_path)
+    printed = run("18_translation.py", cwd=tmp_path)
     assert "chains agree: True" in printed
     found = re.findall(
         r"^(chain|a draw|mean|any|nearest)(.*?) +([\d.]+) +([\d.]+)$", printed, re.M

@@ -14,7 +14,7 @@
 # NUTS stays in the world in which it starts. A flow learns both from a tempered population,
 # and chains that jump to its draws get the proportions right.
 #
-# Run it with `python examples/13_sensors.py`.
+# Run it with `python examples/12_sensors.py`.
 
 # %%
 import time

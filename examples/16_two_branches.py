@@ -16,7 +16,7 @@
 # true density is known here, so each is judged by how far its score is from the best
 # possible one, and by whether its intervals cover.
 #
-# Run it with `python examples/17_two_branches.py`.
+# Run it with `python examples/16_two_branches.py`.
 
 # %%
 import equinox as eqx

@@ -15,7 +15,7 @@
 # digit under stronger noise is such a noisy digit plus the rest of the noise. So `denoise` draws
 # the noisy digit, and `tweedie` leads from there to the mean of the clean one, exactly.
 #
-# Run it with `python examples/15_restoration.py`.
+# Run it with `python examples/14_restoration.py`.
 
 # %%
 import equinox as eqx

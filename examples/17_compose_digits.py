@@ -14,7 +14,7 @@
 # Each result is judged by what has never seen the network: a support vector machine
 # that names the digit, and the ink.
 #
-# Run it with `python examples/18_compose_digits.py`.
+# Run it with `python examples/17_compose_digits.py`.
 
 # %%
 import equinox as eqx

@@ -12,7 +12,7 @@
 # sensing). A learned energy is the prior in a NumPyro model; next to it is a Gaussian prior
 # under the same model.
 #
-# Run it with `python examples/16_deblurring.py`.
+# Run it with `python examples/15_deblurring.py`.
 
 # %%
 import equinox as eqx

@@ -15,7 +15,7 @@
 # Both are judged by how many of the results a classifier takes for eights, and by their
 # correlation with the source; beside them the most similar eight among the training digits.
 #
-# Run it with `python examples/20_translation.py`.
+# Run it with `python examples/18_translation.py`.
 
 # %%
 import equinox as eqx

@@ -12,7 +12,7 @@
 # normal digits raise an alarm, however good or bad the energy is. How many of the digits 5 to 9
 # do is what the energy is worth.
 #
-# Run it with `python examples/14_anomalies.py`.
+# Run it with `python examples/13_anomalies.py`.
 
 # %%
 import equinox as eqx
