@@ -86,8 +86,9 @@ operators = {
 # %% [markdown]
 # ## The model
 #
-# One noise scale for all images. The Gaussian is widened by noise of 0.1, which
-# shortens its trajectories, so its intervals are wide. Given `u`, the digit is Gaussian, and so is what is seen of it.
+# One noise scale for all images. The Gaussian is widened by noise of 0.1, which shortens its
+# trajectories, so its intervals are wide. Given `u`, the digit is Gaussian, and so is what is seen
+# of it.
 
 
 # %%
@@ -161,7 +162,7 @@ def judge(prior, draws, mcmc):
 #
 # Chains under the energy start warm, from draws under the Gaussian prior, with noise as in `u`.
 # If chains disagreed however long they are, the posterior would have several modes, and
-# `ebm.ParallelTempering(ebm.NUTS(model))` takes the same model (examples 09 and 13).
+# `ebm.ParallelTempering(ebm.NUTS(model))` takes the same model (examples 09 and 12).
 
 # %%
 print(f"{'':17}RMSE   90 % in  scale   R-hat  (the truth is {SCALE})")
