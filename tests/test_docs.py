@@ -32,11 +32,12 @@ LONG = {
     "docs/how-to/density.md",
     "docs/how-to/images.md",
     "docs/how-to/inpainting.md",
+    "docs/how-to/rbm.md",
     "docs/how-to/regression.md",
     "docs/many-modes.md",
     "docs/sampling.md",
-    "docs/variational.md",
     "docs/tasks.md",
+    "docs/variational.md",
 }
 
 

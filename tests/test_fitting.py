@@ -107,6 +107,7 @@ def test_it_says_if_its_normaliser_is_unknown(pinwheel):
     assert not fit.ok
 
 
+@pytest.mark.slow
 def test_bounded_data_stay_inside_of_their_support():
     data = np.random.default_rng(1).gamma(1.5, size=(1500, 1))
     fit = ebm.fit(
