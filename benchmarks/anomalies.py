@@ -5,9 +5,9 @@ The area under the ROC curve, in per cent, with its standard error. `digits`: 8 
 method learns from normal training images only; the joint energy sees their labels as well.
 
 Settings were compared by how well they tell some of the digits 0 to 4 from the others, with
-digits 5 to 9 of another split in view: small differences say nothing about them. The larger
-images take them over, with a bandwidth in proportion to
-the distance of neighbours, and ten components, of 784 x 784 numbers each, instead of forty.
+digits 5 to 9 of another split in view: small differences say nothing. The larger images use the
+same settings, with a bandwidth in proportion to the distance of neighbours, and ten components,
+of 784 x 784 numbers each, instead of forty.
 `python benchmarks/anomalies.py digits mnist` prints two tables.
 """
 

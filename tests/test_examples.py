@@ -303,7 +303,7 @@ def test_compose_digits(tmp_path):
     high = float(re.search(r"90 % in [\d.]+-([\d.]+)", printed).group(1))
     assert bold[0] > 0.9
     assert bold[3] > high > usual[3]
-    # Of 50 images, four standard errors are .28.
+    # Of 50 images, the standard error of this difference is .14.
     assert abs(either[0] - either[1]) < 0.4
     assert either[0] + either[1] > 0.85
     assert rows["any NOT 3"][0] < 0.05

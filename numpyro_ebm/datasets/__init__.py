@@ -1,6 +1,7 @@
 """Small data sets; nothing is downloaded. Those in the plane have known densities."""
 
 from ._images import (
+    Split as Split,
     digit_labels as digit_labels,
     digits as digits,
     fashion_mnist as fashion_mnist,
@@ -20,4 +21,3 @@ from ._plane import (
     two_moons as two_moons,
     two_moons_density as two_moons_density,
 )
-from ._split import Split as Split

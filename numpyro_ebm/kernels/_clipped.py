@@ -1,4 +1,4 @@
-"""Langevin steps of images as deep learning takes them: no sampler of the energy."""
+"""Langevin steps as deep learning uses them on images: no sampler of the energy."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -79,7 +79,7 @@ class ClippedLangevinMove(AbstractMove):
 class ClippedLangevin(AbstractKernel):
     r"""$u = c(x + \sigma\epsilon)$, $x' = c(u - \eta\operatorname{clip}(\nabla E(u)))$.
 
-    Langevin steps as deep learning takes them on images: noise first, a gradient clipped to
+    Langevin steps as deep learning uses them on images: noise first, a gradient clipped to
     `max_gradient` in each pixel, and $c$, which clips pixels to `bounds`. The defaults are
     those of the tutorial *Deep Energy Models* [Lippe 2022].
 
@@ -88,8 +88,8 @@ class ClippedLangevin(AbstractKernel):
     draw from $e^{-E}$, whatever their number and length, and
     [`ContrastiveDivergence`][numpyro_ebm.ContrastiveDivergence] learns by them where they lead,
     a [`ShortRunGenerator`][numpyro_ebm.objectives.ShortRunGenerator], and not $\log p(x)$. For
-    an energy of the data use [`MALA`][numpyro_ebm.MALA], or an objective without chains. All
-    that wants draws of an energy refuses this kernel.
+    an energy of the data use [`MALA`][numpyro_ebm.MALA], or an objective without chains.
+    Everything that draws from an energy refuses this kernel.
 
     Nothing adapts, and nothing is accepted or rejected: `accept_prob` is one. Cost: one
     gradient and one energy. Shown by `tests/kernels/test_clipped.py` against its stationary law

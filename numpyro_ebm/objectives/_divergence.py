@@ -15,7 +15,14 @@ from ..kernels import MALA, AbstractKernel, check_free_kernel, step_adaptation
 from ._base import AbstractObjective, weighted_mean
 from ._batch import Batch, Data, as_batch
 from ._chains import Run, chain_divergence, run_from
-from ._starts import AbstractStart, FromData, FromNoise, FromResampledNoise, Persistent
+from ._starts import (
+    AbstractStart,
+    FromData,
+    FromNoise,
+    FromResampledNoise,
+    Origin,
+    Persistent,
+)
 
 
 class ShortRunGenerator(eqx.Module):
@@ -162,23 +169,25 @@ class ContrastiveDivergence(AbstractObjective):
 
     def finalize(self, trainable: Any, state: ContrastiveState) -> Any:
         generates = isinstance(self.start, FromNoise) or not self.kernel.move.is_sampler
-        origin = self._start(trainable).origin(state.starts, self.num_steps)
-        if not generates or origin is None or is_conditional(trainable):
+        origin = self._origin(trainable, state.starts)
+        if not generates or origin is None:
             return trainable
         noise, num_steps = origin
         return ShortRunGenerator(trainable, noise, state.step_size, self.kernel, num_steps)
 
     def _check_generator(self, energy: Energy, starts: PyTree) -> None:
-        if self.kernel.move.is_sampler:
-            return
-        origin = self._start(energy).origin(starts, self.num_steps)
-        if origin is None or is_conditional(energy):
+        if not self.kernel.move.is_sampler and self._origin(energy, starts) is None:
             raise ValueError(
-                f"`kernel` {type(self.kernel).__name__} draws from no density and trains a "
-                "generator, whose chains must come from noise, without a condition: use "
-                "`start=ebm.Persistent()` or `ebm.objectives.Replayed()` with a positive "
-                "`reinit`, or `ebm.FromNoise()`; or a kernel that samples, `ebm.MALA()`."
+                f"`kernel` {type(self.kernel).__name__} trains a generator, whose chains must come "
+                "from noise, without a condition: use `start=ebm.FromNoise()`, or one of "
+                "`ebm.Persistent()` and `ebm.objectives.Replayed()` with a positive `reinit`; or "
+                "a kernel that samples, `ebm.MALA()`."
             )
+
+    def _origin(self, energy: Energy, starts: PyTree) -> Origin | None:
+        """Where chains come from, if that is noise and the same for all of them."""
+        start = self._start(energy)
+        return None if is_conditional(energy) else start.origin(starts, self.num_steps)
 
     def _start(self, energy: Energy) -> AbstractStart:
         if self.start is not None:
