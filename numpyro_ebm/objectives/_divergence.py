@@ -178,10 +178,9 @@ class ContrastiveDivergence(AbstractObjective):
     def _check_generator(self, energy: Energy, starts: PyTree) -> None:
         if not self.kernel.move.is_sampler and self._origin(energy, starts) is None:
             raise ValueError(
-                f"`kernel` {type(self.kernel).__name__} trains a generator, whose chains must come "
-                "from noise, without a condition: use `start=ebm.FromNoise()`, or one of "
-                "`ebm.Persistent()` and `ebm.objectives.Replayed()` with a positive `reinit`; or "
-                "a kernel that samples, `ebm.MALA()`."
+                f"`kernel` {type(self.kernel).__name__} trains a generator, so chains must "
+                "come from noise, without a condition: use `start=ebm.FromNoise()`, or a positive "
+                "`reinit` of `ebm.Persistent()` or `Replayed()`; or sample, by `ebm.MALA()`."
             )
 
     def _origin(self, energy: Energy, starts: PyTree) -> Origin | None:
