@@ -179,8 +179,8 @@ class ContrastiveDivergence(AbstractObjective):
         if not self.kernel.move.is_sampler and self._origin(energy, starts) is None:
             raise ValueError(
                 f"`kernel` {type(self.kernel).__name__} trains a generator, so chains must "
-                "come from noise, without a condition: use `start=ebm.FromNoise()`, or a positive "
-                "`reinit` of `ebm.Persistent()` or `Replayed()`; or sample, by `ebm.MALA()`."
+                "come from noise, without a condition: use `start=ebm.FromNoise()`, a positive "
+                "`reinit` of `ebm.Persistent()` or `Replayed()`, or `kernel=ebm.MALA()`."
             )
 
     def _origin(self, energy: Energy, starts: PyTree) -> Origin | None:
